@@ -1,0 +1,44 @@
+// The CPU backend: its row in the table of backends, and the instruction set chosen once per process.
+#include <cstdlib>
+#include <cstring>
+
+#include "cpu.h"
+#include "threads.h"
+
+namespace sdpo {
+namespace cpu {
+namespace {
+
+const KernelTable* choose() {
+  const char* wanted = std::getenv("SDPO_ISA");
+  const auto allowed = [&](const char* name) { return wanted == nullptr || std::strcmp(wanted, name) == 0; };
+#if defined(__x86_64__)
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  if (avx512 && allowed("avx512")) return avx512_kernels();
+  if (avx2 && (allowed("avx2") || allowed("avx512"))) return avx2_kernels();
+#endif
+  static_cast<void>(allowed);
+  return baseline_kernels();
+}
+
+}  // namespace
+
+const KernelTable& kernels() {
+  static const KernelTable* const table = choose();
+  return *table;
+}
+
+}  // namespace cpu
+
+const Backend& cpu_backend() {
+  static const Backend backend = {"cpu", cpu::evaluate, cpu::combine, cpu::noise};
+  return backend;
+}
+
+const char* cpu_instruction_set() { return cpu::kernels().name; }
+
+int cpu_default_threads() { return cpu::default_threads(); }
+
+}  // namespace sdpo

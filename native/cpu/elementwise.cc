@@ -1,0 +1,87 @@
+// Elementwise operations on the CPU: a x + b y row by row, and noise by counter.
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+
+#include "../philox.h"
+#include "cpu.h"
+#include "threads.h"
+
+namespace sdpo::cpu {
+namespace {
+
+// Tiles handed out at a time, so that a ticket costs nothing beside the work it stands for.
+constexpr int64_t kTilesPerTicket = 8;
+
+// Runs body(begin, end) over [0, count) in pieces that do not depend on the number of threads.
+template <class Body>
+void share(int64_t count, int threads, const Body& body) {
+  constexpr int64_t kPiece = kTile * kTilesPerTicket;
+  const int64_t pieces = (count + kPiece - 1) / kPiece;
+  const int wanted = threads > 0 ? threads : default_threads();
+  std::atomic<int64_t> ticket{0};
+  run_on_threads(static_cast<int>(std::min<int64_t>(wanted, pieces)), [&] {
+    for (int64_t piece; (piece = ticket.fetch_add(1, std::memory_order_relaxed)) < pieces;) {
+      body(piece * kPiece, std::min(count, (piece + 1) * kPiece));
+    }
+  });
+}
+
+}  // namespace
+
+Status combine(const CombineProblem& problem) {
+  const KernelTable& table = kernels();
+  const int type = static_cast<int>(problem.out.dtype);
+  const int64_t tiles_per_row = (problem.size + kTile - 1) / kTile;
+  share(problem.rows * tiles_per_row * kTile, problem.threads, [&](int64_t begin, int64_t end) {
+    for (int64_t tile = begin / kTile; tile * kTile < end; ++tile) {
+      const int64_t row = tile / tiles_per_row, element = tile % tiles_per_row * kTile;
+      const int64_t n = std::min(kTile, problem.size - element);
+      const double a = problem.a[row], b = problem.b[row];
+      double x[kTile], y[kTile];
+      table.widen[type][1](problem.x.at(row, element), x, n);
+      table.widen[type][1](problem.y.at(row, element), y, n);
+      for (int64_t i = 0; i < n; ++i) x[i] = a * x[i] + b * y[i];
+      table.narrow[type][1](x, problem.out.at(row, element), n);
+    }
+  });
+  return Status::ok;
+}
+
+Status noise(const NoiseProblem& problem) {
+  const KernelTable& table = kernels();
+  const int type = static_cast<int>(problem.dtype);
+  share(problem.count, problem.threads, [&](int64_t begin, int64_t end) {
+    for (int64_t start = begin; start < end; start += kTile) {
+      const int64_t n = std::min(kTile, end - start);
+      double normals[kTile];
+      uint32_t words[kTile];
+      for (int64_t i = 0; i < n;) {
+        // The first and the last block may be cut by offset and count; every element is the same whatever the cut.
+        const uint64_t element = problem.offset + static_cast<uint64_t>(start + i);
+        const Philox4 block = philox4x32_10(element >> 2, problem.seed);
+        double quad[4];
+        if (!problem.words) {
+          box_muller(block.v[0], block.v[1], quad);
+          box_muller(block.v[2], block.v[3], quad + 2);
+        }
+        for (uint64_t lane = element & 3; lane < 4 && i < n; ++lane, ++i) {
+          if (problem.words) {
+            words[i] = block.v[lane];
+          } else {
+            normals[i] = quad[lane];
+          }
+        }
+      }
+      if (problem.words) {
+        std::memcpy(static_cast<uint32_t*>(problem.out) + start, words, static_cast<size_t>(n) * sizeof(uint32_t));
+      } else {
+        char* out = static_cast<char*>(problem.out) + start * static_cast<int64_t>(dtype_size(problem.dtype));
+        table.narrow[type][1](normals, out, n);
+      }
+    }
+  });
+  return Status::ok;
+}
+
+}  // namespace sdpo::cpu

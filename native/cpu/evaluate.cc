@@ -1,0 +1,293 @@
+// Moments, objective and gradient of a batch on the CPU: how rows and spans are shared by threads, and how a call ends.
+#include <algorithm>
+#include <cmath>
+#include <condition_variable>
+#include <limits>
+#include <mutex>
+#include <new>
+#include <vector>
+
+#include "../objectives.h"
+#include "cpu.h"
+#include "rows.h"
+#include "threads.h"
+
+namespace sdpo::cpu {
+namespace {
+
+constexpr int64_t kNoRow = std::numeric_limits<int64_t>::max();
+
+// Below this many elements a call is done before a helper thread would have woken up.
+constexpr int64_t kAloneBelow = 32768;
+
+// With at least this many rows per thread whole rows are handed out: a row's second read then hits the cache of the thread that read
+// it first, and nobody waits.
+constexpr int64_t kRowsPerThread = 4;
+
+// What the gradient of a row needs from its moments.
+struct RowCoefficients {
+  double a_chosen = 0, b_chosen = 0, a_rejected = 0, b_rejected = 0;
+  bool valid = false;
+};
+
+class Evaluation {
+ public:
+  Evaluation(const Problem& problem, const KernelTable& table)
+      : problem_(problem), kernels_(problem, table), table_(table), spans_(problem.size) {}
+
+  Status run(Failure* failure) {
+    const int threads = participants();
+    if (threads == 1 || problem_.rows >= kRowsPerThread * threads || spans_.count() <= 1) {
+      share_rows(threads);
+    } else {
+      share_spans(threads);
+    }
+    const int64_t bad = first_bad_.load();
+    if (bad != kNoRow) return diagnose(bad, failure);
+    if (aborted()) return Status::aborted;
+    if (problem_.passes & Pass::objective) {
+      for (int metric = 0; metric < Metric::count; ++metric) {
+        problem_.metrics[metric] =
+            batch_metric(metric, problem_.options.objective, problem_.denominator, problem_.row_outputs, problem_.rows);
+      }
+    }
+    return Status::ok;
+  }
+
+ private:
+  bool wants(int pass) const { return (problem_.passes & pass) != 0; }
+  bool wants_sums() const { return wants(Pass::moments) || problem_.element_weights.data != nullptr; }
+  bool aborted() const { return problem_.abort != nullptr && problem_.abort->load(std::memory_order_relaxed) != 0; }
+  bool stopped(int64_t row) const { return row > first_bad_.load(std::memory_order_relaxed) || aborted(); }
+
+  int participants() const {
+    const bool small = problem_.rows == 0 || problem_.size < (kAloneBelow + problem_.rows - 1) / problem_.rows;
+    if (small) return 1;
+    const int64_t pieces = problem_.rows * spans_.count();
+    const int wanted = problem_.threads > 0 ? problem_.threads : default_threads();
+    return static_cast<int>(std::min<int64_t>(wanted, pieces));
+  }
+
+  // ---- Two ways to hand out work; both go through the same sums in the same order.
+
+  void share_rows(int threads) {
+    std::atomic<int64_t> ticket{0};
+    run_on_threads(threads, [&] {
+      for (int64_t row; (row = ticket.fetch_add(1, std::memory_order_relaxed)) < problem_.rows;) {
+        if (stopped(row)) continue;
+        RowSums total;
+        if (wants_sums()) {
+          for (int64_t s = 0; s < spans_.count(); ++s) total.add(kernels_.sums(row, spans_.begin(s), spans_.end(s)));
+        }
+        const RowCoefficients coefficients = finish(row, total);
+        if (!coefficients.valid || !wants(Pass::gradients)) continue;
+        for (int64_t s = spans_.count(); s-- > 0;) write_gradient(row, s, coefficients);  // what was read last is still cached
+      }
+    });
+  }
+
+  // Tickets in row order: the sums of a row's spans, then its gradients. A gradient waits (asleep) for the row's last sum; that sum
+  // was handed out earlier to a thread that is at work on it, so the wait is short and cannot form a circle.
+  void share_spans(int threads) {
+    struct RowState {
+      std::vector<RowSums> sums;
+      std::atomic<int64_t> remaining{0};
+      std::atomic<bool> ready{false};
+      RowCoefficients coefficients;
+    };
+    const int64_t count = spans_.count();
+    const int64_t sum_tickets = wants_sums() ? count : 1;  // one ticket at least runs the objective
+    const int64_t tickets_per_row = sum_tickets + (wants(Pass::gradients) ? count : 0);
+    std::vector<RowState> states(static_cast<size_t>(problem_.rows));
+    for (RowState& state : states) {
+      state.sums.resize(static_cast<size_t>(sum_tickets));
+      state.remaining = sum_tickets;
+    }
+    std::mutex mutex;
+    std::condition_variable rows_ready;
+    std::atomic<int64_t> ticket{0};
+
+    run_on_threads(threads, [&] {
+      for (int64_t next; (next = ticket.fetch_add(1, std::memory_order_relaxed)) < problem_.rows * tickets_per_row;) {
+        const int64_t row = next / tickets_per_row, step = next % tickets_per_row;
+        RowState& state = states[static_cast<size_t>(row)];
+        if (step < sum_tickets) {
+          // A stopped ticket counts down all the same: somebody may be waiting for this row.
+          if (wants_sums() && !stopped(row)) {
+            state.sums[static_cast<size_t>(step)] = kernels_.sums(row, spans_.begin(step), spans_.end(step));
+          }
+          if (state.remaining.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+            if (!stopped(row)) {
+              RowSums total;
+              for (const RowSums& span : state.sums) total.add(span);
+              state.coefficients = finish(row, total);
+            }
+            {
+              std::lock_guard<std::mutex> lock(mutex);
+              state.ready.store(true, std::memory_order_release);
+            }
+            rows_ready.notify_all();
+          }
+          continue;
+        }
+        if (!state.ready.load(std::memory_order_acquire)) {
+          std::unique_lock<std::mutex> lock(mutex);
+          rows_ready.wait(lock, [&] { return state.ready.load(std::memory_order_acquire); });
+        }
+        if (state.coefficients.valid && !aborted()) {
+          write_gradient(row, tickets_per_row - 1 - step, state.coefficients);  // last span first, as above
+        }
+      }
+    });
+  }
+
+  // ---- One row
+
+  // From the sums of a row to its moments, its objective and the coefficients of its gradient.
+  RowCoefficients finish(int64_t row, const RowSums& sums) {
+    double* out = problem_.row_outputs;
+    const int64_t rows = problem_.rows;
+    const bool weighted = problem_.element_weights.data != nullptr;
+    const double size = weighted ? sums.weights : static_cast<double>(problem_.size);
+    if (weighted && wants_sums() && !(size > 0 && std::isfinite(size) && sums.lowest_weight >= 0)) return fail(row);
+
+    BranchMoments chosen, rejected;
+    if (wants(Pass::moments)) {
+      chosen = branch_moments(problem_.chosen, RowInput::referenceErrorChosen, row, sums.chosen, size);
+      rejected = branch_moments(problem_.rejected, RowInput::referenceErrorRejected, row, sums.rejected, size);
+      store_moments(chosen, rejected, wants(Pass::cross) ? sums.cross / size : NAN, size, out, rows, row);
+      const bool finite = finite_moments(chosen, problem_.chosen.reference.data != nullptr) &&
+                          finite_moments(rejected, problem_.rejected.reference.data != nullptr);
+      if (!finite && problem_.non_finite == NonFinite::fail) return fail(row);
+    } else if (wants(Pass::objective)) {
+      chosen = load_moments(out, rows, row, true);
+      rejected = load_moments(out, rows, row, false);
+    }
+    if (wants(Pass::objective)) {
+      const RowResult result = evaluate_row(
+          problem_.options, problem_.non_finite, load_row_scalars(problem_.row_inputs, rows, row), chosen, rejected, size,
+          problem_.chosen.reference.data != nullptr, problem_.rejected.reference.data != nullptr,
+          problem_.gradient_scale / problem_.denominator);
+      store_row_result(result, out, rows, row);
+      if (result.non_finite && problem_.non_finite == NonFinite::fail) return fail(row);
+    }
+    RowCoefficients coefficients;
+    if (wants(Pass::gradients)) {
+      const double scale = 2 / size;
+      coefficients.a_chosen = scale * out[RowOutput::aChosen * rows + row];
+      coefficients.b_chosen = scale * out[RowOutput::bChosen * rows + row];
+      coefficients.a_rejected = scale * out[RowOutput::aRejected * rows + row];
+      coefficients.b_rejected = scale * out[RowOutput::bRejected * rows + row];
+    }
+    coefficients.valid = true;
+    return coefficients;
+  }
+
+  BranchMoments branch_moments(const Branch& branch, int reference_error, int64_t row, const TileMoments& sums,
+                               double size) const {
+    BranchMoments out;
+    out.m = sums.error / size;
+    if (branch.reference.data != nullptr) {
+      out.delta = sums.delta / size;
+      out.q = sums.drift / size;
+    } else {
+      out.delta = out.m - problem_.row_inputs[reference_error * problem_.rows + row];
+      out.q = NAN;
+    }
+    return out;
+  }
+
+  void write_gradient(int64_t row, int64_t span, const RowCoefficients& c) const {
+    write_gradient(problem_.chosen, row, span, c.a_chosen, c.b_chosen);
+    write_gradient(problem_.rejected, row, span, c.a_rejected, c.b_rejected);
+  }
+
+  void write_gradient(const Branch& branch, int64_t row, int64_t span, double a, double b) const {
+    if (branch.gradient.data == nullptr) return;
+    if (a == 0 && b == 0) {
+      kernels_.zero_gradient(branch, row, spans_.begin(span), spans_.end(span));
+    } else {
+      kernels_.gradient(branch, row, spans_.begin(span), spans_.end(span), a, b);
+    }
+  }
+
+  // ---- Failures
+
+  // Rows are handed out in order, so every row before a bad one has been started and will be finished: the lowest bad row is always
+  // the one reported.
+  RowCoefficients fail(int64_t row) {
+    int64_t current = first_bad_.load(std::memory_order_relaxed);
+    while (row < current && !first_bad_.compare_exchange_weak(current, row, std::memory_order_relaxed)) {
+    }
+    return {};
+  }
+
+  Status diagnose(int64_t row, Failure* failure) const {
+    failure->row = row;
+    if (problem_.element_weights.data != nullptr) {
+      RowSums total;
+      for (int64_t s = 0; s < spans_.count(); ++s) total.add(kernels_.sums(row, spans_.begin(s), spans_.end(s)));
+      if (!(total.weights > 0 && std::isfinite(total.weights) && total.lowest_weight >= 0)) return Status::element_weights;
+    }
+    const Branch* branches[] = {&problem_.chosen, &problem_.rejected};
+    for (failure->branch = 0; failure->branch < 2; ++failure->branch) {
+      const Branch& branch = *branches[failure->branch];
+      if (find_non_finite(branch.policy, row, FailureTensor::policy, failure) ||
+          find_non_finite(branch.reference, row, FailureTensor::reference, failure) ||
+          find_non_finite(branch.target, row, FailureTensor::target, failure)) {
+        return Status::non_finite;
+      }
+      const int field = failure->branch == 0 ? RowInput::referenceErrorChosen : RowInput::referenceErrorRejected;
+      if (branch.reference.data == nullptr && wants(Pass::moments) &&
+          !std::isfinite(problem_.row_inputs[field * problem_.rows + row])) {
+        failure->tensor = FailureTensor::referenceError;
+        return Status::non_finite;
+      }
+    }
+    // Every input is finite: squares or the loss overflowed.
+    const double error = problem_.row_outputs[RowOutput::errorChosen * problem_.rows + row] +
+                         problem_.row_outputs[RowOutput::deltaChosen * problem_.rows + row];
+    failure->branch = std::isfinite(error) ? 1 : 0;
+    failure->tensor = FailureTensor::row;
+    return Status::non_finite;
+  }
+
+  bool find_non_finite(const TensorView& view, int64_t row, FailureTensor tensor, Failure* failure) const {
+    if (view.data == nullptr) return false;
+    const auto widen = [&](const TensorView& from, int64_t element, int64_t n, double* to) {
+      table_.widen[static_cast<int>(from.dtype)][1](from.at(row, element), to, n);
+    };
+    std::vector<double> values(kTile), weights(kTile, 1.0);
+    for (int64_t element = 0; element < problem_.size; element += kTile) {
+      const int64_t n = std::min(kTile, problem_.size - element);
+      widen(view, element, n, values.data());
+      if (problem_.element_weights.data != nullptr) widen(problem_.element_weights, element, n, weights.data());
+      for (int64_t i = 0; i < n; ++i) {
+        if (!std::isfinite(values[static_cast<size_t>(i)]) && weights[static_cast<size_t>(i)] != 0) {
+          failure->tensor = tensor;
+          failure->element = element + i;
+          return true;
+        }
+      }
+    }
+    return false;
+  }
+
+  const Problem& problem_;
+  const RowKernels kernels_;
+  const KernelTable& table_;
+  const Spans spans_;
+  std::atomic<int64_t> first_bad_{kNoRow};
+};
+
+}  // namespace
+
+Status evaluate(const Problem& problem, Failure* failure) {
+  try {
+    return Evaluation(problem, kernels()).run(failure);
+  } catch (const std::bad_alloc&) {
+    return Status::out_of_memory;
+  }
+}
+
+}  // namespace sdpo::cpu

@@ -1,0 +1,56 @@
+// The table of inner loops that each instruction set fills in; backend.cc picks one table at run time.
+#pragma once
+
+#include <cstdint>
+
+#include "../dtypes.h"
+
+namespace sdpo::cpu {
+
+// Kernels work on at most this many elements at a time: float32 lanes are summed into float64 after each such tile, so that a lane
+// adds 256 numbers at most, and staging buffers of a tile stay in the first-level cache.
+constexpr int64_t kTile = 4096;
+
+// Sums over a tile, before the division by D.
+struct TileMoments {
+  double error = 0;  // sum e d^2
+  double delta = 0;  // sum e h(2d - h)
+  double drift = 0;  // sum e h^2
+};
+
+struct TileWeights {
+  double sum = 0;
+  double lowest = 0;
+};
+
+// policy, reference and target hold the kernel's dtype; `weights` holds its compute type (float64 for float64, else float32) or is
+// null. Without `reference` (null) only `error` is formed.
+using MomentsKernel = TileMoments (*)(const void* policy, const void* reference, const void* target, const void* weights,
+                                      int64_t n);
+// sum e d_c d_r
+using CrossKernel = double (*)(const void* policy_c, const void* target_c, const void* policy_r, const void* target_r,
+                               const void* weights, int64_t n);
+// out = e (a d + b h) in the kernel's dtype, rounded once; `reference` is null where b is 0. `out` may be `policy` itself.
+using GradientKernel = void (*)(const void* policy, const void* reference, const void* target, const void* weights, int64_t n,
+                                double a, double b, void* out);
+using WeightsKernel = TileWeights (*)(const void* weights, int64_t n);
+using ConvertKernel = void (*)(const void* in, void* out, int64_t n);
+
+struct KernelTable {
+  const char* name;
+  MomentsKernel moments[kDTypeCount];
+  CrossKernel cross[kDTypeCount];
+  GradientKernel gradient[kDTypeCount];
+  WeightsKernel weights[2];  // of float32, of float64
+  // Exact conversions up, and conversions down rounded to nearest even. [dtype][0: float32, 1: float64]
+  ConvertKernel widen[kDTypeCount][2];
+  ConvertKernel narrow[kDTypeCount][2];
+};
+
+const KernelTable* baseline_kernels();
+#if defined(__x86_64__)
+const KernelTable* avx2_kernels();
+const KernelTable* avx512_kernels();
+#endif
+
+}  // namespace sdpo::cpu

@@ -1,0 +1,140 @@
+// Cuts rows into tiles, stages mixed dtypes up to the widest of the batch, and calls the kernels.
+#include "rows.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+
+namespace sdpo::cpu {
+namespace {
+
+constexpr int64_t kSpanMin = 16384;
+constexpr int64_t kSpansMax = 64;
+
+// Room for one tile of either compute type.
+struct Staging {
+  alignas(64) double values[kTile];
+};
+
+int index(DType type) { return static_cast<int>(type); }
+
+void add(TileMoments& sum, const TileMoments& x) {
+  sum.error += x.error;
+  sum.delta += x.delta;
+  sum.drift += x.drift;
+}
+
+}  // namespace
+
+Spans::Spans(int64_t d) : size(d) {
+  const int64_t even = (d + kSpansMax - 1) / kSpansMax;
+  width = std::max(kSpanMin, (even + kTile - 1) / kTile * kTile);
+}
+
+void RowSums::add(const RowSums& other) {
+  cpu::add(chosen, other.chosen);
+  cpu::add(rejected, other.rejected);
+  cross += other.cross;
+  weights += other.weights;
+  lowest_weight = std::min(lowest_weight, other.lowest_weight);
+}
+
+RowKernels::RowKernels(const Problem& problem, const KernelTable& table) : problem_(problem), table_(table) {
+  compute_ = DType::float32;
+  const auto widest = [&](const TensorView& view) {
+    if (view.data != nullptr && view.dtype == DType::float64) compute_ = DType::float64;
+  };
+  for (const Branch* branch : {&problem.chosen, &problem.rejected}) {
+    widest(branch->policy);
+    widest(branch->reference);
+    widest(branch->target);
+  }
+  widest(problem.element_weights);
+}
+
+// A tile of a tensor in the compute type: in place where it already is, else converted into the buffer.
+const void* RowKernels::staged(const TensorView& view, int64_t row, int64_t element, int64_t n, void* buffer) const {
+  if (view.data == nullptr) return nullptr;
+  const void* tile = view.at(row, element);
+  if (view.dtype == compute_) return tile;
+  table_.widen[index(view.dtype)][compute_ == DType::float64](tile, buffer, n);
+  return buffer;
+}
+
+const void* RowKernels::weights(int64_t row, int64_t element, int64_t n, void* buffer) const {
+  return staged(problem_.element_weights, row, element, n, buffer);
+}
+
+// Whether the kernel of the policy's own dtype can read all tensors of the branch as they are.
+bool RowKernels::direct(const Branch& branch) const {
+  const DType type = branch.policy.dtype;
+  return (type == DType::float64) == (compute_ == DType::float64) && branch.target.dtype == type &&
+         (branch.reference.data == nullptr || branch.reference.dtype == type) &&
+         (branch.gradient.data == nullptr || branch.gradient.dtype == type);
+}
+
+TileMoments RowKernels::moments_of_tile(const Branch& branch, int64_t row, int64_t element, int64_t n,
+                                        const void* weights) const {
+  if (direct(branch)) {
+    return table_.moments[index(branch.policy.dtype)](
+        branch.policy.at(row, element), branch.reference.data ? branch.reference.at(row, element) : nullptr,
+        branch.target.at(row, element), weights, n);
+  }
+  Staging policy, reference, target;
+  return table_.moments[index(compute_)](staged(branch.policy, row, element, n, policy.values),
+                                         staged(branch.reference, row, element, n, reference.values),
+                                         staged(branch.target, row, element, n, target.values), weights, n);
+}
+
+RowSums RowKernels::sums(int64_t row, int64_t begin, int64_t end) const {
+  RowSums total;
+  for (int64_t element = begin; element < end; element += kTile) {
+    const int64_t n = std::min(kTile, end - element);
+    Staging weight_buffer;
+    const void* e = weights(row, element, n, weight_buffer.values);
+    if (e != nullptr) {
+      const TileWeights tile = table_.weights[compute_ == DType::float64](e, n);
+      total.weights += tile.sum;
+      total.lowest_weight = std::min(total.lowest_weight, tile.lowest);
+    }
+    if (!(problem_.passes & Pass::moments)) continue;
+    add(total.chosen, moments_of_tile(problem_.chosen, row, element, n, e));
+    add(total.rejected, moments_of_tile(problem_.rejected, row, element, n, e));
+    if (problem_.passes & Pass::cross) {
+      Staging uc, tc, ur, tr;
+      total.cross += table_.cross[index(compute_)](
+          staged(problem_.chosen.policy, row, element, n, uc.values), staged(problem_.chosen.target, row, element, n, tc.values),
+          staged(problem_.rejected.policy, row, element, n, ur.values),
+          staged(problem_.rejected.target, row, element, n, tr.values), e, n);
+    }
+  }
+  return total;
+}
+
+void RowKernels::gradient(const Branch& branch, int64_t row, int64_t begin, int64_t end, double a, double b) const {
+  const bool drift = b != 0 && branch.reference.data != nullptr;  // a NaN coefficient is not 0 and passes
+  const bool in_place = direct(branch);
+  for (int64_t element = begin; element < end; element += kTile) {
+    const int64_t n = std::min(kTile, end - element);
+    Staging weight_buffer;
+    const void* e = weights(row, element, n, weight_buffer.values);
+    void* out = branch.gradient.at(row, element);
+    if (in_place) {
+      table_.gradient[index(branch.policy.dtype)](branch.policy.at(row, element),
+                                                  drift ? branch.reference.at(row, element) : nullptr,
+                                                  branch.target.at(row, element), e, n, a, b, out);
+      continue;
+    }
+    Staging policy, reference, target, result;
+    table_.gradient[index(compute_)](staged(branch.policy, row, element, n, policy.values),
+                                     drift ? staged(branch.reference, row, element, n, reference.values) : nullptr,
+                                     staged(branch.target, row, element, n, target.values), e, n, a, b, result.values);
+    table_.narrow[index(branch.gradient.dtype)][compute_ == DType::float64](result.values, out, n);
+  }
+}
+
+void RowKernels::zero_gradient(const Branch& branch, int64_t row, int64_t begin, int64_t end) const {
+  std::memset(branch.gradient.at(row, begin), 0, static_cast<size_t>(end - begin) * dtype_size(branch.gradient.dtype));
+}
+
+}  // namespace sdpo::cpu

@@ -1,0 +1,55 @@
+// One row of a problem on the CPU: its spans, the sums over a span, and the gradient of a span, whatever the mixture of dtypes.
+#pragma once
+
+#include "../problem.h"
+#include "kernels.h"
+
+namespace sdpo::cpu {
+
+// A row is cut into spans, the pieces that threads share and whose sums are added in span order. The cut depends on D alone, so the
+// result does not depend on the number of threads: at least 16,384 elements (a few microseconds of work), at most 64 spans.
+struct Spans {
+  int64_t size;   // D
+  int64_t width;  // elements of a span, a multiple of kTile
+
+  explicit Spans(int64_t d);
+  int64_t count() const { return size == 0 ? 0 : (size + width - 1) / width; }
+  int64_t begin(int64_t span) const { return span * width; }
+  int64_t end(int64_t span) const { return begin(span) + width < size ? begin(span) + width : size; }
+};
+
+// Sums over some elements of a row, both branches.
+struct RowSums {
+  TileMoments chosen, rejected;
+  double cross = 0;
+  double weights = 0;         // sum of element weights
+  double lowest_weight = 0;   // negative: an element weight below zero
+
+  void add(const RowSums& other);
+};
+
+class RowKernels {
+ public:
+  RowKernels(const Problem& problem, const KernelTable& table);
+
+  // Sums over the elements [begin, end) of a row; only those of the weights where the moments pass is not asked for.
+  RowSums sums(int64_t row, int64_t begin, int64_t end) const;
+
+  // Writes e (a d + b h) of a branch for the elements [begin, end); a coefficient of the caller includes the 2/D.
+  void gradient(const Branch& branch, int64_t row, int64_t begin, int64_t end, double a, double b) const;
+
+  // Writes zeros, without reading anything: the gradient of a removed row.
+  void zero_gradient(const Branch& branch, int64_t row, int64_t begin, int64_t end) const;
+
+ private:
+  const void* weights(int64_t row, int64_t element, int64_t n, void* buffer) const;
+  const void* staged(const TensorView& view, int64_t row, int64_t element, int64_t n, void* buffer) const;
+  bool direct(const Branch& branch) const;
+  TileMoments moments_of_tile(const Branch& branch, int64_t row, int64_t element, int64_t n, const void* weights) const;
+
+  const Problem& problem_;
+  const KernelTable& table_;
+  DType compute_;  // float64 when any tensor of the batch is, else float32
+};
+
+}  // namespace sdpo::cpu
