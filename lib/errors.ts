@@ -1,0 +1,91 @@
+/** Error classes of the package: every error carries a stable `code` and a message that names the argument, what was expected and what came. */
+
+/** Codes that an error of this package can carry; they are part of the public contract and do not change within a major version. */
+export type ErrorCode =
+  | 'ERR_SDPO_INVALID_ARG_TYPE'
+  | 'ERR_SDPO_INVALID_ARG_VALUE'
+  | 'ERR_SDPO_INVALID_LENGTH'
+  | 'ERR_SDPO_INVALID_OPTION'
+  | 'ERR_SDPO_UNKNOWN_OPTION'
+  | 'ERR_SDPO_UNSUPPORTED_CONFIG'
+  | 'ERR_SDPO_NON_FINITE'
+  | 'ERR_SDPO_ELEMENT_WEIGHTS'
+  | 'ERR_SDPO_ABORTED'
+  | 'ERR_SDPO_DISPOSED'
+  | 'ERR_SDPO_NO_BINARY'
+  | 'ERR_SDPO_DEVICE'
+  | 'ERR_SDPO_OUT_OF_MEMORY'
+  | 'ERR_SDPO_INTERNAL';
+
+/** An argument of the wrong JavaScript type or kind. */
+export class SdpoTypeError extends TypeError {
+  readonly code: ErrorCode;
+  constructor(code: ErrorCode, message: string) {
+    super(message);
+    this.code = code;
+  }
+  override get name(): string {
+    return 'TypeError';
+  }
+}
+
+/** An argument of the right type whose value or length is not acceptable. */
+export class SdpoRangeError extends RangeError {
+  readonly code: ErrorCode;
+  constructor(code: ErrorCode, message: string) {
+    super(message);
+    this.code = code;
+  }
+  override get name(): string {
+    return 'RangeError';
+  }
+}
+
+/** Everything that is not a plain argument mistake: unsupported configurations, non-finite data, devices, missing binaries. */
+export class SdpoError extends Error {
+  readonly code: ErrorCode;
+  constructor(code: ErrorCode, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.code = code;
+  }
+  override get name(): string {
+    return 'SdpoError';
+  }
+}
+
+/** Which tensor a non-finite value was found in. `row` means that the tensors are finite but the row's arithmetic overflowed. */
+export type NonFiniteSource = 'policy' | 'reference' | 'target' | 'referenceError' | 'row';
+
+/** Thrown with `nonFinite: 'throw'` (the default) for the first row, in row order, that has a non-finite value. */
+export class NonFiniteError extends SdpoError {
+  /** Index of the row in the batch. */
+  readonly row: number;
+  readonly branch: 'chosen' | 'rejected';
+  readonly tensor: NonFiniteSource;
+  /** Index of the first non-finite element within the row, or -1 when the value is not an element of a tensor. */
+  readonly element: number;
+  constructor(row: number, branch: 'chosen' | 'rejected', tensor: NonFiniteSource, element: number) {
+    const where =
+      tensor === 'row'
+        ? `the finite tensors of row ${row} (${branch}), received values whose squared errors or loss overflow`
+        : `row ${row} of ${branch}.${tensor}, received a non-finite value${element >= 0 ? ` at element ${element}` : ''}`;
+    super(
+      'ERR_SDPO_NON_FINITE',
+      `Expected only finite values in ${where} (nonFinite: 'skip' removes such rows, 'propagate' lets them through)`,
+    );
+    this.row = row;
+    this.branch = branch;
+    this.tensor = tensor;
+    this.element = element;
+  }
+}
+
+/** Rejection of an asynchronous call whose signal was aborted; `cause` is the signal's reason. */
+export class AbortError extends SdpoError {
+  constructor(reason: unknown) {
+    super('ERR_SDPO_ABORTED', 'The evaluation was aborted', { cause: reason });
+  }
+  override get name(): string {
+    return 'AbortError';
+  }
+}

@@ -1,0 +1,317 @@
+/** The preference loss: checks a batch, makes one native call, and gives loss, gradients, statistics and metrics. */
+
+import type { EvaluateArguments } from '../binding.js';
+import {
+  type Batch,
+  BRANCHES,
+  type BranchName,
+  type EvaluateOptions,
+  type Prepared,
+  prepare,
+  writeOperand,
+} from './batch.js';
+import { binding } from './binding.js';
+import {
+  FAILURE_FIELD,
+  FAILURE_OFFSET,
+  FAILURE_TENSOR_NAMES,
+  HEADER_FIELD,
+  PASS,
+  ROW_OUTPUT,
+  STATUS_NAMES,
+  type Status,
+} from './contract.js';
+import { AbortError, NonFiniteError, SdpoError } from './errors.js';
+import { type LatentArray, type Operand, readOperand, sameKind } from './operand.js';
+import { type PreferenceLossOptions, type ResolvedOptions, resolveOptions } from './options.js';
+import { type Evaluation, type Gradients, ResultBuffers, type Statistics } from './result.js';
+import { split, Tensor } from './tensor.js';
+import { checkBoolean, checkNumber, checkNumberAbove, checkNumberList, checkOptions, failType, failValue } from './validate.js';
+
+/** Options of a call that forms gradients. */
+export interface CallOptions extends EvaluateOptions {
+  /** A previous result of the same shapes, dtypes and kinds, whose buffers are written again and which is returned: no allocation of D elements. */
+  into?: Statistics;
+}
+
+export interface AsyncCallOptions extends CallOptions {
+  /** Aborts between rows (long rows: between pieces of a row); the promise rejects with an AbortError whose `cause` is the signal's reason. */
+  signal?: AbortSignal;
+}
+
+/** The moments of a branch, one entry per row. */
+export interface BranchMoments {
+  /** m: mean squared error of the policy. */
+  error: Float64Array;
+  /** δ = m - r, accumulated without cancellation. */
+  delta: Float64Array;
+  /** q: mean squared distance to the reference; NaN with a `referenceError`. */
+  drift: Float64Array;
+}
+
+export interface Moments {
+  chosen: BranchMoments;
+  rejected: BranchMoments;
+  /** x = mean d_c d_r per row; present where it was asked for. */
+  cross?: Float64Array;
+}
+
+/** Gradient coefficients of a branch: ∂L/∂policy = (2/D)(a d + b h) per row; b defaults to 0. */
+export interface CoefficientInput {
+  a: ArrayLike<number>;
+  b?: ArrayLike<number>;
+}
+
+const CALL_FIELDS = ['gradients', 'gradientScale', 'denominator', 'maskThreshold', 'into'];
+const ASYNC_CALL_FIELDS = [...CALL_FIELDS, 'signal'];
+
+/**
+ * Diffusion-DPO, DPO-C&M or SDPO over pairs of predictions, with the gradient with respect to both predictions. Reusable and stateless: a call
+ * leaves nothing for the next. Mathematics: docs/mathematics.md.
+ */
+export class PreferenceLoss {
+  /** The options with all defaults filled in. */
+  readonly options: ResolvedOptions;
+
+  /** @throws TypeError or RangeError with code ERR_SDPO_… for a wrong, unknown or unused option. */
+  constructor(options: PreferenceLossOptions) {
+    this.options = resolveOptions(options);
+  }
+
+  /**
+   * Loss, gradients, row statistics and metrics of one batch, in one native call on the calling thread and its helpers.
+   * @throws TypeError or RangeError for wrong arguments; NonFiniteError with `nonFinite: 'throw'`; SdpoError ERR_SDPO_ELEMENT_WEIGHTS where the
+   *   element weights of a row are negative or sum to 0.
+   */
+  evaluate<C extends LatentArray, R extends LatentArray>(
+    batch: Batch<C, R>,
+    call: CallOptions & { gradients: false },
+  ): Statistics;
+  evaluate<C extends LatentArray, R extends LatentArray>(batch: Batch<C, R>, call?: CallOptions): Evaluation<C, R>;
+  evaluate(batch: Batch, call: CallOptions = {}): Statistics {
+    const pending = this.#prepare(batch, call, CALL_FIELDS);
+    const status = binding.evaluate(...pending.args);
+    checkStatus(STATUS_NAMES[status], pending.result);
+    return pending.result.finish();
+  }
+
+  /**
+   * The same result off the event loop. The arrays of the batch must neither be written nor transferred until the promise settles (arrays of
+   * resizable buffers are copied). Rejects as `evaluate` throws, with the caller's stack, and with an AbortError once `signal` is aborted.
+   */
+  evaluateAsync<C extends LatentArray, R extends LatentArray>(
+    batch: Batch<C, R>,
+    call: AsyncCallOptions & { gradients: false },
+  ): Promise<Statistics>;
+  evaluateAsync<C extends LatentArray, R extends LatentArray>(
+    batch: Batch<C, R>,
+    call?: AsyncCallOptions,
+  ): Promise<Evaluation<C, R>>;
+  async evaluateAsync(batch: Batch, call: AsyncCallOptions = {}): Promise<Statistics> {
+    const trace: { stack?: string } = {};
+    Error.captureStackTrace(trace, this.evaluateAsync);
+    const pending = this.#prepare(batch, call, ASYNC_CALL_FIELDS);
+    const signal = call.signal;
+    if (signal !== undefined && !(signal instanceof AbortSignal)) failType('call.signal', 'an AbortSignal', signal);
+    if (signal?.aborted) throw new AbortError(signal.reason);
+
+    const args = pending.args.map(unresizable) as EvaluateArguments;
+    const flag = signal === undefined ? null : new Int32Array(1);
+    args[args.length - 1] = flag;
+    const onAbort = () => Atomics.store(flag!, 0, 1);
+    signal?.addEventListener('abort', onAbort, { once: true });
+    try {
+      const status = await binding.evaluateAsync(...args);
+      checkStatus(STATUS_NAMES[status], pending.result, signal);
+      return pending.result.finish();
+    } catch (error) {
+      throw withStack(error, trace.stack);
+    } finally {
+      signal?.removeEventListener('abort', onAbort);
+    }
+  }
+
+  /**
+   * First pass alone: the moments m, δ, q of every row (and x = mean d_c d_r with `cross`), for statistics that need a barrier before the
+   * gradient. Throws as `evaluate` does.
+   */
+  moments(batch: Batch, call: { cross?: boolean } = {}): Moments {
+    checkOptions('call', call, ['cross']);
+    const cross = checkBoolean('call.cross', call.cross ?? false);
+    const prepared = prepare(batch, {}, this.options);
+    const result = new ResultBuffers(prepared.rows);
+    const status = binding.evaluate(...nativeArguments(prepared, result, PASS.moments | (cross ? PASS.cross : 0)));
+    checkStatus(STATUS_NAMES[status], result);
+    const branch = (error: string, delta: string, drift: string): BranchMoments => ({
+      error: ResultBuffers.column(result, error as keyof typeof ROW_OUTPUT),
+      delta: ResultBuffers.column(result, delta as keyof typeof ROW_OUTPUT),
+      drift: ResultBuffers.column(result, drift as keyof typeof ROW_OUTPUT),
+    });
+    return {
+      chosen: branch('errorChosen', 'deltaChosen', 'driftChosen'),
+      rejected: branch('errorRejected', 'deltaRejected', 'driftRejected'),
+      ...(cross ? { cross: ResultBuffers.column(result, 'cross') } : {}),
+    };
+  }
+
+  /**
+   * Second pass alone: (2/D)(a d + b h) for every row, from coefficients such as `evaluate(batch, { gradients: false }).coefficients`. A row with
+   * a = b = 0 is written as zeros without being read.
+   */
+  gradients<C extends LatentArray, R extends LatentArray>(
+    batch: Batch<C, R>,
+    coefficients: { chosen: CoefficientInput; rejected: CoefficientInput },
+  ): Gradients<C, R> {
+    const prepared = prepare(batch, {}, this.options);
+    const result = new ResultBuffers(prepared.rows);
+    checkOptions('coefficients', coefficients, BRANCHES);
+    for (const branch of BRANCHES) {
+      const { a, b } = readCoefficients(`coefficients.${branch}`, coefficients[branch], prepared.rows);
+      if (b !== undefined && batch[branch].reference === undefined) {
+        failType(`coefficients.${branch}.b`, 'left out where the batch has a referenceError', b);
+      }
+      ResultBuffers.column(result, branch === 'chosen' ? 'aChosen' : 'aRejected').set(a);
+      if (b !== undefined) ResultBuffers.column(result, branch === 'chosen' ? 'bChosen' : 'bRejected').set(b);
+    }
+    const gradients = allocateGradients(batch);
+    const status = binding.evaluate(...nativeArguments(prepared, result, PASS.gradients, gradients));
+    checkStatus(STATUS_NAMES[status], result);
+    return gradients as Gradients<C, R>;
+  }
+
+  #prepare(batch: Batch, call: CallOptions, fields: readonly string[]): { result: ResultBuffers; args: EvaluateArguments } {
+    checkOptions('call', call, fields);
+    const wanted = checkBoolean('call.gradients', call.gradients ?? true);
+    if (call.gradientScale !== undefined) checkNumber('call.gradientScale', call.gradientScale);
+    if (call.denominator !== undefined) checkNumberAbove('call.denominator', call.denominator, 0);
+    const prepared = prepare(batch, call, this.options);
+    const result = call.into === undefined ? new ResultBuffers(prepared.rows) : reuse(call.into, prepared.rows);
+    const gradients = wanted ? (call.into === undefined ? allocateGradients(batch) : reusedGradients(result, batch)) : undefined;
+    result.gradients = gradients;
+    const passes = PASS.moments | PASS.objective | (wanted ? PASS.gradients : 0);
+    return { result, args: nativeArguments(prepared, result, passes, gradients) };
+  }
+}
+
+/** The arguments of the native call; gradient operands are added to the header here. */
+function nativeArguments(
+  prepared: Prepared,
+  result: ResultBuffers,
+  passes: number,
+  gradients?: Gradients,
+): EvaluateArguments {
+  const { header, rowInputs, operands, rows } = prepared;
+  const { rowOutputs, metrics } = ResultBuffers.raw(result);
+  header[HEADER_FIELD.passes] = passes;
+  const gradient = { chosen: null, rejected: null } as { [K in BranchName]: Operand['data'] | null };
+  if (gradients !== undefined) {
+    for (const branch of BRANCHES) {
+      const operand = readOperand(`gradients.${branch}`, gradients[branch], rows);
+      writeOperand(header, branch === 'chosen' ? 'gradientChosen' : 'gradientRejected', operand);
+      gradient[branch] = operand.data;
+    }
+  }
+  return [
+    header,
+    rowInputs,
+    rowOutputs,
+    metrics,
+    operands.policyChosen?.data ?? null,
+    operands.referenceChosen?.data ?? null,
+    operands.targetChosen?.data ?? null,
+    gradient.chosen,
+    operands.policyRejected?.data ?? null,
+    operands.referenceRejected?.data ?? null,
+    operands.targetRejected?.data ?? null,
+    gradient.rejected,
+    operands.elementWeights?.data ?? null,
+    null,
+  ];
+}
+
+/** Fresh gradients of the kind of each policy; views of one stacked gradient where the policies are the two views of one stacked tensor. */
+function allocateGradients(batch: Batch): Gradients {
+  const chosen = batch.chosen.policy;
+  const rejected = batch.rejected.policy;
+  if (chosen instanceof Tensor && rejected instanceof Tensor) {
+    const from = Tensor.origin(chosen);
+    const other = Tensor.origin(rejected);
+    const complementary = from?.part === 'chosen' && other?.part === 'rejected';
+    if (complementary && from.base === other.base && from.layout === other.layout) {
+      const stacked = Tensor.empty(from.base.shape, { dtype: from.base.dtype });
+      return { ...split(stacked, from.layout), stacked };
+    }
+  }
+  return { chosen: sameKind(chosen).value, rejected: sameKind(rejected).value };
+}
+
+function reuse(into: unknown, rows: number): ResultBuffers {
+  if (!(into instanceof ResultBuffers)) failType('call.into', 'a result of evaluate or evaluateAsync', into);
+  const { count } = ResultBuffers.raw(into);
+  if (count !== rows) failValue('call.into', `a result of ${rows} rows`, `one of ${count} rows`, 'ERR_SDPO_INVALID_LENGTH');
+  return into;
+}
+
+function reusedGradients(result: ResultBuffers, batch: Batch): Gradients {
+  const gradients = result.gradients;
+  if (gradients === undefined) return allocateGradients(batch);
+  for (const branch of BRANCHES) {
+    const old = gradients[branch];
+    const policy = batch[branch].policy;
+    const same =
+      old instanceof Tensor
+        ? policy instanceof Tensor && old.dtype === policy.dtype && old.shape.join() === policy.shape.join()
+        : old.constructor === policy?.constructor && old.length === (policy as Float32Array).length;
+    if (!same) failValue(`call.into.gradients.${branch}`, `of the kind, dtype and shape of batch.${branch}.policy`, old, 'ERR_SDPO_INVALID_LENGTH');
+  }
+  return gradients;
+}
+
+function readCoefficients(argument: string, value: unknown, rows: number): { a: ArrayLike<number>; b?: ArrayLike<number> } {
+  checkOptions(argument, value, ['a', 'b']);
+  const a = checkNumberList(`${argument}.a`, value.a, rows);
+  return value.b === undefined ? { a } : { a, b: checkNumberList(`${argument}.b`, value.b, rows) };
+}
+
+/** Turns the status of a native call into the error it stands for. */
+function checkStatus(status: Status, result: ResultBuffers, signal?: AbortSignal): void {
+  if (status === 'ok') return;
+  const { metrics } = ResultBuffers.raw(result);
+  const field = (name: keyof typeof FAILURE_FIELD) => metrics[FAILURE_OFFSET + FAILURE_FIELD[name]];
+  switch (status) {
+    case 'non_finite':
+      throw new NonFiniteError(
+        field('row'),
+        BRANCHES[field('branch')],
+        FAILURE_TENSOR_NAMES[field('tensor')],
+        field('element'),
+      );
+    case 'element_weights':
+      throw new SdpoError(
+        'ERR_SDPO_ELEMENT_WEIGHTS',
+        `Expected batch.elementWeights to be finite, >= 0 and of positive sum in every row, received weights in row ${field('row')} that are not`,
+      );
+    case 'aborted':
+      throw new AbortError(signal?.reason);
+    case 'out_of_memory':
+      throw new SdpoError('ERR_SDPO_OUT_OF_MEMORY', 'Expected enough memory for the scratch space of a call, received none');
+    default:
+      throw new SdpoError('ERR_SDPO_DEVICE', `The device failed (${status})`);
+  }
+}
+
+/** Memory of a resizable buffer can be taken away while another thread reads it; a copy cannot. */
+function unresizable<T>(array: T): T {
+  if (ArrayBuffer.isView(array) && (array.buffer as ArrayBuffer & { resizable?: boolean }).resizable) {
+    return (array as unknown as Float64Array).slice() as unknown as T;
+  }
+  return array;
+}
+
+/** The error with the stack of the call that started the work, since the stack of a settled promise leads nowhere. */
+function withStack(error: unknown, stack: string | undefined): unknown {
+  if (error instanceof Error && stack !== undefined) {
+    error.stack = `${error.name}: ${error.message}${stack.slice(stack.indexOf('\n'))}`;
+  }
+  return error;
+}

@@ -1,0 +1,126 @@
+/** Argument checks shared by the public API; every failure says which argument, what was expected and what was received. */
+
+import { type ErrorCode, SdpoRangeError, SdpoTypeError } from './errors.js';
+
+/** A short description of a value for an error message: its type, and its value where that is short. */
+export function describe(value: unknown): string {
+  if (value === null) return 'null';
+  switch (typeof value) {
+    case 'string':
+      return value.length > 60 ? `${JSON.stringify(value.slice(0, 57))}…` : JSON.stringify(value);
+    case 'number':
+    case 'boolean':
+    case 'undefined':
+      return String(value);
+    case 'bigint':
+      return `${value}n`;
+    case 'function':
+      return `function ${value.name || '(anonymous)'}`;
+    case 'symbol':
+      return value.toString();
+    default: {
+      const kind = (value as object).constructor?.name ?? 'Object';
+      const length = (value as { length?: unknown }).length;
+      return typeof length === 'number' ? `${kind} of length ${length}` : `an instance of ${kind}`;
+    }
+  }
+}
+
+/** Throws the one message shape of this package as a TypeError. */
+export function failType(argument: string, expected: string, received: unknown): never {
+  throw new SdpoTypeError(
+    'ERR_SDPO_INVALID_ARG_TYPE',
+    `Expected ${argument} to be ${expected}, received ${describe(received)}`,
+  );
+}
+
+/** Throws the one message shape of this package as a RangeError. */
+export function failValue(
+  argument: string,
+  expected: string,
+  received: unknown,
+  code: ErrorCode = 'ERR_SDPO_INVALID_ARG_VALUE',
+): never {
+  throw new SdpoRangeError(code, `Expected ${argument} to be ${expected}, received ${describe(received)}`);
+}
+
+/** A finite number within [min, max]. */
+export function checkNumber(argument: string, value: unknown, min = -Infinity, max = Infinity): number {
+  const bounds =
+    min === -Infinity && max === Infinity
+      ? 'a finite number'
+      : max === Infinity
+        ? `a finite number >= ${min}`
+        : `a number in [${min}, ${max}]`;
+  if (typeof value !== 'number') failType(argument, bounds, value);
+  if (!Number.isFinite(value) || value < min || value > max) failValue(argument, bounds, value);
+  return value;
+}
+
+/** A finite number greater than `min`. */
+export function checkNumberAbove(argument: string, value: unknown, min: number): number {
+  if (typeof value !== 'number') failType(argument, `a finite number > ${min}`, value);
+  if (!Number.isFinite(value) || value <= min) failValue(argument, `a finite number > ${min}`, value);
+  return value;
+}
+
+/** An integer within [min, max]. */
+export function checkInteger(argument: string, value: unknown, min: number, max = Number.MAX_SAFE_INTEGER): number {
+  const expected =
+    max === Number.MAX_SAFE_INTEGER ? `an integer >= ${min}` : `an integer between ${min} and ${max}`;
+  if (typeof value !== 'number') failType(argument, expected, value);
+  if (!Number.isInteger(value) || value < min || value > max) failValue(argument, expected, value);
+  return value;
+}
+
+export function checkBoolean(argument: string, value: unknown): boolean {
+  if (typeof value !== 'boolean') failType(argument, 'a boolean', value);
+  return value;
+}
+
+/** One of a closed set of strings. */
+export function checkOneOf<const T extends string>(argument: string, value: unknown, allowed: readonly T[]): T {
+  const expected = `one of ${allowed.map((name) => `'${name}'`).join(', ')}`;
+  if (typeof value !== 'string') failType(argument, expected, value);
+  if (!(allowed as readonly string[]).includes(value)) failValue(argument, expected, value);
+  return value as T;
+}
+
+/** A plain options object without names that nobody reads: a misspelt option must not be ignored silently. */
+export function checkOptions(
+  argument: string,
+  value: unknown,
+  known: readonly string[],
+): asserts value is Record<string, unknown> {
+  if (typeof value !== 'object' || value === null || Array.isArray(value) || ArrayBuffer.isView(value)) {
+    failType(argument, 'an object', value);
+  }
+  for (const name of Object.keys(value)) {
+    if (!known.includes(name)) {
+      const near = known.find((other) => other.toLowerCase() === name.toLowerCase().replace(/[_-]/g, ''));
+      throw new SdpoTypeError(
+        'ERR_SDPO_UNKNOWN_OPTION',
+        `Expected ${argument} to have only the fields ${known.join(', ')}, received ${JSON.stringify(name)}${near ? ` (did you mean '${near}'?)` : ''}`,
+      );
+    }
+  }
+}
+
+/** True for anything that can be read by index up to `length`: arrays and typed arrays of numbers, not strings. */
+export function isNumberList(value: unknown): value is ArrayLike<number> {
+  if (Array.isArray(value)) return true;
+  return ArrayBuffer.isView(value) && !(value instanceof DataView) && !isBigIntArray(value);
+}
+
+function isBigIntArray(value: unknown): boolean {
+  return value instanceof BigInt64Array || value instanceof BigUint64Array;
+}
+
+/** A list of numbers of a given length (or of any length when `length` is undefined). */
+export function checkNumberList(argument: string, value: unknown, length?: number): ArrayLike<number> {
+  if (!isNumberList(value)) failType(argument, 'an array or typed array of numbers', value);
+  if (length !== undefined && value.length !== length) {
+    failValue(argument, `of length ${length}`, value, 'ERR_SDPO_INVALID_LENGTH');
+  }
+  return value;
+}
