@@ -1,10 +1,27 @@
 /** Batches of a preference loss: what a caller passes, and how it becomes operands and per-row scalars. */
 
-import { DTYPE_OFFSET, HEADER_FIELD, HEADER_LENGTH, OPERAND, ROW_INPUT, ROW_INPUT_COUNT, STRIDE_OFFSET } from './contract.js';
+import {
+  DTYPE_OFFSET,
+  HEADER_FIELD,
+  HEADER_LENGTH,
+  OPERAND,
+  ROW_INPUT,
+  ROW_INPUT_COUNT,
+  STRIDE_OFFSET,
+} from './contract.js';
 import { dtypeIndex } from './dtypes.js';
 import { SdpoRangeError, SdpoTypeError } from './errors.js';
 import { dtypeOf, isLatentArray, type LatentArray, type Operand, readOperand } from './operand.js';
-import { hasMask, LINKS, NON_FINITE_POLICIES, OBJECTIVES, PAIR_WEIGHTS, type ResolvedOptions, SCOPES, WEIGHT_RATIOS } from './options.js';
+import {
+  hasMask,
+  LINKS,
+  NON_FINITE_POLICIES,
+  OBJECTIVES,
+  PAIR_WEIGHTS,
+  type ResolvedOptions,
+  SCOPES,
+  WEIGHT_RATIOS,
+} from './options.js';
 import { Tensor } from './tensor.js';
 import { checkNumber, checkNumberList, checkOptions, failType, failValue, isNumberList } from './validate.js';
 
@@ -280,14 +297,16 @@ function readOmega(
   options: ResolvedOptions,
 ): { chosen: ArrayLike<number>; rejected: ArrayLike<number> } {
   const transition = batch.transition;
-  if (transition !== undefined) checkOptions('batch.transition', transition, ['omega', 'offsetChosen', 'offsetRejected']);
+  if (transition !== undefined)
+    checkOptions('batch.transition', transition, ['omega', 'offsetChosen', 'offsetRejected']);
   if (transition?.omega !== undefined) {
     const omega = perBranch('batch.transition.omega', transition.omega);
     for (const branch of BRANCHES) {
       checkNumberList('batch.transition.omega', omega[branch], rows);
       for (let i = 0; i < rows; i++) {
         const value = omega[branch][i];
-        if (typeof value !== 'number' || !(value >= 0)) failValue(`batch.transition.omega[${i}]`, 'a number >= 0 or Infinity', value);
+        if (typeof value !== 'number' || !(value >= 0))
+          failValue(`batch.transition.omega[${i}]`, 'a number >= 0 or Infinity', value);
       }
     }
     return omega;
@@ -310,8 +329,12 @@ function readWeightNoise(batch: Batch, rows: number, options: ResolvedOptions) {
     );
   }
   return {
-    chosen: optionalList('batch.weightNoise.chosen', batch.weightNoise.chosen, rows) ?? failType('batch.weightNoise.chosen', 'a list of numbers', undefined),
-    rejected: optionalList('batch.weightNoise.rejected', batch.weightNoise.rejected, rows) ?? failType('batch.weightNoise.rejected', 'a list of numbers', undefined),
+    chosen:
+      optionalList('batch.weightNoise.chosen', batch.weightNoise.chosen, rows) ??
+      failType('batch.weightNoise.chosen', 'a list of numbers', undefined),
+    rejected:
+      optionalList('batch.weightNoise.rejected', batch.weightNoise.rejected, rows) ??
+      failType('batch.weightNoise.rejected', 'a list of numbers', undefined),
   };
 }
 

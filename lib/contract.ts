@@ -6,38 +6,44 @@ import { SdpoError } from './errors.js';
 import { LINKS, NON_FINITE_POLICIES, OBJECTIVES, PAIR_WEIGHTS, SCOPES, WEIGHT_RATIOS } from './options.js';
 
 /** Statistics of a row that have a public name and a mean in the metrics. */
+// biome-ignore format: names read best in rows
 export const ROW_STATISTICS = [
   'loss', 'logit', 'mask', 'rewardChosen', 'rewardRejected', 'logWeightChosen', 'logWeightRejected', 'weightChosen',
   'weightRejected', 'errorChosen', 'errorRejected', 'referenceErrorChosen', 'referenceErrorRejected', 'driftChosen',
   'driftRejected',
-] as const; // biome-ignore format: rows of names
+] as const;
 
+// biome-ignore format: names read best in rows
 const ROW_OUTPUTS = [
   ...ROW_STATISTICS, 'deltaChosen', 'deltaRejected', 'aChosen', 'aRejected', 'bChosen', 'bRejected', 'cross',
   'elementSum', 'clipped', 'nonFinite',
-] as const; // biome-ignore format: rows of names
+] as const;
 
+// biome-ignore format: names read best in rows
 const ROW_INPUTS = [
   'psiScaleChosen', 'psiScaleRejected', 'weightScaleChosen', 'weightScaleRejected', 'weightOffsetChosen',
   'weightOffsetRejected', 'weightNoiseChosen', 'weightNoiseRejected', 'referenceErrorChosen', 'referenceErrorRejected',
   'logMaskFloor', 'logClipLow', 'logClipHigh', 'rowWeight',
-] as const; // biome-ignore format: rows of names
+] as const;
 
 /** Means over rows and counts, behind the loss of the batch. */
+// biome-ignore format: names read best in rows
 export const METRICS = [
   ...ROW_STATISTICS, 'implicitAccuracy', 'rewardMargin', 'maskFraction', 'clipFraction', 'nonFiniteRows',
-] as const; // biome-ignore format: rows of names
+] as const;
 
+// biome-ignore format: names read best in rows
 const HEADER = [
   'passes', 'rows', 'size', 'objective', 'link', 'pairWeight', 'weightRatio', 'sftScope', 'klScope', 'weightGradient',
   'sumWeight', 'sumPsi', 'beta', 'labelSmoothing', 'sftWeight', 'klWeight', 'nonFinite', 'denominator', 'gradientScale',
   'threads',
-] as const; // biome-ignore format: rows of names
+] as const;
 
+// biome-ignore format: names read best in rows
 const OPERANDS = [
   'policyChosen', 'referenceChosen', 'targetChosen', 'gradientChosen', 'policyRejected', 'referenceRejected',
   'targetRejected', 'gradientRejected', 'elementWeights',
-] as const; // biome-ignore format: rows of names
+] as const;
 
 const STATUSES = ['ok', 'non_finite', 'element_weights', 'aborted', 'out_of_memory', 'device'] as const;
 const FAILURE_TENSORS = ['policy', 'reference', 'target', 'referenceError', 'row'] as const;

@@ -38,7 +38,15 @@ export {
   WEIGHT_RATIOS,
   type WeightRatio,
 } from './options.js';
-export { type BranchCoefficients, type Evaluation, type Gradients, logEntries, type Metrics, type RowStatistics, type Statistics } from './result.js';
+export {
+  type BranchCoefficients,
+  type Evaluation,
+  type Gradients,
+  logEntries,
+  type Metrics,
+  type RowStatistics,
+  type Statistics,
+} from './result.js';
 export {
   type BetaSchedule,
   type DiffusersConfig,

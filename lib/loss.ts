@@ -17,7 +17,7 @@ import {
   FAILURE_TENSOR_NAMES,
   HEADER_FIELD,
   PASS,
-  ROW_OUTPUT,
+  type ROW_OUTPUT,
   STATUS_NAMES,
   type Status,
 } from './contract.js';
@@ -26,7 +26,15 @@ import { type LatentArray, type Operand, readOperand, sameKind } from './operand
 import { type PreferenceLossOptions, type ResolvedOptions, resolveOptions } from './options.js';
 import { type Evaluation, type Gradients, ResultBuffers, type Statistics } from './result.js';
 import { split, Tensor } from './tensor.js';
-import { checkBoolean, checkNumber, checkNumberAbove, checkNumberList, checkOptions, failType, failValue } from './validate.js';
+import {
+  checkBoolean,
+  checkNumber,
+  checkNumberAbove,
+  checkNumberList,
+  checkOptions,
+  failType,
+  failValue,
+} from './validate.js';
 
 /** Options of a call that forms gradients. */
 export interface CallOptions extends EvaluateOptions {
@@ -179,14 +187,22 @@ export class PreferenceLoss {
     return gradients as Gradients<C, R>;
   }
 
-  #prepare(batch: Batch, call: CallOptions, fields: readonly string[]): { result: ResultBuffers; args: EvaluateArguments } {
+  #prepare(
+    batch: Batch,
+    call: CallOptions,
+    fields: readonly string[],
+  ): { result: ResultBuffers; args: EvaluateArguments } {
     checkOptions('call', call, fields);
     const wanted = checkBoolean('call.gradients', call.gradients ?? true);
     if (call.gradientScale !== undefined) checkNumber('call.gradientScale', call.gradientScale);
     if (call.denominator !== undefined) checkNumberAbove('call.denominator', call.denominator, 0);
     const prepared = prepare(batch, call, this.options);
     const result = call.into === undefined ? new ResultBuffers(prepared.rows) : reuse(call.into, prepared.rows);
-    const gradients = wanted ? (call.into === undefined ? allocateGradients(batch) : reusedGradients(result, batch)) : undefined;
+    const gradients = wanted
+      ? call.into === undefined
+        ? allocateGradients(batch)
+        : reusedGradients(result, batch)
+      : undefined;
     result.gradients = gradients;
     const passes = PASS.moments | PASS.objective | (wanted ? PASS.gradients : 0);
     return { result, args: nativeArguments(prepared, result, passes, gradients) };
@@ -248,7 +264,8 @@ function allocateGradients(batch: Batch): Gradients {
 function reuse(into: unknown, rows: number): ResultBuffers {
   if (!(into instanceof ResultBuffers)) failType('call.into', 'a result of evaluate or evaluateAsync', into);
   const { count } = ResultBuffers.raw(into);
-  if (count !== rows) failValue('call.into', `a result of ${rows} rows`, `one of ${count} rows`, 'ERR_SDPO_INVALID_LENGTH');
+  if (count !== rows)
+    failValue('call.into', `a result of ${rows} rows`, `one of ${count} rows`, 'ERR_SDPO_INVALID_LENGTH');
   return into;
 }
 
@@ -262,12 +279,22 @@ function reusedGradients(result: ResultBuffers, batch: Batch): Gradients {
       old instanceof Tensor
         ? policy instanceof Tensor && old.dtype === policy.dtype && old.shape.join() === policy.shape.join()
         : old.constructor === policy?.constructor && old.length === (policy as Float32Array).length;
-    if (!same) failValue(`call.into.gradients.${branch}`, `of the kind, dtype and shape of batch.${branch}.policy`, old, 'ERR_SDPO_INVALID_LENGTH');
+    if (!same)
+      failValue(
+        `call.into.gradients.${branch}`,
+        `of the kind, dtype and shape of batch.${branch}.policy`,
+        old,
+        'ERR_SDPO_INVALID_LENGTH',
+      );
   }
   return gradients;
 }
 
-function readCoefficients(argument: string, value: unknown, rows: number): { a: ArrayLike<number>; b?: ArrayLike<number> } {
+function readCoefficients(
+  argument: string,
+  value: unknown,
+  rows: number,
+): { a: ArrayLike<number>; b?: ArrayLike<number> } {
   checkOptions(argument, value, ['a', 'b']);
   const a = checkNumberList(`${argument}.a`, value.a, rows);
   return value.b === undefined ? { a } : { a, b: checkNumberList(`${argument}.b`, value.b, rows) };
@@ -294,7 +321,10 @@ function checkStatus(status: Status, result: ResultBuffers, signal?: AbortSignal
     case 'aborted':
       throw new AbortError(signal?.reason);
     case 'out_of_memory':
-      throw new SdpoError('ERR_SDPO_OUT_OF_MEMORY', 'Expected enough memory for the scratch space of a call, received none');
+      throw new SdpoError(
+        'ERR_SDPO_OUT_OF_MEMORY',
+        'Expected enough memory for the scratch space of a call, received none',
+      );
     default:
       throw new SdpoError('ERR_SDPO_DEVICE', `The device failed (${status})`);
   }

@@ -91,11 +91,12 @@ export type ResolvedOptions = Readonly<
   }
 >;
 
+// biome-ignore format: names read best in rows
 const NAMES: readonly (keyof PreferenceLossOptions)[] = [
   'objective', 'schedule', 'beta', 'clipRange', 'maskThreshold', 'weightSharpness', 'weightRatio', 'pairWeight',
   'weightGradient', 'timestepWeighting', 'logRatioReduction', 'link', 'labelSmoothing', 'sftWeight', 'sftScope',
   'klWeight', 'klScope', 'nonFinite', 'threads',
-]; // biome-ignore format: a list of names reads best in rows
+];
 
 /** Which objectives an option belongs to; options that are not listed belong to all. */
 const USED_BY: { readonly [K in keyof PreferenceLossOptions]?: readonly Objective[] } = {
@@ -132,7 +133,11 @@ export function resolveOptions(options: PreferenceLossOptions): ResolvedOptions 
     weightRatio: checkOneOf(at('weightRatio'), options.weightRatio ?? 'policy/data', WEIGHT_RATIOS),
     pairWeight: checkOneOf(at('pairWeight'), options.pairWeight ?? 'geometric', PAIR_WEIGHTS),
     weightGradient: checkBoolean(at('weightGradient'), options.weightGradient ?? false),
-    timestepWeighting: checkOneOf(at('timestepWeighting'), options.timestepWeighting ?? 'constant', TIMESTEP_WEIGHTINGS),
+    timestepWeighting: checkOneOf(
+      at('timestepWeighting'),
+      options.timestepWeighting ?? 'constant',
+      TIMESTEP_WEIGHTINGS,
+    ),
     logRatioReduction: checkOneOf(at('logRatioReduction'), options.logRatioReduction ?? 'mean', LOG_RATIO_REDUCTIONS),
     link: checkOneOf(at('link'), options.link ?? 'sigmoid', LINKS),
     labelSmoothing: checkNumber(at('labelSmoothing'), options.labelSmoothing ?? 0, 0, 0.5),

@@ -49,7 +49,8 @@ export interface Statistics {
 }
 
 /** What `evaluate` gives. */
-export interface Evaluation<C extends LatentArray = LatentArray, R extends LatentArray = LatentArray> extends Statistics {
+export interface Evaluation<C extends LatentArray = LatentArray, R extends LatentArray = LatentArray>
+  extends Statistics {
   readonly gradients: Gradients<C, R>;
 }
 

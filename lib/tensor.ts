@@ -78,7 +78,12 @@ export class Tensor {
         : checkDType('options.dtype', options.dtype);
     const shape = options.shape === undefined ? [data.length] : checkShape('options.shape', options.shape);
     if (elementCount(shape) !== data.length) {
-      failValue('data', `of length ${elementCount(shape)} for shape [${shape.join(', ')}]`, data, 'ERR_SDPO_INVALID_LENGTH');
+      failValue(
+        'data',
+        `of length ${elementCount(shape)} for shape [${shape.join(', ')}]`,
+        data,
+        'ERR_SDPO_INVALID_LENGTH',
+      );
     }
     if (dtype !== 'float16' && dtype !== 'bfloat16' && data instanceof Uint16Array) {
       failType('data', `numbers for dtype '${dtype}' (a Uint16Array holds the bits of 16-bit floats)`, data);
@@ -200,7 +205,8 @@ export interface BranchViews {
  * @throws RangeError where the first axis is not even.
  */
 export function split(tensor: Tensor, layout: Layout): BranchViews {
-  if (!(tensor instanceof Tensor)) failType('tensor', 'a Tensor (Tensor.from wraps a typed array without copying)', tensor);
+  if (!(tensor instanceof Tensor))
+    failType('tensor', 'a Tensor (Tensor.from wraps a typed array without copying)', tensor);
   checkOneOf('layout', layout, LAYOUTS);
   if (tensor.shape.length === 0 || tensor.shape[0] % 2 !== 0) {
     failValue('tensor', 'a stacked batch with an even first axis', tensor, 'ERR_SDPO_INVALID_LENGTH');
@@ -227,4 +233,3 @@ function checkShape(argument: string, value: unknown): readonly number[] {
   if (value.length === 0) failValue(argument, 'of at least one axis', value, 'ERR_SDPO_INVALID_LENGTH');
   return value;
 }
-

@@ -66,8 +66,7 @@ export function checkNumberAbove(argument: string, value: unknown, min: number):
 
 /** An integer within [min, max]. */
 export function checkInteger(argument: string, value: unknown, min: number, max = Number.MAX_SAFE_INTEGER): number {
-  const expected =
-    max === Number.MAX_SAFE_INTEGER ? `an integer >= ${min}` : `an integer between ${min} and ${max}`;
+  const expected = max === Number.MAX_SAFE_INTEGER ? `an integer >= ${min}` : `an integer between ${min} and ${max}`;
   if (typeof value !== 'number') failType(argument, expected, value);
   if (!Number.isInteger(value) || value < min || value > max) failValue(argument, expected, value);
   return value;
