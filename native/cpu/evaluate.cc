@@ -77,11 +77,15 @@ class Evaluation {
         if (stopped(row)) continue;
         RowSums total;
         if (wants_sums()) {
-          for (int64_t s = 0; s < spans_.count(); ++s) total.add(kernels_.sums(row, spans_.begin(s), spans_.end(s)));
+          for (int64_t s = 0; s < spans_.count() && !aborted(); ++s) {
+            total.add(kernels_.sums(row, spans_.begin(s), spans_.end(s)));
+          }
         }
+        if (aborted()) continue;
         const RowCoefficients coefficients = finish(row, total);
         if (!coefficients.valid || !wants(Pass::gradients)) continue;
-        for (int64_t s = spans_.count(); s-- > 0;) write_gradient(row, s, coefficients);  // what was read last is still cached
+        // What was read last is still cached.
+        for (int64_t s = spans_.count(); s-- > 0 && !aborted();) write_gradient(row, s, coefficients);
       }
     });
   }

@@ -1,15 +1,15 @@
 // The inner loops of the CPU backend, compiled once per instruction set: SDPO_KERNELS_NAMESPACE and SDPO_KERNELS_NAME say which.
 //
-// Written with the compilers' vector extensions: a vector is always 16 floats (8 doubles), whatever the machine's registers are, and
-// no multiply-add is contracted (-ffp-contract=off). So every instruction set performs the same operations in the same order and gives
-// the same bits, and the lane structure, not the hardware, decides the order of the sums.
+// Written with the compilers' vector extensions: sums always run over 16 float lanes (8 double lanes), in as many registers as that
+// takes, and no multiply-add is contracted (-ffp-contract=off). So every instruction set performs the same operations in the same order
+// and gives the same bits, and the lane structure, not the hardware, decides the order of the sums.
 
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
 
-#if defined(__F16C__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -19,27 +19,22 @@ namespace sdpo::cpu {
 namespace SDPO_KERNELS_NAMESPACE {
 namespace {
 
-typedef float F32 __attribute__((vector_size(64)));
-typedef int32_t I32 __attribute__((vector_size(64)));
-typedef uint32_t U32 __attribute__((vector_size(64)));
-typedef uint16_t U16 __attribute__((vector_size(32)));
-typedef double F64 __attribute__((vector_size(64)));
-typedef int64_t I64 __attribute__((vector_size(64)));
-typedef float F32Half __attribute__((vector_size(32)));
+#if defined(__AVX512F__)
+constexpr int kRegisterBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kRegisterBytes = 32;
+#else
+constexpr int kRegisterBytes = 16;  // SSE2, NEON
+#endif
 
 #define SDPO_INLINE inline __attribute__((always_inline))
 
-template <class V>
-SDPO_INLINE V load(const void* p) {
-  V v;
-  std::memcpy(&v, p, sizeof v);
-  return v;
-}
-
-template <class V>
-SDPO_INLINE void store(void* p, const V& v) {
-  std::memcpy(p, &v, sizeof v);
-}
+typedef float FloatRegister __attribute__((vector_size(kRegisterBytes)));
+typedef int32_t Int32Register __attribute__((vector_size(kRegisterBytes)));
+typedef uint32_t BitsRegister __attribute__((vector_size(kRegisterBytes)));
+typedef uint16_t HalfRegister __attribute__((vector_size(kRegisterBytes / 2)));
+typedef double DoubleRegister __attribute__((vector_size(kRegisterBytes)));
+typedef int64_t Int64Register __attribute__((vector_size(kRegisterBytes)));
 
 template <class To, class From>
 SDPO_INLINE To bits(const From& v) {
@@ -49,106 +44,195 @@ SDPO_INLINE To bits(const From& v) {
   return out;
 }
 
+template <class V>
+SDPO_INLINE V load(const void* p) {
+  V v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+
 // mask ? a : b, lane by lane; a mask lane is all ones or all zeros.
-SDPO_INLINE U32 select(const U32& mask, const U32& a, const U32& b) { return (mask & a) | (~mask & b); }
-
-SDPO_INLINE U32 splat(uint32_t x) { return U32{} + x; }
-
-// ---- 16-bit formats
-
-SDPO_INLINE F32 widen_bfloat16(const U16& v) { return bits<F32>(__builtin_convertvector(v, U32) << 16); }
-
-SDPO_INLINE U16 narrow_bfloat16(const F32& v) {
-  const U32 u = bits<U32>(v);
-  const U32 rounded = u + 0x7fff + ((u >> 16) & 1);                      // nearest, ties to even; overflow runs into infinity
-  const U32 nan = reinterpret_cast<U32>((u & 0x7fffffff) > splat(0x7f800000));
-  return __builtin_convertvector(select(nan, (u | 0x400000), rounded) >> 16, U16);  // a NaN stays one
+SDPO_INLINE BitsRegister select(const BitsRegister& mask, const BitsRegister& a, const BitsRegister& b) {
+  return (mask & a) | (~mask & b);
 }
 
-SDPO_INLINE F32 widen_float16(const U16& v) {
+SDPO_INLINE BitsRegister splat(uint32_t x) { return BitsRegister{} + x; }
+
+// Words of 16 bits to and from words of 32. The generic conversion is correct everywhere but takes GCC 12 several shuffles on x86.
 #if defined(__AVX512F__)
-  return bits<F32>(_mm512_maskz_cvtph_ps(0xffff, bits<__m256i>(v)));  // unmasked, GCC 12 warns inside its own header
-#elif defined(__F16C__)
-  F32 out;
-  __m256 low = _mm256_cvtph_ps(load<__m128i>(&v)), high = _mm256_cvtph_ps(load<__m128i>(reinterpret_cast<const char*>(&v) + 16));
-  std::memcpy(&out, &low, 32);
-  std::memcpy(reinterpret_cast<char*>(&out) + 32, &high, 32);
-  return out;
+SDPO_INLINE BitsRegister widen_words(const void* p) {
+  return bits<BitsRegister>(_mm512_maskz_cvtepu16_epi32(0xffff, load<__m256i>(p)));  // the masked forms, since GCC 12 warns
+}
+SDPO_INLINE HalfRegister narrow_words(const BitsRegister& v) {                        // inside its own header for the plain ones
+  return bits<HalfRegister>(_mm512_maskz_cvtepi32_epi16(0xffff, bits<__m512i>(v)));
+}
+#elif defined(__AVX2__)
+SDPO_INLINE BitsRegister widen_words(const void* p) {
+  return bits<BitsRegister>(_mm256_cvtepu16_epi32(load<__m128i>(p)));
+}
+SDPO_INLINE HalfRegister narrow_words(const BitsRegister& v) {
+  const __m256i x = bits<__m256i>(v);
+  return bits<HalfRegister>(_mm256_castsi256_si128(_mm256_permute4x64_epi64(_mm256_packus_epi32(x, x), 0x08)));
+}
 #else
+SDPO_INLINE BitsRegister widen_words(const void* p) { return __builtin_convertvector(load<HalfRegister>(p), BitsRegister); }
+SDPO_INLINE HalfRegister narrow_words(const BitsRegister& v) { return __builtin_convertvector(v, HalfRegister); }
+#endif
+
+// ---- 16-bit formats, a register of floats at a time
+
+SDPO_INLINE FloatRegister widen(const BFloat16* p) {
+  return bits<FloatRegister>(widen_words(p) << 16);
+}
+
+SDPO_INLINE void narrow(const FloatRegister& v, BFloat16* p) {
+  const BitsRegister u = bits<BitsRegister>(v);
+  const BitsRegister rounded = u + 0x7fff + ((u >> 16) & 1);  // nearest, ties to even; overflow runs into infinity
+  const BitsRegister nan = reinterpret_cast<BitsRegister>((u & 0x7fffffff) > splat(0x7f800000));
+  const HalfRegister out = narrow_words(select(nan, (u | 0x400000), rounded) >> 16);  // a NaN stays one
+  std::memcpy(p, &out, sizeof out);
+}
+
+#if defined(__AVX512F__)
+SDPO_INLINE FloatRegister widen(const Float16* p) {
+  return bits<FloatRegister>(_mm512_maskz_cvtph_ps(0xffff, load<__m256i>(p)));
+}
+SDPO_INLINE void narrow(const FloatRegister& v, Float16* p) {
+  const __m256i out =
+      _mm512_maskz_cvtps_ph(0xffff, bits<__m512>(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  std::memcpy(p, &out, sizeof out);
+}
+#elif defined(__F16C__)
+SDPO_INLINE FloatRegister widen(const Float16* p) { return bits<FloatRegister>(_mm256_cvtph_ps(load<__m128i>(p))); }
+SDPO_INLINE void narrow(const FloatRegister& v, Float16* p) {
+  const __m128i out = _mm256_cvtps_ph(bits<__m256>(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  std::memcpy(p, &out, sizeof out);
+}
+#else
+SDPO_INLINE FloatRegister widen(const Float16* p) {
   // The exponent is moved by a multiplication, which also normalises subnormals exactly.
-  const U32 u = __builtin_convertvector(v, U32);
-  const U32 magnitude = u & 0x7fff;
-  const F32 scaled = bits<F32>(magnitude << 13) * 0x1p112f;
-  const U32 special = reinterpret_cast<U32>(magnitude >= splat(0x7c00)) & 0x7f800000;
-  const U32 quiet = reinterpret_cast<U32>(magnitude > splat(0x7c00)) & 0x400000;  // as the hardware instruction does
-  return bits<F32>(bits<U32>(scaled) | special | quiet | ((u & 0x8000) << 16));
-#endif
+  const BitsRegister u = widen_words(p);
+  const BitsRegister magnitude = u & 0x7fff;
+  const FloatRegister scaled = bits<FloatRegister>(magnitude << 13) * 0x1p112f;
+  const BitsRegister special = reinterpret_cast<BitsRegister>(magnitude >= splat(0x7c00)) & 0x7f800000;
+  const BitsRegister quiet = reinterpret_cast<BitsRegister>(magnitude > splat(0x7c00)) & 0x400000;  // as the hardware does
+  return bits<FloatRegister>(bits<BitsRegister>(scaled) | special | quiet | ((u & 0x8000) << 16));
 }
-
-SDPO_INLINE U16 narrow_float16(const F32& v) {
-#if defined(__AVX512F__)
-  return bits<U16>(_mm512_maskz_cvtps_ph(0xffff, bits<__m512>(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-#elif defined(__F16C__)
-  U16 out;
-  const __m128i low = _mm256_cvtps_ph(load<__m256>(&v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  const __m128i high =
-      _mm256_cvtps_ph(load<__m256>(reinterpret_cast<const char*>(&v) + 32), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  std::memcpy(&out, &low, 16);
-  std::memcpy(reinterpret_cast<char*>(&out) + 16, &high, 16);
-  return out;
-#else
-  const U32 u = bits<U32>(v);
-  const U32 sign = (u & 0x80000000u) >> 16;
-  const U32 magnitude = u & 0x7fffffff;
+SDPO_INLINE void narrow(const FloatRegister& v, Float16* p) {
+  const BitsRegister u = bits<BitsRegister>(v);
+  const BitsRegister sign = (u & 0x80000000u) >> 16;
+  const BitsRegister magnitude = u & 0x7fffffff;
   // Subnormal results: adding 0.5 lets the float unit shift and round to the 24th fraction bit, which is the last bit of a half.
-  const U32 subnormal = bits<U32>(bits<F32>(magnitude) + 0.5f) - 0x3f000000u;
-  const U32 normal = (magnitude - 0x38000000u + 0xfff + ((magnitude >> 13) & 1)) >> 13;
-  const U32 nan = reinterpret_cast<U32>(magnitude > splat(0x7f800000)) & (0x200 | ((magnitude >> 13) & 0x3ff));
-  U32 out = select(reinterpret_cast<U32>(magnitude < splat(0x38800000)), subnormal, normal);
-  out = select(reinterpret_cast<U32>(magnitude >= splat(0x47800000)), 0x7c00 | nan, out);
-  return __builtin_convertvector(out | sign, U16);
+  const BitsRegister subnormal = bits<BitsRegister>(bits<FloatRegister>(magnitude) + 0.5f) - 0x3f000000u;
+  const BitsRegister normal = (magnitude - 0x38000000u + 0xfff + ((magnitude >> 13) & 1)) >> 13;
+  const BitsRegister nan =
+      reinterpret_cast<BitsRegister>(magnitude > splat(0x7f800000)) & (0x200 | ((magnitude >> 13) & 0x3ff));
+  BitsRegister half = select(reinterpret_cast<BitsRegister>(magnitude < splat(0x38800000)), subnormal, normal);
+  half = select(reinterpret_cast<BitsRegister>(magnitude >= splat(0x47800000)), 0x7c00 | nan, half);
+  const HalfRegister out = narrow_words(half | sign);
+  std::memcpy(p, &out, sizeof out);
+}
 #endif
+
+SDPO_INLINE FloatRegister widen(const float* p) { return load<FloatRegister>(p); }
+SDPO_INLINE void narrow(const FloatRegister& v, float* p) { std::memcpy(p, &v, sizeof v); }
+SDPO_INLINE DoubleRegister widen(const double* p) { return load<DoubleRegister>(p); }
+SDPO_INLINE void narrow(const DoubleRegister& v, double* p) { std::memcpy(p, &v, sizeof v); }
+
+// ---- The lanes of a sum: a power of two of registers, halved recursively so that each is a value of its own to the compiler (GCC keeps
+// vectors wider than a register, and arrays of vectors, in memory).
+
+template <class R, int N>
+struct Pack {
+  Pack<R, N / 2> low, high;
+};
+
+template <class R>
+struct Pack<R, 1> {
+  R r;
+};
+
+#define SDPO_PACK_OPERATOR(op)                                                     \
+  template <class R>                                                               \
+  SDPO_INLINE Pack<R, 1> operator op(const Pack<R, 1>& x, const Pack<R, 1>& y) {   \
+    return {x.r op y.r};                                                           \
+  }                                                                                \
+  template <class R, int N>                                                        \
+  SDPO_INLINE Pack<R, N> operator op(const Pack<R, N>& x, const Pack<R, N>& y) {   \
+    return {x.low op y.low, x.high op y.high};                                     \
+  }
+SDPO_PACK_OPERATOR(+)
+SDPO_PACK_OPERATOR(-)
+SDPO_PACK_OPERATOR(*)
+#undef SDPO_PACK_OPERATOR
+
+// Elements p[0 ... lanes) as a pack, and back.
+template <class T, class R, int N>
+SDPO_INLINE void unpack(const T* p, Pack<R, N>& out) {
+  if constexpr (N == 1) {
+    out.r = widen(p);
+  } else {
+    constexpr int kHalf = N / 2 * (kRegisterBytes / static_cast<int>(sizeof(R{}[0])));
+    unpack(p, out.low);
+    unpack(p + kHalf, out.high);
+  }
 }
 
-// ---- One element type: its storage, the vector it is computed in, and loads and stores between the two.
+template <class T, class R, int N>
+SDPO_INLINE void pack(const Pack<R, N>& v, T* p) {
+  if constexpr (N == 1) {
+    narrow(v.r, p);
+  } else {
+    constexpr int kHalf = N / 2 * (kRegisterBytes / static_cast<int>(sizeof(R{}[0])));
+    pack(v.low, p);
+    pack(v.high, p + kHalf);
+  }
+}
+
+template <class R, int N, class S>
+SDPO_INLINE void fill(Pack<R, N>& out, S x) {
+  if constexpr (N == 1) {
+    out.r = R{} + x;
+  } else {
+    fill(out.low, x);
+    fill(out.high, x);
+  }
+}
+
+// An element of weight 0 takes no part, whatever it holds: 0 * NaN must not reach a sum.
+template <class Mask, class R, int N>
+SDPO_INLINE Pack<R, N> where_weighted(const Pack<R, N>& e, const Pack<R, N>& x) {
+  if constexpr (N == 1) {
+    return {bits<R>(bits<Mask>(x.r) & reinterpret_cast<Mask>(e.r != 0))};
+  } else {
+    return {where_weighted<Mask>(e.low, x.low), where_weighted<Mask>(e.high, x.high)};
+  }
+}
+
+// ---- One element type: the lanes it is computed in.
 
 template <class T>
-struct Lanes;
+struct Lanes {  // float, Float16, BFloat16
+  using Scalar = float;
+  using Mask = Int32Register;
+  static constexpr int kWidth = 16;
+  using Vector = Pack<FloatRegister, kWidth * static_cast<int>(sizeof(float)) / kRegisterBytes>;
+};
 
 template <>
 struct Lanes<double> {
-  using Vector = F64;
   using Scalar = double;
-  using Mask = I64;
+  using Mask = Int64Register;
   static constexpr int kWidth = 8;
-  static SDPO_INLINE F64 read(const double* p) { return load<F64>(p); }
-  static SDPO_INLINE void write(double* p, const F64& v) { store(p, v); }
+  using Vector = Pack<DoubleRegister, kWidth * static_cast<int>(sizeof(double)) / kRegisterBytes>;
 };
 
-struct FloatLanes {
-  using Vector = F32;
-  using Scalar = float;
-  using Mask = I32;
-  static constexpr int kWidth = 16;
-};
-
-template <>
-struct Lanes<float> : FloatLanes {
-  static SDPO_INLINE F32 read(const float* p) { return load<F32>(p); }
-  static SDPO_INLINE void write(float* p, const F32& v) { store(p, v); }
-};
-
-template <>
-struct Lanes<Float16> : FloatLanes {
-  static SDPO_INLINE F32 read(const Float16* p) { return widen_float16(load<U16>(p)); }
-  static SDPO_INLINE void write(Float16* p, const F32& v) { store(p, narrow_float16(v)); }
-};
-
-template <>
-struct Lanes<BFloat16> : FloatLanes {
-  static SDPO_INLINE F32 read(const BFloat16* p) { return widen_bfloat16(load<U16>(p)); }
-  static SDPO_INLINE void write(BFloat16* p, const F32& v) { store(p, narrow_bfloat16(v)); }
-};
+template <class T>
+SDPO_INLINE typename Lanes<T>::Vector read(const T* p) {
+  typename Lanes<T>::Vector v;
+  unpack(p, v);
+  return v;
+}
 
 // A partial vector at the end of a tile, padded with zeros: equal zeros have no error and add nothing to any sum.
 template <class T>
@@ -160,20 +244,22 @@ struct Padded {
 };
 
 // Lanes are added pairwise in float64, in one fixed order.
-SDPO_INLINE double sum_lanes(const F64& v) {
-  return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
-}
-SDPO_INLINE double sum_lanes(const F32& v) {
-  F32Half low, high;
-  std::memcpy(&low, &v, 32);
-  std::memcpy(&high, reinterpret_cast<const char*>(&v) + 32, 32);
-  return sum_lanes(__builtin_convertvector(low, F64) + __builtin_convertvector(high, F64));
+SDPO_INLINE double sum_lanes(const double* v) { return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7])); }
+
+template <int N>
+SDPO_INLINE double sum_lanes(const Pack<DoubleRegister, N>& v) {
+  double lanes[8];
+  pack(v, lanes);
+  return sum_lanes(lanes);
 }
 
-// An element of weight 0 takes no part, whatever it holds: 0 * NaN must not reach a sum.
-template <class L>
-SDPO_INLINE typename L::Vector where_weighted(const typename L::Vector& e, const typename L::Vector& x) {
-  return bits<typename L::Vector>(bits<typename L::Mask>(x) & reinterpret_cast<typename L::Mask>(e != 0));
+template <int N>
+SDPO_INLINE double sum_lanes(const Pack<FloatRegister, N>& v) {
+  float lanes[16];
+  pack(v, lanes);
+  double sums[8];
+  for (int i = 0; i < 8; ++i) sums[i] = static_cast<double>(lanes[i]) + static_cast<double>(lanes[i + 8]);
+  return sum_lanes(sums);
 }
 
 // ---- Kernels
@@ -185,24 +271,24 @@ struct MomentSums {
   V error{}, delta{}, drift{};
 
   SDPO_INLINE void add(const T* policy, const T* reference, const T* target, const typename L::Scalar* weights) {
-    const V u = L::read(policy);
-    V d = u - L::read(target);
+    const V u = read(policy);
+    V d = u - read(target);
     V h{};
-    if constexpr (kReference) h = u - L::read(reference);
+    if constexpr (kReference) h = u - read(reference);
     if constexpr (kWeighted) {
-      const V e = load<V>(weights);
-      d = where_weighted<L>(e, d);
-      error += e * (d * d);
+      const V e = read(weights);
+      d = where_weighted<typename L::Mask>(e, d);
+      error = error + e * (d * d);
       if constexpr (kReference) {
-        h = where_weighted<L>(e, h);
-        delta += e * (h * (d + d - h));
-        drift += e * (h * h);
+        h = where_weighted<typename L::Mask>(e, h);
+        delta = delta + e * (h * (d + d - h));
+        drift = drift + e * (h * h);
       }
     } else {
-      error += d * d;
+      error = error + d * d;
       if constexpr (kReference) {
-        delta += h * (d + d - h);
-        drift += h * h;
+        delta = delta + h * (d + d - h);
+        drift = drift + h * h;
       }
     }
   }
@@ -247,13 +333,13 @@ double cross(const void* policy_c, const void* target_c, const void* policy_r, c
     const int64_t k = n - i < kWidth ? n - i : kWidth;
     const Padded<T> uc(static_cast<const T*>(policy_c) + i, k), tc(static_cast<const T*>(target_c) + i, k);
     const Padded<T> ur(static_cast<const T*>(policy_r) + i, k), tr(static_cast<const T*>(target_r) + i, k);
-    const V dc = L::read(uc.values) - L::read(tc.values), dr = L::read(ur.values) - L::read(tr.values);
+    const V dc = read(uc.values) - read(tc.values), dr = read(ur.values) - read(tr.values);
     if (weights == nullptr) {
-      sum += dc * dr;
+      sum = sum + dc * dr;
     } else {
       const Padded<S> w(static_cast<const S*>(weights) + i, k);
-      const V e = load<V>(w.values);
-      sum += e * (where_weighted<L>(e, dc) * where_weighted<L>(e, dr));
+      const V e = read(w.values);
+      sum = sum + e * (where_weighted<typename L::Mask>(e, dc) * where_weighted<typename L::Mask>(e, dr));
     }
   }
   return sum_lanes(sum);
@@ -265,14 +351,14 @@ SDPO_INLINE void gradient_step(const T* policy, const T* reference, const T* tar
                                const typename Lanes<T>::Vector& b, T* out) {
   using L = Lanes<T>;
   using V = typename L::Vector;
-  const V u = L::read(policy);
-  V g = a * (u - L::read(target));
-  if constexpr (kDrift) g += b * (u - L::read(reference));
+  const V u = read(policy);
+  V g = a * (u - read(target));
+  if constexpr (kDrift) g = g + b * (u - read(reference));
   if constexpr (kWeighted) {
-    const V e = load<V>(weights);
-    g = e * where_weighted<L>(e, g);
+    const V e = read(weights);
+    g = e * where_weighted<typename L::Mask>(e, g);
   }
-  L::write(out, g);
+  pack(g, out);
 }
 
 template <class T, bool kWeighted, bool kDrift>
@@ -281,7 +367,9 @@ void gradient_of(const T* policy, const T* reference, const T* target, const typ
   using L = Lanes<T>;
   using S = typename L::Scalar;
   constexpr int64_t kWidth = L::kWidth;
-  const typename L::Vector va = typename L::Vector{} + static_cast<S>(a), vb = typename L::Vector{} + static_cast<S>(b);
+  typename L::Vector va, vb;
+  fill(va, static_cast<S>(a));
+  fill(vb, static_cast<S>(b));
   int64_t i = 0;
   for (; i + kWidth <= n; i += kWidth) {
     gradient_step<T, kWeighted, kDrift>(policy + i, kDrift ? reference + i : nullptr, target + i,
@@ -318,14 +406,14 @@ TileWeights weights(const void* values, int64_t n) {
   S lowest = std::numeric_limits<S>::infinity();
   for (int64_t i = 0; i < n; i += kWidth) {
     const int64_t k = n - i < kWidth ? n - i : kWidth;
-    sum += load<V>(Padded<S>(e + i, k).values);
+    sum = sum + read(Padded<S>(e + i, k).values);
     for (int64_t j = 0; j < k; ++j) lowest = e[i + j] < lowest ? e[i + j] : lowest;
   }
   return {sum_lanes(sum), static_cast<double>(lowest)};
 }
 
 template <class T, class S>
-void widen(const void* in, void* out, int64_t n) {
+void widen_all(const void* in, void* out, int64_t n) {
   const auto x = static_cast<const T*>(in);
   const auto y = static_cast<S*>(out);
   if constexpr (sizeof(T) >= 4) {
@@ -334,14 +422,30 @@ void widen(const void* in, void* out, int64_t n) {
     constexpr int64_t kWidth = Lanes<T>::kWidth;
     for (int64_t i = 0; i < n; i += kWidth) {
       const int64_t k = n - i < kWidth ? n - i : kWidth;
-      const F32 v = Lanes<T>::read(Padded<T>(x + i, k).values);
-      for (int64_t j = 0; j < k; ++j) y[i + j] = static_cast<S>(v[j]);
+      float lanes[kWidth];
+      pack(read(Padded<T>(x + i, k).values), lanes);
+      for (int64_t j = 0; j < k; ++j) y[i + j] = static_cast<S>(lanes[j]);
     }
   }
 }
 
+// A float32 for rounding on to 16 bits: rounding twice to nearest could turn a value just off a tie into the tie, so a double that does
+// not fit is cut to the float32 towards zero and marked as inexact in the last bit (rounding to odd).
+SDPO_INLINE float to_float32(float x) { return x; }
+SDPO_INLINE float to_float32(double x) {
+  const float nearest = static_cast<float>(x);
+  if (static_cast<double>(nearest) == x) return nearest;
+  uint32_t word;
+  std::memcpy(&word, &nearest, sizeof word);
+  if (std::fabs(static_cast<double>(nearest)) > std::fabs(x)) --word;
+  word |= 1;
+  float odd;
+  std::memcpy(&odd, &word, sizeof odd);
+  return odd;
+}
+
 template <class T, class S>
-void narrow(const void* in, void* out, int64_t n) {
+void narrow_all(const void* in, void* out, int64_t n) {
   const auto x = static_cast<const S*>(in);
   const auto y = static_cast<T*>(out);
   if constexpr (sizeof(T) >= 4) {
@@ -350,10 +454,10 @@ void narrow(const void* in, void* out, int64_t n) {
     constexpr int64_t kWidth = Lanes<T>::kWidth;
     for (int64_t i = 0; i < n; i += kWidth) {
       const int64_t k = n - i < kWidth ? n - i : kWidth;
-      F32 v{};
-      for (int64_t j = 0; j < k; ++j) v[j] = static_cast<float>(x[i + j]);
+      float lanes[kWidth] = {};
+      for (int64_t j = 0; j < k; ++j) lanes[j] = to_float32(x[i + j]);
       Padded<T> rounded(nullptr, 0);
-      Lanes<T>::write(rounded.values, v);
+      pack(read(lanes), rounded.values);
       std::memcpy(y + i, rounded.values, static_cast<size_t>(k) * sizeof(T));
     }
   }
@@ -366,7 +470,7 @@ void narrow(const void* in, void* out, int64_t n) {
 
 const KernelTable kTable = {SDPO_KERNELS_NAME,        SDPO_PER_DTYPE(moments),  SDPO_PER_DTYPE(cross),
                             SDPO_PER_DTYPE(gradient), {weights<float>, weights<double>},
-                            SDPO_PER_DTYPE_BOTH(widen), SDPO_PER_DTYPE_BOTH(narrow)};
+                            SDPO_PER_DTYPE_BOTH(widen_all), SDPO_PER_DTYPE_BOTH(narrow_all)};
 
 }  // namespace
 }  // namespace SDPO_KERNELS_NAMESPACE
