@@ -1,0 +1,180 @@
+/**
+ * Builds the npm package and proves that it works as a user gets it.
+ *
+ *   npm run package                       all of the steps below, for this machine's platform
+ *   npm run package -- prebuild           this platform's binary into prebuilds/
+ *   npm run package -- pack [--all]       the tarball, with its contents checked; --all: with the binary of every published platform
+ *   npm run package -- smoke <tarball>    installs it in an empty folder, without scripts: README example, types
+ *   npm run package -- source <tarball>   the same without a binary: the command that the load error names has to build one
+ *
+ * The binary is a stripped copy of build/Release/sdpo.node, which is brought up to date first, with the options it was configured with.
+ */
+import { execFileSync, spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { arch, platform, tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import ts from 'typescript';
+import { compareVersions, inspect } from './binary.js';
+import { firstExample, tarballProblems } from './tarball.js';
+
+const root = fileURLToPath(new URL('..', import.meta.url)).replace(/\/$/, '');
+const here = `${platform()}-${arch()}`;
+const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as {
+  name: string;
+  version: string;
+  sdpo: { prebuilds: string[]; glibc: { prebuilt: string; source: string } };
+};
+
+// npm hands its own settings to the scripts it runs; a child npm in another folder would take that folder for ours.
+const environment: NodeJS.ProcessEnv = Object.fromEntries(
+  Object.entries(process.env).filter(
+    ([name]) => !/^(npm_(package|lifecycle)_|npm_config_local_prefix$|INIT_CWD$)/.test(name),
+  ),
+);
+
+function run(command: string, args: string[], cwd: string, extra: NodeJS.ProcessEnv = {}): void {
+  console.log(`> ${[command, ...args].join(' ')}`);
+  const { status, signal } = spawnSync(command, args, { cwd, env: { ...environment, ...extra }, stdio: 'inherit' });
+  if (status !== 0) fail(`${command} ended with ${status ?? signal}`);
+}
+
+function fail(message: string): never {
+  console.error(message);
+  process.exit(1);
+}
+
+function prebuild(): void {
+  const stage = join(root, 'build', 'prebuild');
+  mkdirSync(stage, { recursive: true });
+  const bin = join(root, 'node_modules', '.bin', 'prebuildify');
+  const shim = join(root, 'scripts', 'node-gyp');
+  const options = ['--napi', '--strip', '--tag-libc', '--name', manifest.name, '-t', process.versions.node];
+  run(bin, [...options, '--node-gyp', shim, '--cwd', stage, '--out', root], root);
+}
+
+/** Makes the tarball and returns its path. */
+function pack(all: boolean): string {
+  const platforms = all ? manifest.sdpo.prebuilds : [here];
+  // Files of an earlier build whose source is gone would be shipped.
+  rmSync(join(root, 'dist'), { recursive: true, force: true });
+  run('npm', ['run', '--silent', 'build:ts'], root);
+  const destination = join(root, 'build');
+  mkdirSync(destination, { recursive: true });
+  const output = execFileSync('npm', ['pack', '--json', '--ignore-scripts', '--pack-destination', destination], {
+    cwd: root,
+    env: environment,
+    encoding: 'utf8',
+  });
+  const [tarball] = JSON.parse(output) as [
+    { filename: string; size: number; unpackedSize: number; files: { path: string; size: number }[] },
+  ];
+  for (const file of tarball.files) console.log(`${String(file.size).padStart(9)}  ${file.path}`);
+  console.log(
+    `${tarball.filename}: ${tarball.files.length} files, ${tarball.size} bytes packed, ${tarball.unpackedSize} unpacked`,
+  );
+  const paths = tarball.files.map((file) => file.path);
+  const problems = tarballProblems(root, paths, platforms);
+  for (const name of platforms)
+    problems.push(...prebuiltProblems(name, all ? manifest.sdpo.glibc.prebuilt : manifest.sdpo.glibc.source));
+  if (problems.length > 0) fail(`The tarball is not what it should be:\n  ${problems.join('\n  ')}`);
+  return join(destination, tarball.filename);
+}
+
+function prebuiltProblems(name: string, limit: string): string[] {
+  const file = join(root, 'prebuilds', name, `${manifest.name}.glibc.node`);
+  if (!existsSync(file)) return [];
+  const { glibc, glibcSymbols } = inspect(file);
+  console.log(`${name}: ${statSync(file).size} bytes, needs glibc ${glibc}`);
+  return compareVersions(glibc, limit) <= 0
+    ? []
+    : [`${name} needs glibc ${glibc} (${glibcSymbols.slice(0, 5).join(', ')}), at most ${limit} is promised`];
+}
+
+/** Installs the tarball as a user would, but without scripts, into an empty folder. */
+function install(tarball: string): string {
+  const folder = mkdtempSync(join(tmpdir(), 'sdpo-consumer-'));
+  writeFileSync(join(folder, 'package.json'), JSON.stringify({ name: 'consumer', private: true, type: 'module' }));
+  run('npm', ['install', '--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error', tarball], folder);
+  const example = firstExample(readFileSync(join(folder, 'node_modules', manifest.name, 'README.md'), 'utf8'));
+  writeFileSync(join(folder, 'example.ts'), example);
+  const compilerOptions = { module: ts.ModuleKind.ESNext, target: ts.ScriptTarget.ES2022 };
+  writeFileSync(join(folder, 'example.js'), ts.transpileModule(example, { compilerOptions }).outputText);
+  return folder;
+}
+
+function smoke(tarball: string): void {
+  const folder = install(tarball);
+  run('node', ['example.js'], folder, { PREBUILDS_ONLY: '1' });
+  checkTypes(folder);
+  rmSync(folder, { recursive: true });
+  console.log('The README example runs from the tarball, and its types fit.');
+}
+
+/** The README example as a user's strict project sees it, declarations of the package included. */
+function checkTypes(folder: string): void {
+  const strict = {
+    strict: true,
+    noEmit: true,
+    skipLibCheck: false,
+    target: 'es2022',
+    typeRoots: [join(root, 'node_modules', '@types')],
+  };
+  const projects = {
+    node: {
+      ...strict,
+      module: 'nodenext',
+      lib: ['es2022'],
+      types: ['node'],
+      exactOptionalPropertyTypes: true,
+      isolatedModules: true,
+    },
+    bundler: { ...strict, module: 'esnext', moduleResolution: 'bundler', lib: ['esnext', 'dom'], types: [] },
+  };
+  for (const [name, compilerOptions] of Object.entries(projects)) {
+    const file = join(folder, `tsconfig.${name}.json`);
+    writeFileSync(file, JSON.stringify({ compilerOptions, files: ['example.ts'] }));
+    run(join(root, 'node_modules', '.bin', 'tsc'), ['-p', file], folder);
+  }
+}
+
+function source(tarball: string): void {
+  const folder = install(tarball);
+  rmSync(join(folder, 'node_modules', manifest.name, 'prebuilds'), { recursive: true, force: true });
+  const { status, stderr } = spawnSync('node', ['example.js'], { cwd: folder, env: environment, encoding: 'utf8' });
+  const command = /^ +(cd .+ cmake-js compile)$/m.exec(stderr)?.[1];
+  if (status === 0 || command === undefined)
+    fail(`Expected a load error that names the command to build from source, received:\n${stderr}`);
+  // The command is run as it was printed. CUDA has its own build; here the one without it is shown to work.
+  run('sh', ['-c', command], folder, { SDPO_CUDA: 'OFF' });
+  run('node', ['example.js'], folder);
+  rmSync(folder, { recursive: true });
+  console.log('The build from source that the load error names works.');
+}
+
+const [step, ...rest] = process.argv.slice(2);
+const tarball = () => resolve(rest[0] ?? fail(`Usage: npm run package -- ${step} <tarball>`));
+switch (step) {
+  case undefined: {
+    rmSync(join(root, 'prebuilds'), { recursive: true, force: true });
+    prebuild();
+    const file = pack(false);
+    smoke(file);
+    source(file);
+    break;
+  }
+  case 'prebuild':
+    prebuild();
+    break;
+  case 'pack':
+    pack(rest.includes('--all'));
+    break;
+  case 'smoke':
+    smoke(tarball());
+    break;
+  case 'source':
+    source(tarball());
+    break;
+  default:
+    fail(`Expected one of prebuild, pack, smoke, source, received ${step}`);
+}
