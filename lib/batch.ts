@@ -22,7 +22,7 @@ import {
   SCOPES,
   WEIGHT_RATIOS,
 } from './options.js';
-import { Tensor } from './tensor.js';
+import { storageOf, Tensor } from './tensor.js';
 import { checkNumber, checkNumberList, checkOptions, failType, failValue, isNumberList } from './validate.js';
 
 /** One number per row, for both branches alike or for each of its own. */
@@ -165,7 +165,9 @@ function readElementWeights(value: unknown, rows: number, size: number): Operand
   const argument = 'batch.elementWeights';
   if (!isLatentArray(value)) failType(argument, 'a Float32Array, a Float64Array or a Tensor', value);
   if ((value instanceof Tensor ? value.size : value.length) === size) {
-    return { data: value instanceof Tensor ? value.data : value, dtype: dtypeOf(value), rowStride: 0, size };
+    if (value instanceof Tensor) storageOf(value, argument);
+    const data = value instanceof Tensor ? value.data : value;
+    return { data, dtype: dtypeOf(value), rowStride: 0, size };
   }
   const operand = readOperand(argument, value, rows);
   if (operand.size !== size) {
@@ -305,8 +307,8 @@ function readOmega(
       checkNumberList('batch.transition.omega', omega[branch], rows);
       for (let i = 0; i < rows; i++) {
         const value = omega[branch][i];
-        if (typeof value !== 'number' || !(value >= 0))
-          failValue(`batch.transition.omega[${i}]`, 'a number >= 0 or Infinity', value);
+        if (typeof value !== 'number') failType(`batch.transition.omega[${i}]`, 'a number >= 0 or Infinity', value);
+        if (!(value >= 0)) failValue(`batch.transition.omega[${i}]`, 'a number >= 0 or Infinity', value);
       }
     }
     return omega;
@@ -315,8 +317,14 @@ function readOmega(
   if (schedule === undefined) {
     failType('batch.transition.omega', 'given where the loss has no schedule', undefined);
   }
-  const chosen = schedule.omegas(timesteps.chosen);
-  return { chosen, rejected: timesteps.rejected === timesteps.chosen ? chosen : schedule.omegas(timesteps.rejected) };
+  if (timesteps.rejected === timesteps.chosen) {
+    const both = schedule.omegas(timesteps.chosen, 'batch.timesteps');
+    return { chosen: both, rejected: both };
+  }
+  return {
+    chosen: schedule.omegas(timesteps.chosen, 'batch.timesteps.chosen'),
+    rejected: schedule.omegas(timesteps.rejected, 'batch.timesteps.rejected'),
+  };
 }
 
 function readWeightNoise(batch: Batch, rows: number, options: ResolvedOptions) {

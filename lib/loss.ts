@@ -30,7 +30,7 @@ import {
   checkBoolean,
   checkNumber,
   checkNumberAbove,
-  checkNumberList,
+  checkNumbers,
   checkOptions,
   failType,
   failValue,
@@ -296,8 +296,8 @@ function readCoefficients(
   rows: number,
 ): { a: ArrayLike<number>; b?: ArrayLike<number> } {
   checkOptions(argument, value, ['a', 'b']);
-  const a = checkNumberList(`${argument}.a`, value.a, rows);
-  return value.b === undefined ? { a } : { a, b: checkNumberList(`${argument}.b`, value.b, rows) };
+  const a = checkNumbers(`${argument}.a`, value.a, rows);
+  return value.b === undefined ? { a } : { a, b: checkNumbers(`${argument}.b`, value.b, rows) };
 }
 
 /** Turns the status of a native call into the error it stands for. */
@@ -340,8 +340,7 @@ function unresizable<T>(array: T): T {
 
 /** The error with the stack of the call that started the work, since the stack of a settled promise leads nowhere. */
 function withStack(error: unknown, stack: string | undefined): unknown {
-  if (error instanceof Error && stack !== undefined) {
-    error.stack = `${error.name}: ${error.message}${stack.slice(stack.indexOf('\n'))}`;
-  }
+  const frames = stack?.indexOf('\n') ?? -1; // none where Error.stackTraceLimit is 0
+  if (error instanceof Error && frames >= 0) error.stack = `${error.name}: ${error.message}${stack!.slice(frames)}`;
   return error;
 }

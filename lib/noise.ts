@@ -18,10 +18,10 @@ function checkSeed(seed: unknown): [low: number, high: number] {
   return [seed >>> 0, Math.floor(seed / 2 ** 32)];
 }
 
-function checkOffset(offset: unknown): number {
-  if (typeof offset !== 'number') failType('offset', 'a safe integer >= 0', offset);
-  if (!Number.isSafeInteger(offset) || offset < 0) failValue('offset', 'a safe integer >= 0', offset);
-  return offset;
+function checkPosition(argument: string, value: unknown): number {
+  if (typeof value !== 'number') failType(argument, 'a safe integer >= 0', value);
+  if (!Number.isSafeInteger(value) || value < 0) failValue(argument, 'a safe integer >= 0', value);
+  return value;
 }
 
 /**
@@ -32,13 +32,13 @@ function checkOffset(offset: unknown): number {
  */
 export function noise<T extends Float32Array | Float64Array | Tensor>(seed: Seed, offset: number, out: T): T {
   const [low, high] = checkSeed(seed);
-  const first = checkOffset(offset);
+  const first = checkPosition('offset', offset);
   let data: HostArray;
   let dtype: number;
   if (out instanceof Tensor) {
+    storageOf(out, 'out');
     data = out.data;
     dtype = dtypeIndex(out.dtype);
-    storageOf(out);
   } else if (out instanceof Float32Array || out instanceof Float64Array) {
     data = out;
     dtype = dtypeIndex(out instanceof Float32Array ? 'float32' : 'float64');
@@ -52,7 +52,7 @@ export function noise<T extends Float32Array | Float64Array | Tensor>(seed: Seed
 /** Fills `out` with the 32-bit words `offset`, `offset + 1`, … of the stream of `seed`, the integers that `noise` is made of. */
 export function randomBits(seed: Seed, offset: number, out: Uint32Array): Uint32Array {
   const [low, high] = checkSeed(seed);
-  const first = checkOffset(offset);
+  const first = checkPosition('offset', offset);
   if (!(out instanceof Uint32Array)) failType('out', 'a Uint32Array', out);
   binding.noise(low, high, first, out, 0, true, 0);
   return out;
@@ -71,7 +71,7 @@ const BLOCK = 256;
 /** A seeded stand-in for Math.random over the stream of `seed`, optionally continued from a `position`. */
 export function createRandom(seed: Seed, position = 0): Random {
   checkSeed(seed);
-  let next = checkOffset(position);
+  let next = checkPosition('position', position);
   let loaded = -1;
   const words = new Uint32Array(2 * BLOCK);
   const random = () => {

@@ -34,7 +34,7 @@ export function readOperand(argument: string, value: unknown, rows: number): Ope
     return { data: value, dtype: dtypeOf(value), rowStride: size, size };
   }
   if (value instanceof Tensor) {
-    const { data, rowStride } = storageOf(value);
+    const { data, rowStride } = storageOf(value, argument);
     const size = rowLength(value.shape);
     if (value.shape[0] !== rows || size === 0) {
       failValue(
@@ -43,9 +43,6 @@ export function readOperand(argument: string, value: unknown, rows: number): Ope
         `Tensor of shape [${value.shape.join(', ')}]`,
         'ERR_SDPO_INVALID_LENGTH',
       );
-    }
-    if (data.length < (rows > 0 ? (rows - 1) * rowStride + size : 0)) {
-      failValue(argument, 'a tensor whose memory is still attached', value, 'ERR_SDPO_INVALID_LENGTH');
     }
     return { data, dtype: value.dtype, rowStride, size };
   }

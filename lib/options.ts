@@ -99,7 +99,7 @@ const NAMES: readonly (keyof PreferenceLossOptions)[] = [
 ];
 
 /** Which objectives an option belongs to; options that are not listed belong to all. */
-const USED_BY: { readonly [K in keyof PreferenceLossOptions]?: readonly Objective[] } = {
+export const USED_BY: { readonly [K in keyof PreferenceLossOptions]?: readonly Objective[] } = {
   clipRange: ['dpo-cm', 'sdpo'],
   maskThreshold: ['dpo-cm', 'sdpo'],
   weightSharpness: ['dpo-cm', 'sdpo'],

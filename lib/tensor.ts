@@ -3,7 +3,7 @@
 import { checkDevice } from './device.js';
 import { allocate, checkDType, type DType, decode, dtypeBytes, encode, type HostArray, holds } from './dtypes.js';
 import { SdpoError } from './errors.js';
-import { checkOneOf, checkOptions, failType, failValue, isNumberList } from './validate.js';
+import { checkNumbers, checkOneOf, checkOptions, failType, failValue } from './validate.js';
 
 /** How a stacked batch of pairs is laid out along its first axis. */
 export const LAYOUTS = ['halves', 'interleaved'] as const;
@@ -66,7 +66,7 @@ export class Tensor {
    */
   static from(data: ArrayLike<number>, options: TensorOptions = {}): Tensor {
     checkOptions('options', options, ['shape', 'dtype']);
-    if (!isNumberList(data)) failType('data', 'an array or typed array of numbers', data);
+    checkNumbers('data', data);
     if (options.dtype === undefined && data instanceof Uint16Array) {
       failType('options.dtype', "'float16' or 'bfloat16' for a Uint16Array of bits", undefined);
     }
@@ -162,11 +162,20 @@ export class Tensor {
   }
 
   /** @internal */
-  static storage(tensor: Tensor): Storage {
-    if (tensor.#storage === undefined) {
-      throw new SdpoError('ERR_SDPO_DISPOSED', 'Expected a live tensor, received one that was disposed');
+  static storage(tensor: Tensor, argument: string): Storage {
+    const storage = tensor.#storage;
+    if (storage === undefined) {
+      throw new SdpoError(
+        'ERR_SDPO_DISPOSED',
+        `Expected ${argument} to be a live tensor, received one that was disposed`,
+      );
     }
-    return tensor.#storage;
+    const { shape } = tensor;
+    const extent = tensor.size === 0 ? 0 : (shape[0] - 1) * storage.rowStride + rowLength(shape);
+    if (storage.data.length < extent) {
+      failValue(argument, 'a tensor whose memory is still attached', tensor, 'ERR_SDPO_INVALID_LENGTH');
+    }
+    return storage;
   }
 
   /** @internal */
@@ -188,9 +197,9 @@ export class Tensor {
   }
 }
 
-/** The storage of a live tensor; an error for a disposed one. */
-export function storageOf(tensor: Tensor): Storage {
-  return Tensor.storage(tensor);
+/** The storage of a live tensor; an error that calls it `argument` for one that was disposed or whose buffer was taken away. */
+export function storageOf(tensor: Tensor, argument = 'tensor'): Storage {
+  return Tensor.storage(tensor, argument);
 }
 
 /** The two branches of a stacked batch. */

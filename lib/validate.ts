@@ -123,3 +123,12 @@ export function checkNumberList(argument: string, value: unknown, length?: numbe
   }
   return value;
 }
+
+/** A list of numbers as above whose entries are numbers indeed: a typed array can hold nothing else, an array can. */
+export function checkNumbers(argument: string, value: unknown, length?: number): ArrayLike<number> {
+  const list = checkNumberList(argument, value, length);
+  if (!Array.isArray(list)) return list;
+  for (let i = 0; i < list.length; i++)
+    if (typeof list[i] !== 'number') failType(`${argument}[${i}]`, 'a number', list[i]);
+  return list;
+}

@@ -17,6 +17,7 @@ struct CombineProblem {
   MutableTensorView out;
   Location location;
   int threads = 0;
+  void* stream = nullptr;  // CUDA: cudaStream_t
 };
 
 // Elements offset ... offset + count - 1 of the stream of `seed` (philox.h): standard normals in `dtype`, or raw 32-bit words.
@@ -29,6 +30,7 @@ struct NoiseProblem {
   bool words = false;  // out is uint32_t[count]
   Location location;
   int threads = 0;
+  void* stream = nullptr;  // CUDA: cudaStream_t
 };
 
 struct Backend {

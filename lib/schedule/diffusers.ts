@@ -53,7 +53,7 @@ const COGVIDEOX: Scheduler = {
   },
 };
 
-const SCHEDULERS: Readonly<Record<string, Scheduler>> = {
+export const SCHEDULERS: Readonly<Record<string, Scheduler>> = {
   DDPMScheduler: { family: 'variance-preserving', reads: { ...DDPM_FIELDS, rescale_betas_zero_snr: false } },
   DDIMScheduler: {
     family: 'variance-preserving',
@@ -86,7 +86,7 @@ export const SCHEDULER_CLASSES: readonly string[] = Object.keys(SCHEDULERS);
  * Fields that choose the timesteps a sampler visits or how it solves between them, or that only matter together with another field that is
  * checked. `set_alpha_to_one` and the betas are here for the classes that do not read them.
  */
-const WITHOUT_INFLUENCE: ReadonlySet<string> = new Set([
+export const WITHOUT_INFLUENCE: ReadonlySet<string> = new Set([
   'timestep_spacing',
   'steps_offset',
   'skip_prk_steps',
@@ -126,7 +126,7 @@ interface Demand {
 const off = (effect: string): Demand => ({ harmless: [false], effect });
 
 /** Fields that change noise levels or transitions unless they have one of the harmless values (or null, which is how JSON says absent). */
-const DEMANDS: Readonly<Record<string, Demand>> = {
+export const DEMANDS: Readonly<Record<string, Demand>> = {
   clip_sample: off('it clips the predicted x_0, so transitions are no longer Gaussian in the prediction'),
   thresholding: off('it clips the predicted x_0, so transitions are no longer Gaussian in the prediction'),
   variance_type: { harmless: ['fixed_small', 'fixed_small_log'], effect: 'it gives transitions another variance' },
