@@ -14,6 +14,7 @@ import { SdpoRangeError, SdpoTypeError } from './errors.js';
 import { dtypeOf, isLatentArray, type LatentArray, type Operand, readOperand } from './operand.js';
 import {
   hasMask,
+  isReferenceFree,
   LINKS,
   NON_FINITE_POLICIES,
   OBJECTIVES,
@@ -34,7 +35,7 @@ export interface BranchBatch<T extends LatentArray = LatentArray> {
   policy: T;
   /** u_ref: prediction of the frozen reference model. */
   reference?: LatentArray;
-  /** In place of `reference`: its mean squared error r per row, where it was cached. Drift (q) does not exist then. */
+  /** In place of `reference` (with `mapo` both may be left out, and r counts as 0): its mean squared error r per row, where it was cached. Drift (q) does not exist then. */
   referenceError?: ArrayLike<number>;
   /** u: what the model should predict, `schedule.target(x0, noise, timesteps)`. */
   target: LatentArray;
@@ -141,16 +142,19 @@ export function prepare(batch: Batch, call: EvaluateOptions, options: ResolvedOp
 function readBranch(argument: string, branch: unknown, rows: number, options: ResolvedOptions) {
   checkOptions(argument, branch, BRANCH_FIELDS);
   const { policy, reference, referenceError, target } = branch as unknown as BranchBatch;
-  if ((reference === undefined) === (referenceError === undefined)) {
+  const neither = reference === undefined && referenceError === undefined;
+  const both = reference !== undefined && referenceError !== undefined;
+  if (both || (neither && !isReferenceFree(options.objective))) {
     throw new SdpoTypeError(
       'ERR_SDPO_INVALID_ARG_TYPE',
-      `Expected ${argument} to have either reference or referenceError, received ${reference === undefined ? 'neither' : 'both'}`,
+      `Expected ${argument} to have either reference or referenceError, received ${neither ? 'neither' : 'both'}`,
     );
   }
-  if (referenceError !== undefined && options.klWeight !== 0) {
+  const user = options.klWeight !== 0 ? 'klWeight' : options.objective === 'dspo' ? "objective 'dspo'" : undefined;
+  if (reference === undefined && user !== undefined) {
     throw new SdpoRangeError(
       'ERR_SDPO_INVALID_OPTION',
-      `Expected ${argument}.reference to be given, since klWeight needs the drift q, which a referenceError cannot give, received only referenceError`,
+      `Expected ${argument}.reference to be given, since ${user} needs the drift q, which only a reference tensor can give, received none`,
     );
   }
   return {
@@ -204,6 +208,10 @@ function writeHeader(
   header[HEADER_FIELD.denominator] = call.denominator ?? rows;
   header[HEADER_FIELD.gradientScale] = call.gradientScale ?? 1;
   header[HEADER_FIELD.threads] = options.threads;
+  header[HEADER_FIELD.safeguard] = options.safeguard ?? -1;
+  header[HEADER_FIELD.dmpoAlpha] = options.dmpoAlpha;
+  header[HEADER_FIELD.mapoScale] = options.mapoScale;
+  header[HEADER_FIELD.mapoSteps] = options.mapoSteps;
   for (const name of Object.keys(operands) as (keyof typeof OPERAND)[]) writeOperand(header, name, operands[name]);
   return header;
 }

@@ -204,7 +204,8 @@ export class PreferenceLoss {
         : reusedGradients(result, batch)
       : undefined;
     result.gradients = gradients;
-    const passes = PASS.moments | PASS.objective | (wanted ? PASS.gradients : 0);
+    const cross = this.options.safeguard === undefined ? 0 : PASS.cross;
+    const passes = PASS.moments | PASS.objective | cross | (wanted ? PASS.gradients : 0);
     return { result, args: nativeArguments(prepared, result, passes, gradients) };
   }
 }

@@ -7,6 +7,7 @@ import {
   checkInteger,
   checkNumber,
   checkNumberAbove,
+  checkNumberBetween,
   checkOneOf,
   checkOptions,
   describe,
@@ -15,7 +16,7 @@ import {
 } from './validate.js';
 
 /** Names in the order of the native tables; compared when the addon is loaded. */
-export const OBJECTIVES = ['diffusion-dpo', 'dpo-cm', 'sdpo'] as const;
+export const OBJECTIVES = ['diffusion-dpo', 'dpo-cm', 'sdpo', 'dspo', 'dmpo', 'mapo'] as const;
 export const LINKS = ['sigmoid', 'hinge', 'ipo'] as const;
 export const PAIR_WEIGHTS = ['geometric', 'min', 'max', 'product'] as const;
 export const WEIGHT_RATIOS = ['policy/data', 'policy/reference', 'reference/data'] as const;
@@ -40,7 +41,8 @@ export type LogRatioReduction = (typeof LOG_RATIO_REDUCTIONS)[number];
 export interface PreferenceLossOptions {
   /**
    * `diffusion-dpo`: f(ψ_c - ψ_r) (arXiv 2311.12908, eq. 14). `dpo-cm`: clip(pair weight) · f(ψ_c - ψ_r) on kept rows. `sdpo`:
-   * f(clip(w_c) ψ_c - clip(w_r) ψ_r) on kept rows (both arXiv 2505.21893).
+   * f(clip(w_c) ψ_c - clip(w_r) ψ_r) on kept rows (both arXiv 2505.21893). `dspo`: mean (d_c - s h_c)² with s = β σ(ψ_r - ψ_c). `dmpo`:
+   * KL(Bernoulli(σ(ψ_c - ψ_r)) ‖ Bernoulli(1 - α)). `mapo`: m_c - β log σ(T (φ(s m_c) - φ(s m_r))), without a reference (arXiv 2406.06424).
    */
   objective: Objective;
   /** Gives ω of a timestep. Needed unless every batch brings its own `transition.omega`. */
@@ -75,6 +77,17 @@ export interface PreferenceLossOptions {
   klWeight?: number;
   /** 'all' rows, or the 'masked' (removed) ones. Default 'all'. */
   klScope?: Scope;
+  /**
+   * μ in [0, 1]: scales the rejected branch's gradient (not the loss) by min(1, (1-μ) m_c / x) where x = mean d_c d_r > 0, so that a step does not
+   * raise the winner's error (Diffusion-SDPO, arXiv 2511.03317, per pair). Default: off.
+   */
+  safeguard?: number;
+  /** α in (0, 1): probability of the wrong preference in the target distribution. Default 0.01. For `dmpo`. */
+  dmpoAlpha?: number;
+  /** s > 0 in φ(s m). Default 0.5. For `mapo`. */
+  mapoScale?: number;
+  /** T > 0, the factor of the margin. Default the schedule's number of training timesteps, or 1000 without a schedule. For `mapo`. */
+  mapoSteps?: number;
   /** What a non-finite value does: 'throw' an error that says where, 'skip' the row (removed and counted), or 'propagate'. Default 'throw'. */
   nonFinite?: NonFinitePolicy;
   /** Threads of the CPU backend; default SDPO_NUM_THREADS or all cores. The result does not depend on it. */
@@ -83,36 +96,56 @@ export interface PreferenceLossOptions {
 
 /** Options with every default filled in and the clip range as its two bounds. */
 export type ResolvedOptions = Readonly<
-  Required<Omit<PreferenceLossOptions, 'schedule' | 'clipRange' | 'threads'>> & {
+  Required<Omit<PreferenceLossOptions, 'schedule' | 'clipRange' | 'threads' | 'safeguard'>> & {
     schedule: NoiseSchedule | undefined;
     clipRange: readonly [low: number, high: number];
     /** 0: the default of the machine. */
     threads: number;
+    safeguard: number | undefined;
   }
 >;
 
-// biome-ignore format: names read best in rows
-const NAMES: readonly (keyof PreferenceLossOptions)[] = [
-  'objective', 'schedule', 'beta', 'clipRange', 'maskThreshold', 'weightSharpness', 'weightRatio', 'pairWeight',
-  'weightGradient', 'timestepWeighting', 'logRatioReduction', 'link', 'labelSmoothing', 'sftWeight', 'sftScope',
-  'klWeight', 'klScope', 'nonFinite', 'threads',
-];
+const PAIRWISE = ['diffusion-dpo', 'dpo-cm', 'sdpo'] as const;
+const WEIGHTED = ['dpo-cm', 'sdpo'] as const;
+const WITH_REFERENCE = ['diffusion-dpo', 'dpo-cm', 'sdpo', 'dspo', 'dmpo'] as const;
 
-/** Which objectives an option belongs to; options that are not listed belong to all. */
-export const USED_BY: { readonly [K in keyof PreferenceLossOptions]?: readonly Objective[] } = {
-  clipRange: ['dpo-cm', 'sdpo'],
-  maskThreshold: ['dpo-cm', 'sdpo'],
-  weightSharpness: ['dpo-cm', 'sdpo'],
-  weightRatio: ['dpo-cm', 'sdpo'],
-  weightGradient: ['dpo-cm', 'sdpo'],
-  pairWeight: ['dpo-cm'],
-};
+/** Defaults, and which objectives an option belongs to where it does not belong to all. */
+const OPTIONS = {
+  clipRange: { default: 0.1, users: WEIGHTED },
+  maskThreshold: { default: 0.9, users: WEIGHTED },
+  weightSharpness: { default: 1, users: WEIGHTED },
+  weightRatio: { default: 'policy/data', users: WEIGHTED },
+  weightGradient: { default: false, users: WEIGHTED },
+  pairWeight: { default: 'geometric', users: ['dpo-cm'] },
+  timestepWeighting: { default: 'constant', users: WITH_REFERENCE },
+  logRatioReduction: { default: 'mean', users: WITH_REFERENCE },
+  link: { default: 'sigmoid', users: PAIRWISE },
+  labelSmoothing: { default: 0, users: PAIRWISE },
+  dmpoAlpha: { default: 0.01, users: ['dmpo'] },
+  mapoScale: { default: 0.5, users: ['mapo'] },
+  mapoSteps: { default: 1000, users: ['mapo'] },
+  sftWeight: { default: 0 },
+  sftScope: { default: 'all' },
+  klWeight: { default: 0 },
+  klScope: { default: 'all' },
+  nonFinite: { default: 'throw' },
+} as const satisfies { [K in keyof PreferenceLossOptions]?: { default: unknown; users?: readonly Objective[] } };
 
-const DEFAULT_CLIP = 0.1;
+/** The objectives of every option that does not belong to all, for checks of other language bindings. */
+export const USED_BY: { readonly [option: string]: readonly Objective[] } = Object.fromEntries(
+  Object.entries(OPTIONS).flatMap(([name, option]) => ('users' in option ? [[name, option.users]] : [])),
+);
+
+const NAMES: readonly string[] = ['objective', 'schedule', 'beta', 'safeguard', 'threads', ...Object.keys(OPTIONS)];
 
 /** Whether the objective has a mask at all. */
 export function hasMask(objective: Objective): boolean {
-  return USED_BY.maskThreshold!.includes(objective);
+  return (WEIGHTED as readonly Objective[]).includes(objective);
+}
+
+/** Whether the objective can do without any reference. */
+export function isReferenceFree(objective: Objective): boolean {
+  return objective === 'mapo';
 }
 
 /** Checks options and fills in the defaults. */
@@ -123,29 +156,34 @@ export function resolveOptions(options: PreferenceLossOptions): ResolvedOptions 
   if (options.schedule !== undefined && !(options.schedule instanceof NoiseSchedule)) {
     failType(at('schedule'), 'a NoiseSchedule', options.schedule);
   }
+  const given = <K extends keyof typeof OPTIONS>(name: K) => options[name] ?? OPTIONS[name].default;
   const resolved: ResolvedOptions = {
     objective,
     schedule: options.schedule,
     beta: checkNumberAbove(at('beta'), options.beta, 0),
-    clipRange: checkClipRange(at('clipRange'), options.clipRange ?? DEFAULT_CLIP),
-    maskThreshold: checkNumber(at('maskThreshold'), options.maskThreshold ?? 0.9, 0, 1),
-    weightSharpness: checkNumberAbove(at('weightSharpness'), options.weightSharpness ?? 1, 0),
-    weightRatio: checkOneOf(at('weightRatio'), options.weightRatio ?? 'policy/data', WEIGHT_RATIOS),
-    pairWeight: checkOneOf(at('pairWeight'), options.pairWeight ?? 'geometric', PAIR_WEIGHTS),
-    weightGradient: checkBoolean(at('weightGradient'), options.weightGradient ?? false),
-    timestepWeighting: checkOneOf(
-      at('timestepWeighting'),
-      options.timestepWeighting ?? 'constant',
-      TIMESTEP_WEIGHTINGS,
+    clipRange: checkClipRange(at('clipRange'), given('clipRange')),
+    maskThreshold: checkNumber(at('maskThreshold'), given('maskThreshold'), 0, 1),
+    weightSharpness: checkNumberAbove(at('weightSharpness'), given('weightSharpness'), 0),
+    weightRatio: checkOneOf(at('weightRatio'), given('weightRatio'), WEIGHT_RATIOS),
+    pairWeight: checkOneOf(at('pairWeight'), given('pairWeight'), PAIR_WEIGHTS),
+    weightGradient: checkBoolean(at('weightGradient'), given('weightGradient')),
+    timestepWeighting: checkOneOf(at('timestepWeighting'), given('timestepWeighting'), TIMESTEP_WEIGHTINGS),
+    logRatioReduction: checkOneOf(at('logRatioReduction'), given('logRatioReduction'), LOG_RATIO_REDUCTIONS),
+    link: checkOneOf(at('link'), given('link'), LINKS),
+    labelSmoothing: checkNumber(at('labelSmoothing'), given('labelSmoothing'), 0, 0.5),
+    sftWeight: checkNumber(at('sftWeight'), given('sftWeight'), 0),
+    sftScope: checkOneOf(at('sftScope'), given('sftScope'), SCOPES),
+    klWeight: checkNumber(at('klWeight'), given('klWeight'), 0),
+    klScope: checkOneOf(at('klScope'), given('klScope'), SCOPES),
+    safeguard: options.safeguard === undefined ? undefined : checkNumber(at('safeguard'), options.safeguard, 0, 1),
+    dmpoAlpha: checkNumberBetween(at('dmpoAlpha'), given('dmpoAlpha'), 0, 1),
+    mapoScale: checkNumberAbove(at('mapoScale'), given('mapoScale'), 0),
+    mapoSteps: checkNumberAbove(
+      at('mapoSteps'),
+      options.mapoSteps ?? options.schedule?.trainSteps ?? OPTIONS.mapoSteps.default,
+      0,
     ),
-    logRatioReduction: checkOneOf(at('logRatioReduction'), options.logRatioReduction ?? 'mean', LOG_RATIO_REDUCTIONS),
-    link: checkOneOf(at('link'), options.link ?? 'sigmoid', LINKS),
-    labelSmoothing: checkNumber(at('labelSmoothing'), options.labelSmoothing ?? 0, 0, 0.5),
-    sftWeight: checkNumber(at('sftWeight'), options.sftWeight ?? 0, 0),
-    sftScope: checkOneOf(at('sftScope'), options.sftScope ?? 'all', SCOPES),
-    klWeight: checkNumber(at('klWeight'), options.klWeight ?? 0, 0),
-    klScope: checkOneOf(at('klScope'), options.klScope ?? 'all', SCOPES),
-    nonFinite: checkOneOf(at('nonFinite'), options.nonFinite ?? 'throw', NON_FINITE_POLICIES),
+    nonFinite: checkOneOf(at('nonFinite'), given('nonFinite'), NON_FINITE_POLICIES),
     threads: options.threads === undefined ? 0 : checkInteger(at('threads'), options.threads, 1, 4096),
   };
   refuseUnused(options, resolved);
@@ -166,30 +204,26 @@ function checkClipRange(argument: string, value: unknown): readonly [number, num
 
 /** An option that the objective or the link does not use must not look as if it did something. */
 function refuseUnused(options: PreferenceLossOptions, resolved: ResolvedOptions): void {
-  const defaults: { readonly [K in keyof ResolvedOptions]?: unknown } = {
-    maskThreshold: 0.9,
-    weightSharpness: 1,
-    weightRatio: 'policy/data',
-    weightGradient: false,
-    pairWeight: 'geometric',
-  };
-  for (const [name, users] of Object.entries(USED_BY) as [keyof PreferenceLossOptions, readonly Objective[]][]) {
-    if (users.includes(resolved.objective) || options[name] === undefined) continue;
-    const unchanged =
-      name === 'clipRange'
-        ? resolved.clipRange[0] === 1 - DEFAULT_CLIP && resolved.clipRange[1] === 1 + DEFAULT_CLIP
-        : resolved[name] === defaults[name];
-    if (!unchanged) {
-      throw new SdpoRangeError(
-        'ERR_SDPO_INVALID_OPTION',
-        `Expected options.${name} to be left at its default, since objective '${resolved.objective}' does not use it, received ${describe(options[name])}`,
-      );
+  const { objective, link } = resolved;
+  for (const [name, option] of Object.entries(OPTIONS) as [keyof typeof OPTIONS, { users?: readonly Objective[] }][]) {
+    if (option.users === undefined || option.users.includes(objective)) continue;
+    if (options[name] !== undefined && !sameValue(name, options[name])) {
+      refuse(`options.${name}`, `objective '${objective}'`, options[name]);
     }
   }
-  if (resolved.link !== 'sigmoid' && resolved.labelSmoothing !== 0) {
-    throw new SdpoRangeError(
-      'ERR_SDPO_INVALID_OPTION',
-      `Expected options.labelSmoothing to be 0, since link '${resolved.link}' does not use it, received ${resolved.labelSmoothing}`,
-    );
+  if (link !== 'sigmoid' && resolved.labelSmoothing !== 0) {
+    refuse('options.labelSmoothing', `link '${link}'`, resolved.labelSmoothing);
   }
+}
+
+function sameValue(name: keyof typeof OPTIONS, value: unknown): boolean {
+  if (name !== 'clipRange') return value === OPTIONS[name].default;
+  return String(checkClipRange(name, value)) === String(checkClipRange(name, OPTIONS.clipRange.default));
+}
+
+function refuse(argument: string, user: string, value: unknown): never {
+  throw new SdpoRangeError(
+    'ERR_SDPO_INVALID_OPTION',
+    `Expected ${argument} to be left at its default, since ${user} does not use it, received ${describe(value)}`,
+  );
 }

@@ -137,6 +137,10 @@ Problem read_problem(const Napi::CallbackInfo& info, double** failure) {
   problem.options.label_smoothing = at(Header::labelSmoothing);
   problem.options.sft_weight = at(Header::sftWeight);
   problem.options.kl_weight = at(Header::klWeight);
+  problem.options.safeguard = at(Header::safeguard);
+  problem.options.dmpo_alpha = at(Header::dmpoAlpha);
+  problem.options.mapo_scale = at(Header::mapoScale);
+  problem.options.mapo_steps = at(Header::mapoSteps);
   problem.non_finite = enumerator<NonFinite>(env, at(Header::nonFinite), std::size(kNonFiniteNames));
   problem.denominator = at(Header::denominator);
   problem.gradient_scale = at(Header::gradientScale);

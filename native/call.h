@@ -17,7 +17,7 @@ SDPO_FIELDS(Operand, SDPO_OPERANDS)
 #define SDPO_HEADER(X)                                                                                      \
   X(passes) X(rows) X(size) X(objective) X(link) X(pairWeight) X(weightRatio) X(sftScope) X(klScope)        \
   X(weightGradient) X(sumWeight) X(sumPsi) X(beta) X(labelSmoothing) X(sftWeight) X(klWeight) X(nonFinite)  \
-  X(denominator) X(gradientScale) X(threads)
+  X(denominator) X(gradientScale) X(threads) X(safeguard) X(dmpoAlpha) X(mapoScale) X(mapoSteps)
 SDPO_FIELDS(Header, SDPO_HEADER)
 constexpr int kHeaderLength = Header::count + 2 * Operand::count;
 

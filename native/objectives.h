@@ -204,6 +204,81 @@ struct Sdpo {
   }
 };
 
+// DSPO (Direct Score Preference Optimization): the winner's score is pulled towards a target that the preference shifts by s h.
+//   L = mean (d_c - s h_c)^2 = m_c - s (delta_c + q_c) + s^2 q_c          s = beta sigma(-(psi_c - psi_r))
+// since mean d h = (delta + q)/2. The gradient flows through s as well: ds/dz = -beta sigma(z) sigma(-z).
+struct Dspo {
+  static constexpr bool kMasks = false;
+  SDPO_HD static RowTerms evaluate(const ObjectiveOptions& options, const RowScalars&, const BranchTerms& c,
+                                   const BranchTerms& r) {
+    RowTerms out;
+    out.logit = c.psi - r.psi;
+    const double s = options.beta * sigmoid(-out.logit);
+    out.loss = c.m - s * (c.delta + c.q) + s * s * c.q;
+    out.chosen.m = 1;
+    out.chosen.delta = -s;
+    out.chosen.q = s * s - s;
+    const double slope = (2 * s * c.q - (c.delta + c.q)) * -s * sigmoid(out.logit);
+    out.chosen.psi = slope;
+    out.rejected.psi = -slope;
+    return out;
+  }
+};
+
+// DMPO (Divergence Minimization Preference Optimization): reverse KL between Bernoulli distributions, p = sigma(z) against 1 - alpha.
+//   L = p log(p / (1-alpha)) + (1-p) log((1-p) / alpha)          dL/dz = p (1-p) (z - log((1-alpha)/alpha))
+struct Dmpo {
+  static constexpr bool kMasks = false;
+  SDPO_HD static RowTerms evaluate(const ObjectiveOptions& options, const RowScalars&, const BranchTerms& c,
+                                   const BranchTerms& r) {
+    RowTerms out;
+    const double z = c.psi - r.psi;
+    const double p = sigmoid(z), rest = sigmoid(-z);
+    const double log_right = log1p(-options.dmpo_alpha), log_wrong = log(options.dmpo_alpha);
+    out.logit = z;
+    out.loss = p * (-softplus(-z) - log_right) + rest * (-softplus(z) - log_wrong);
+    out.chosen.psi = p * rest * (z - (log_right - log_wrong));
+    out.rejected.psi = -out.chosen.psi;
+    return out;
+  }
+};
+
+// phi(x) = x / (e^x - 1) for x >= 0, and its derivative; a series near 0, where both cancel.
+SDPO_HD inline ValueAndDerivative odds(double x) {
+  if (x < 0.02) {
+    const double x2 = x * x;
+    return {1 - x / 2 + x2 / 12 - x2 * x2 / 720, -0.5 + x / 6 - x * x2 / 180 + x * x2 * x2 / 5040};
+  }
+  const double inverse = 1 / expm1(x);  // 0 where the exponential overflows
+  return {x * inverse, (1 - x * (1 + inverse)) * inverse};
+}
+
+// MaPO (Margin-aware Preference Optimization, arXiv 2406.06424): no reference; the winner's error and a margin of odds.
+//   L = m_c - beta log sigma(z)          z = T (phi(s m_c) - phi(s m_r))
+struct Mapo {
+  static constexpr bool kMasks = false;
+  SDPO_HD static RowTerms evaluate(const ObjectiveOptions& options, const RowScalars&, const BranchTerms& c,
+                                   const BranchTerms& r) {
+    const ValueAndDerivative odds_c = odds(options.mapo_scale * c.m), odds_r = odds(options.mapo_scale * r.m);
+    RowTerms out;
+    out.logit = options.mapo_steps * (odds_c.value - odds_r.value);
+    out.loss = c.m + options.beta * softplus(-out.logit);
+    const double slope = -options.beta * sigmoid(-out.logit) * options.mapo_steps * options.mapo_scale;
+    out.chosen.m = 1 + slope * odds_c.derivative;
+    out.rejected.m = -slope * odds_r.derivative;
+    return out;
+  }
+};
+
+// The safeguard of Diffusion-SDPO (arXiv 2511.03317): the largest factor in [0, 1] on the rejected branch's gradient with which a step
+// cannot, to first order, raise the winner's error by more than the share mu allows. x = mean d_c d_r. Values do not change, only A and B.
+//   factor = min(1, (1-mu) m_c / x) where x > 0, else 1
+SDPO_HD inline double safeguard_factor(double mu, double m_c, double x) {
+  if (!(x > 0)) return 1;
+  const double factor = (1 - mu) * m_c / x;
+  return factor < 1 ? factor : 1;
+}
+
 // How many weights the clip of an objective looks at in one row: the denominator of clipFraction.
 SDPO_HD inline int weights_per_row(Objective objective) {
   switch (objective) {
@@ -212,6 +287,9 @@ SDPO_HD inline int weights_per_row(Objective objective) {
     case Objective::sdpo:
       return 2;
     case Objective::diffusion_dpo:
+    case Objective::dspo:
+    case Objective::dmpo:
+    case Objective::mapo:
       break;
   }
   return 0;
@@ -277,11 +355,12 @@ SDPO_HD inline bool finite_moments(const BranchMoments& x, bool has_drift) {
 
 // ---- The row
 
-// `size` is D or the sum of element weights, `has_drift` whether q exists, `scale` = gradient_scale / denominator goes into A and B.
+// `size` is D or the sum of element weights, `drift_*` whether q exists, `scale` = gradient_scale / denominator goes into A and B, `cross`
+// is mean d_c d_r and read only with a safeguard.
 template <class T>
 SDPO_HD RowResult evaluate_row_as(const ObjectiveOptions& options, NonFinite policy, const RowScalars& row,
                                   const BranchMoments& chosen, const BranchMoments& rejected, double size,
-                                  bool drift_chosen, bool drift_rejected, double scale) {
+                                  bool drift_chosen, bool drift_rejected, double scale, double cross) {
   LogWeightDerivatives dc, dr;
   RowResult out{};
   out.chosen = branch_terms(options, row.chosen, chosen, size, &dc);
@@ -300,6 +379,14 @@ SDPO_HD RowResult evaluate_row_as(const ObjectiveOptions& options, NonFinite pol
     terms.loss = 0;
     terms.chosen = Partials();
     terms.rejected = Partials();
+  }
+  if (options.safeguard >= 0) {
+    const double factor = safeguard_factor(options.safeguard, chosen.m, cross);
+    terms.rejected.psi *= factor;
+    terms.rejected.lambda *= factor;
+    terms.rejected.m *= factor;
+    terms.rejected.delta *= factor;
+    terms.rejected.q *= factor;
   }
   // Anchors: sftWeight * m_c and klWeight * (q_c + q_r), on every row or on the removed ones.
   if (options.sft_weight != 0 && (options.sft_scope == Scope::all || !kept)) {
@@ -339,14 +426,20 @@ SDPO_HD RowResult evaluate_row_as(const ObjectiveOptions& options, NonFinite pol
 
 SDPO_HD inline RowResult evaluate_row(const ObjectiveOptions& options, NonFinite policy, const RowScalars& row,
                                       const BranchMoments& chosen, const BranchMoments& rejected, double size,
-                                      bool drift_chosen, bool drift_rejected, double scale) {
+                                      bool drift_chosen, bool drift_rejected, double scale, double cross = 0) {
 #define SDPO_EVALUATE_AS(T) \
-  evaluate_row_as<T>(options, policy, row, chosen, rejected, size, drift_chosen, drift_rejected, scale)
+  evaluate_row_as<T>(options, policy, row, chosen, rejected, size, drift_chosen, drift_rejected, scale, cross)
   switch (options.objective) {
     case Objective::diffusion_dpo:
       return SDPO_EVALUATE_AS(DiffusionDpo);
     case Objective::dpo_cm:
       return SDPO_EVALUATE_AS(DpoCm);
+    case Objective::dspo:
+      return SDPO_EVALUATE_AS(Dspo);
+    case Objective::dmpo:
+      return SDPO_EVALUATE_AS(Dmpo);
+    case Objective::mapo:
+      return SDPO_EVALUATE_AS(Mapo);
     case Objective::sdpo:
       break;
   }

@@ -11,7 +11,7 @@ namespace sdpo {
 // ---- Closed sets of names. The position in a list is the number that crosses the binding; lib/ and test/ hold the same lists and a test compares.
 
 #define SDPO_OBJECTIVES(X) \
-  X(diffusion_dpo, "diffusion-dpo") X(dpo_cm, "dpo-cm") X(sdpo, "sdpo")
+  X(diffusion_dpo, "diffusion-dpo") X(dpo_cm, "dpo-cm") X(sdpo, "sdpo") X(dspo, "dspo") X(dmpo, "dmpo") X(mapo, "mapo")
 #define SDPO_LINKS(X) X(sigmoid, "sigmoid") X(hinge, "hinge") X(ipo, "ipo")
 #define SDPO_PAIR_WEIGHTS(X) X(geometric, "geometric") X(min, "min") X(max, "max") X(product, "product")
 #define SDPO_WEIGHT_RATIOS(X) \
@@ -122,6 +122,10 @@ struct ObjectiveOptions {
   double label_smoothing = 0;
   double sft_weight = 0;
   double kl_weight = 0;
+  double safeguard = -1;     // mu of the safeguard on the rejected gradient; negative: off. Needs the cross moment
+  double dmpo_alpha = 0.01;  // dmpo: probability of the wrong preference in the target distribution
+  double mapo_scale = 0.5;   // mapo: s in phi(s m)
+  double mapo_steps = 1000;  // mapo: T, the factor of the margin
 };
 
 struct Pass {

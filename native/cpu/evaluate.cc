@@ -171,7 +171,7 @@ class Evaluation {
       const RowResult result = evaluate_row(
           problem_.options, problem_.non_finite, load_row_scalars(problem_.row_inputs, rows, row), chosen, rejected, size,
           problem_.chosen.reference.data != nullptr, problem_.rejected.reference.data != nullptr,
-          problem_.gradient_scale / problem_.denominator);
+          problem_.gradient_scale / problem_.denominator, out[RowOutput::cross * rows + row]);
       store_row_result(result, out, rows, row);
       if (result.non_finite && problem_.non_finite == NonFinite::fail) return fail(row);
     }
