@@ -48,6 +48,14 @@ export {
   type Statistics,
 } from './result.js';
 export {
+  decodeSafetensors,
+  encodeSafetensors,
+  type SafetensorsData,
+  type SafetensorsDtype,
+  type SafetensorsEntry,
+  type SafetensorsFile,
+} from './safetensors.js';
+export {
   type BetaSchedule,
   type DiffusersConfig,
   type FlowOptions,

@@ -1,0 +1,108 @@
+/** Measures samples of a denoiser: do they satisfy the preference, and are they still digits? */
+
+import { noise } from 'sdpo';
+import { CLASSES, type Digits, image, PIXELS } from './data.js';
+import { sample } from './diffusion.js';
+import type { Params } from './jax.js';
+import { classify, mostProbable } from './judge.js';
+
+/** The digits that are preferred over the others. */
+export const isPreferred = (label: number): boolean => label <= 4;
+
+/**
+ * Seed of the noise that every evaluation starts from, whatever the seed of the run, so that results compare. The last seed there is: no
+ * task of a run has it.
+ */
+const EVALUATION_SEED = 2n ** 64n - 1n;
+const VALID_QUANTILE = 0.95;
+
+export interface Evaluation {
+  /** Mean of the judge's probability that the digit is one of the preferred ones. */
+  reward: number;
+  /** Share of samples whose nearest training digit is as near as those of 95 % of the test digits. */
+  valid: number;
+  /** Share of samples that are valid and show a preferred digit both to the judge and by their nearest training digit. */
+  good: number;
+}
+
+/** The same per sample, with the images `[count, 64]`. */
+export interface EvaluatedSamples extends Evaluation {
+  images: Float32Array;
+  validRows: boolean[];
+  goodRows: boolean[];
+}
+
+/** Evaluates denoisers against the real digits and a judge. */
+export class Evaluator {
+  readonly #train: Digits;
+  readonly #judge: Params;
+  readonly #start: Float32Array;
+  /** Largest distance to the nearest training digit at which a sample counts as a digit. */
+  readonly validDistance: number;
+
+  /** Keeps `judge` without consuming it; draws the `count` starting points once. */
+  constructor(digits: { train: Digits; test: Digits }, judge: Params, count: number) {
+    this.#train = digits.train;
+    this.#judge = judge;
+    this.#start = noise(EVALUATION_SEED, 0, new Float32Array(count * PIXELS));
+    const distances = Array.from(
+      digits.test.labels.keys(),
+      (row) => nearest(digits.train, image(digits.test, row)).distance,
+    );
+    this.validDistance = quantile(distances, VALID_QUANTILE);
+  }
+
+  /** Draws samples from the denoiser and measures them. Does not consume the parameters. */
+  evaluate(params: Params): EvaluatedSamples {
+    const images = sample(params, this.#start);
+    const probabilities = classify(this.#judge, images);
+    const seen = mostProbable(probabilities);
+    const validRows: boolean[] = [];
+    const goodRows: boolean[] = [];
+    let reward = 0;
+    for (let row = 0; row < seen.length; row++) {
+      for (let digit = 0; digit < CLASSES; digit++) {
+        if (isPreferred(digit)) reward += probabilities[row * CLASSES + digit];
+      }
+      const { distance, label } = nearest(this.#train, images.subarray(row * PIXELS, (row + 1) * PIXELS));
+      validRows.push(distance <= this.validDistance);
+      goodRows.push(validRows[row] && isPreferred(seen[row]) && isPreferred(label));
+    }
+    return {
+      reward: reward / seen.length,
+      valid: share(validRows),
+      good: share(goodRows),
+      images,
+      validRows,
+      goodRows,
+    };
+  }
+}
+
+/** The training digit at the smallest Euclidean distance from `pixels`. */
+function nearest(train: Digits, pixels: Float32Array): { distance: number; label: number } {
+  let best = Infinity;
+  let label = -1;
+  for (let row = 0; row < train.labels.length; row++) {
+    let squared = 0;
+    for (let i = 0; i < PIXELS; i++) squared += (pixels[i] - train.images[row * PIXELS + i]) ** 2;
+    if (squared < best) {
+      best = squared;
+      label = train.labels[row];
+    }
+  }
+  return { distance: Math.sqrt(best), label };
+}
+
+/** The value below which the share `q` of the values lies, by linear interpolation between order statistics. */
+function quantile(values: readonly number[], q: number): number {
+  const sorted = [...values].sort((a, b) => a - b);
+  const position = q * (sorted.length - 1);
+  const low = Math.floor(position);
+  const high = Math.min(low + 1, sorted.length - 1);
+  return sorted[low] + (position - low) * (sorted[high] - sorted[low]);
+}
+
+function share(rows: readonly boolean[]): number {
+  return rows.filter(Boolean).length / rows.length;
+}

@@ -1,0 +1,105 @@
+/** The denoiser: a multilayer perceptron with three SiLU layers of width 256 that is told the timestep at each layer. */
+
+import { PIXELS } from './data.js';
+import { jit, matrix, nn, np, type Params, random, ref, toFloat32, vjp } from './jax.js';
+
+const WIDTH = 256;
+const EMBEDDING = 64;
+const MAX_PERIOD = 1e4;
+
+/** Every parameter with its shape; weights are `[inputs, outputs]`. 213,824 values in all. */
+export const DENOISER_SHAPES: Readonly<Record<string, readonly number[]>> = {
+  'layer1.weight': [PIXELS, WIDTH],
+  'layer1.bias': [WIDTH],
+  'layer1.time': [EMBEDDING, WIDTH],
+  'layer2.weight': [WIDTH, WIDTH],
+  'layer2.bias': [WIDTH],
+  'layer2.time': [EMBEDDING, WIDTH],
+  'layer3.weight': [WIDTH, WIDTH],
+  'layer3.bias': [WIDTH],
+  'layer3.time': [EMBEDDING, WIDTH],
+  'out.weight': [WIDTH, PIXELS],
+  'out.bias': [PIXELS],
+};
+
+/** Uniform in ±1/√inputs, biases zero. */
+export function initParams(shapes: Readonly<Record<string, readonly number[]>>, seed: number): Params {
+  const names = Object.keys(shapes);
+  // A key of its own for every parameter: split() gives `[names, 2]`.
+  const keys = random.split(random.key(seed), names.length);
+  const params: Params = {};
+  names.forEach((name, index) => {
+    const shape = [...shapes[name]];
+    const bound = 1 / Math.sqrt(shape[0]);
+    params[name] =
+      shape.length === 1
+        ? np.zeros(shape)
+        : random.uniform(keys.ref.slice(index), shape, { minval: -bound, maxval: bound });
+  });
+  keys.dispose();
+  return params;
+}
+
+/** Sines and cosines of each timestep at 32 frequencies, `[rows, 64]`; float64 until the last rounding. */
+export function timestepEmbedding(timesteps: ArrayLike<number>): Float32Array {
+  const half = EMBEDDING / 2;
+  const out = new Float32Array(timesteps.length * EMBEDDING);
+  for (let row = 0; row < timesteps.length; row++) {
+    for (let i = 0; i < half; i++) {
+      const angle = timesteps[row] * MAX_PERIOD ** (-i / half);
+      out[row * EMBEDDING + i] = Math.cos(angle);
+      out[row * EMBEDDING + half + i] = Math.sin(angle);
+    }
+  }
+  return out;
+}
+
+/** The forward pass on arrays, all of them consumed: x `[rows, 64]`, embedding `[rows, 64]`, result `[rows, 64]`. */
+export function forward(p: Params, x: np.Array, embedding: np.Array): np.Array {
+  const layer = (name: string, input: np.Array, time: np.Array) =>
+    nn.silu(
+      np
+        .matmul(input, p[`${name}.weight`])
+        .add(np.matmul(time, p[`${name}.time`]))
+        .add(p[`${name}.bias`]),
+    );
+  const h1 = layer('layer1', x, embedding.ref);
+  const h2 = h1.ref.add(layer('layer2', h1, embedding.ref));
+  const h3 = h2.ref.add(layer('layer3', h2, embedding));
+  return np.matmul(h3, p['out.weight']).add(p['out.bias']);
+}
+
+const forwardJit = jit(forward);
+
+// vjp inside one jit recomputes the forward pass and is still twice as fast as the vjp of a compiled function.
+const backwardJit = jit((p: Params, x: np.Array, embedding: np.Array, cotangent: np.Array): Params => {
+  const [output, pullback] = vjp(forward, [p, x, embedding]);
+  output.dispose();
+  const [gradients, ...inputGradients] = pullback(cotangent) as [Params, np.Array, np.Array];
+  for (const gradient of inputGradients) gradient.dispose();
+  pullback.dispose();
+  return gradients;
+});
+
+/** What the denoiser predicts for noisy images x `[rows, 64]` at their timesteps. Does not consume the parameters. */
+export function predict(params: Params, x: Float32Array, timesteps: ArrayLike<number>): Float32Array {
+  return toFloat32(forwardJit(ref(params), matrix(x, PIXELS), matrix(timestepEmbedding(timesteps), EMBEDDING)));
+}
+
+/**
+ * Gradients of the loss with respect to the parameters, from its gradient with respect to the predictions. Does not consume the
+ * parameters.
+ */
+export function backward(
+  params: Params,
+  x: Float32Array,
+  timesteps: ArrayLike<number>,
+  predictionGradient: Float32Array,
+): Params {
+  return backwardJit(
+    ref(params),
+    matrix(x, PIXELS),
+    matrix(timestepEmbedding(timesteps), EMBEDDING),
+    matrix(predictionGradient, PIXELS),
+  );
+}
