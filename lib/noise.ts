@@ -3,7 +3,7 @@
 import { binding } from './binding.js';
 import { dtypeIndex, type HostArray } from './dtypes.js';
 import { storageOf, Tensor } from './tensor.js';
-import { failType, failValue } from './validate.js';
+import { checkInteger, failType, failValue } from './validate.js';
 
 /** A 64-bit seed: a safe integer >= 0, or a bigint below 2^64. */
 export type Seed = number | bigint;
@@ -68,16 +68,19 @@ export interface Random {
 
 const BLOCK = 256;
 
-/** A seeded stand-in for Math.random over the stream of `seed`, optionally continued from a `position`. */
+/** Where the words of `createRandom` start, so that `noise` from the same seed is made of others: half of the offsets that a number can count. */
+const RANDOM_ORIGIN = 2 ** 52;
+
+/** A seeded stand-in for Math.random, optionally continued from a `position` < 2^51. It shares no numbers with `noise` of the same seed below offset 2^52. */
 export function createRandom(seed: Seed, position = 0): Random {
   checkSeed(seed);
-  let next = checkPosition('position', position);
+  let next = checkInteger('position', position, 0, 2 ** 51 - 1);
   let loaded = -1;
   const words = new Uint32Array(2 * BLOCK);
   const random = () => {
     const block = Math.floor(next / BLOCK);
     if (block !== loaded) {
-      randomBits(seed, block * 2 * BLOCK, words);
+      randomBits(seed, RANDOM_ORIGIN + block * 2 * BLOCK, words);
       loaded = block;
     }
     const at = 2 * (next++ % BLOCK);

@@ -78,8 +78,9 @@ export interface PreferenceLossOptions {
   /** 'all' rows, or the 'masked' (removed) ones. Default 'all'. */
   klScope?: Scope;
   /**
-   * μ in [0, 1]: scales the rejected branch's gradient (not the loss) by min(1, (1-μ) m_c / x) where x = mean d_c d_r > 0, so that a step does not
-   * raise the winner's error (Diffusion-SDPO, arXiv 2511.03317, per pair). Default: off.
+   * μ in [0, 1]: scales the rejected branch's gradient (not the loss) by min(1, (1-μ) m_c / x) where x = mean d_c d_r > 0. Where a step moves both
+   * predictions alike and the two coefficients A are opposite, the rejected gradient then takes at most the share 1-μ away from the first-order
+   * change of the winner's error (Diffusion-SDPO, arXiv 2511.03317, per pair). Default: off.
    */
   safeguard?: number;
   /** α in (0, 1): probability of the wrong preference in the target distribution. Default 0.01. For `dmpo`. */
@@ -156,7 +157,8 @@ export function resolveOptions(options: PreferenceLossOptions): ResolvedOptions 
   if (options.schedule !== undefined && !(options.schedule instanceof NoiseSchedule)) {
     failType(at('schedule'), 'a NoiseSchedule', options.schedule);
   }
-  const given = <K extends keyof typeof OPTIONS>(name: K) => options[name] ?? OPTIONS[name].default;
+  const given = <K extends keyof typeof OPTIONS>(name: K) =>
+    options[name] === undefined ? OPTIONS[name].default : options[name];
   const resolved: ResolvedOptions = {
     objective,
     schedule: options.schedule,
