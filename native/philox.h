@@ -40,9 +40,15 @@ SDPO_PHILOX_HD inline void box_muller(uint32_t x0, uint32_t x1, double out[2]) {
   const double u1 = (static_cast<double>(x0) + 0.5) * 0x1p-32;
   const double u2 = (static_cast<double>(x1) + 0.5) * 0x1p-32;
   const double radius = sqrt(-2.0 * log(u1));
+#if defined(__CUDA_ARCH__)
+  sincospi(2.0 * u2, &out[1], &out[0]);  // needs no argument reduction, and so no stack
+  out[0] *= radius;
+  out[1] *= radius;
+#else
   const double angle = 6.283185307179586476925286766559 * u2;
   out[0] = radius * cos(angle);
   out[1] = radius * sin(angle);
+#endif
 }
 
 }  // namespace sdpo

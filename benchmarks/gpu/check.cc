@@ -1,0 +1,180 @@
+// Checks the CUDA backend on a device against its host emulation and the CPU backend, then times it. Prints one JSON object.
+//
+//   check [--device N] [--quick] [--no-timing] [--commit HASH]          exit code 0: everything agreed
+#include <algorithm>
+#include <cstring>
+
+#include "../../native/cuda/device.h"
+#include "correctness.h"
+
+// The plainest instruction set is enough for a reference.
+namespace sdpo::cpu {
+const KernelTable& kernels() { return *baseline_kernels(); }
+}  // namespace sdpo::cpu
+
+namespace {
+
+using namespace sdpo;
+using checks::DeviceMemory;
+using checks::must;
+
+struct Timing {
+  double median, low, high;  // microseconds; the middle half lies between low and high
+};
+
+// Each call between two events, after some calls to warm up.
+template <class Call>
+Timing time_calls(int device, void* stream, int count, const Call& call) {
+  std::vector<void*> events(static_cast<size_t>(count) + 1);
+  for (void*& event : events) must(cuda::create_event(device, &event), "create_event");
+  for (int i = 0; i < 5; ++i) call();
+  must(cuda::record_event(device, events[0], stream), "record_event");
+  for (int i = 0; i < count; ++i) {
+    call();
+    must(cuda::record_event(device, events[static_cast<size_t>(i) + 1], stream), "record_event");
+  }
+  must(cuda::synchronize(device, stream), "synchronize");
+  std::vector<double> times;
+  for (int i = 0; i < count; ++i) {
+    float milliseconds = 0;
+    must(cuda::elapsed(device, events[static_cast<size_t>(i)], events[static_cast<size_t>(i) + 1], &milliseconds), "elapsed");
+    times.push_back(1e3 * milliseconds);
+  }
+  for (void* event : events) must(cuda::destroy_event(device, event), "destroy_event");
+  std::sort(times.begin(), times.end());
+  return {times[times.size() / 2], times[times.size() / 4], times[times.size() * 3 / 4]};
+}
+
+// Bytes read plus bytes written per second, by the device's own copy of a gigabyte.
+double copy_bandwidth(int device, void* stream) {
+  const size_t bytes = size_t{1} << 30;
+  const DeviceMemory from(device, bytes), to(device, bytes);
+  must(cuda::fill_zero(device, from.data(), bytes, stream), "fill_zero");
+  const Timing t = time_calls(device, stream, 20, [&] { must(cuda::copy(device, to.data(), from.data(), bytes, stream), "copy"); });
+  return 2 * static_cast<double>(bytes) / (t.median * 1e-6);
+}
+
+struct Shape {
+  const char* name;
+  int64_t size;
+};
+
+constexpr Shape kShapes[] = {
+    {"sd15", 4 * 64 * 64},
+    {"sdxl", 4 * 128 * 128},
+    {"cogvideox", int64_t{13} * 16 * 60 * 90},
+    {"wan2.1", int64_t{16} * 21 * 60 * 104},
+};
+
+void time_shape(const Shape& shape, DType dtype, int64_t rows, int device, void* stream, double bandwidth, bool first) {
+  const size_t bytes = static_cast<size_t>(rows * shape.size) * dtype_size(dtype);
+  std::vector<DeviceMemory> tensors;
+  for (int i = 0; i < 8; ++i) {
+    tensors.emplace_back(device, bytes);
+    NoiseProblem n;  // normals, so that nothing compresses and nothing overflows
+    n.seed = static_cast<uint64_t>(i);
+    n.count = rows * shape.size;
+    n.out = tensors.back().data();
+    n.dtype = dtype;
+    n.location = {Location::cuda, device};
+    n.stream = stream;
+    must(cuda::noise(n), "noise");
+  }
+  const size_t count = static_cast<size_t>(rows);
+  std::vector<double> inputs(RowInput::count * count, 0);
+  const auto fill = [&](int field, double value) { std::fill_n(inputs.data() + static_cast<size_t>(field) * count, count, value); };
+  fill(RowInput::psiScaleChosen, 250);
+  fill(RowInput::psiScaleRejected, 250);
+  fill(RowInput::weightScaleChosen, 0.01);
+  fill(RowInput::weightScaleRejected, 0.01);
+  fill(RowInput::logMaskFloor, -INFINITY);
+  fill(RowInput::logClipLow, std::log(0.9));
+  fill(RowInput::logClipHigh, std::log(1.1));
+  fill(RowInput::rowWeight, 1);
+  DeviceMemory row_inputs(device, inputs.size() * sizeof(double)), row_outputs(device, RowOutput::count * count * sizeof(double));
+  DeviceMemory metrics(device, Metric::count * sizeof(double));
+  row_inputs.write(inputs.data());
+  Problem p;
+  p.rows = rows;
+  p.size = shape.size;
+  const auto branch = [&](Branch& b, size_t at) {
+    b.policy = {tensors[at].data(), shape.size, dtype};
+    b.reference = {tensors[at + 1].data(), shape.size, dtype};
+    b.target = {tensors[at + 2].data(), shape.size, dtype};
+    b.gradient = {tensors[at + 3].data(), shape.size, dtype};
+  };
+  branch(p.chosen, 0);
+  branch(p.rejected, 4);
+  p.tensors = p.scalars = {Location::cuda, device};
+  p.row_inputs = static_cast<const double*>(row_inputs.data());
+  p.row_outputs = static_cast<double*>(row_outputs.data());
+  p.metrics = static_cast<double*>(metrics.data());
+  p.denominator = static_cast<double>(rows);
+  p.non_finite = NonFinite::propagate;
+  p.stream = stream;
+  Failure failure;
+  const int64_t before = cuda::device_info(device, true).freeMemory;
+  must(cuda::evaluate(p, &failure), "evaluate");
+  must(cuda::synchronize(device, stream), "synchronize");
+  const int64_t extra = before - cuda::device_info(device, true).freeMemory;
+  const Timing t = time_calls(device, stream, 50, [&] { must(cuda::evaluate(p, &failure), "evaluate"); });
+  const double floor_bytes = 8.0 * static_cast<double>(bytes);  // four tensors of two branches
+  std::printf("%s    {\"shape\": \"%s\", \"dtype\": \"%s\", \"rows\": %lld, \"microseconds\": %.3f, \"quartiles\": [%.3f, %.3f], "
+              "\"floorBytes\": %.0f, \"gigabytesPerSecond\": %.1f, \"shareOfCopy\": %.4f, \"extraBytes\": %lld}",
+              first ? "" : ",\n", shape.name, kDTypeNames[static_cast<int>(dtype)], static_cast<long long>(rows), t.median, t.low, t.high,
+              floor_bytes,
+              floor_bytes / (t.median * 1e3), floor_bytes / (t.median * 1e-6) / bandwidth, static_cast<long long>(extra));
+  std::fflush(stdout);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  int device = 0;
+  bool quick = false, timing = true;
+  const char* commit = "unknown";
+  for (int i = 1; i < argc; ++i) {
+    if (std::strcmp(argv[i], "--device") == 0 && i + 1 < argc) {
+      device = std::atoi(argv[++i]);
+    } else if (std::strcmp(argv[i], "--quick") == 0) {
+      quick = true;
+    } else if (std::strcmp(argv[i], "--no-timing") == 0) {
+      timing = false;
+    } else if (std::strcmp(argv[i], "--commit") == 0 && i + 1 < argc) {
+      commit = argv[++i];
+    } else {
+      std::fprintf(stderr, "usage: check [--device N] [--quick] [--no-timing] [--commit HASH]\n");
+      return 2;
+    }
+  }
+  std::string why;
+  if (cuda::device_count(&why) <= device) {
+    std::fprintf(stderr, "no device cuda:%d: %s\n", device, why.c_str());
+    return 2;
+  }
+  const cuda::DeviceInfo info = cuda::device_info(device);
+  checks::check_everything(device, quick);
+  std::printf("{\n  \"gpu\": \"%s\", \"computeCapability\": \"%d.%d\", \"multiProcessors\": %d, \"driver\": %d, \"runtime\": %d,\n"
+              "  \"commit\": \"%s\", \"checks\": %ld, \"failures\": %ld",
+              info.name.c_str(), info.computeMajor, info.computeMinor, info.multiProcessors, cuda::driver_version(), cuda::runtime_version(),
+              commit, g_checks, g_failures);
+  if (g_failures == 0 && timing) {  // what is wrong is not timed
+    void* stream = nullptr;
+    must(cuda::create_stream(device, &stream), "create_stream");
+    const double bandwidth = copy_bandwidth(device, stream);
+    std::printf(",\n  \"copyGigabytesPerSecond\": %.1f,\n  \"timings\": [\n", bandwidth / 1e9);
+    bool first = true;
+    for (const Shape& shape : kShapes) {
+      for (const DType dtype : {DType::bfloat16, DType::float32}) {
+        for (const int64_t rows : {1, 4, 16, 64}) {
+          time_shape(shape, dtype, rows, device, stream, bandwidth, first);
+          first = false;
+        }
+      }
+    }
+    std::printf("\n  ]");
+    must(cuda::destroy_stream(device, stream), "destroy_stream");
+  }
+  std::printf("\n}\n");
+  return g_failures == 0 && g_checks > 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}

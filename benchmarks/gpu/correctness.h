@@ -1,0 +1,303 @@
+// The checks of the CUDA backend on a real device, against the kernels' host emulation and the CPU backend.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <limits>
+#include <thread>
+
+#include "../../native/cpu/cpu.h"
+#include "../../test/cuda-host/emulator.h"
+#include "device_case.h"
+
+namespace sdpo::checks {
+
+inline bool same(double a, double b) { return a == b || (std::isnan(a) && std::isnan(b)); }
+
+struct HostResult {
+  std::vector<std::vector<unsigned char>> tensors;
+  std::vector<double> outputs, metrics;
+  Problem problem;
+
+  HostResult(const Case& c, const std::vector<double>& row_outputs) : outputs(row_outputs), metrics(c.metrics) {
+    std::vector<void*> bases;
+    for (const Tensor& t : c.tensors) tensors.push_back(t.bytes);
+    for (auto& bytes : tensors) bases.push_back(bytes.data());
+    problem = c.at(bases.data(), c.row_inputs.data(), outputs.data(), metrics.data());
+  }
+};
+
+template <class E>
+inline unsigned long long emulate_as(const Problem& p, bool plain) {
+  return plain ? cuda::Emulator<E, true>::run(p, 3) : cuda::Emulator<E, false>::run(p, 3);
+}
+
+inline bool is_wide(const Case& c) {
+  for (int slot = 0; slot < Case::slots; ++slot) {
+    if (slot == Case::gradient_c || slot == Case::gradient_r || !c.tensors[slot].present) continue;
+    if (c.tensors[slot].dtype == DType::float64) return true;
+  }
+  return false;
+}
+
+// Whether the device takes the mixed kernel for it: as dtypes_of in loss.cu, seen from the outside.
+inline bool is_mixed(const Case& c) {
+  const DType type = c.tensors[Case::policy_c].dtype;
+  for (int slot = 0; slot < Case::weights; ++slot) {
+    if (c.tensors[slot].present && c.tensors[slot].dtype != type) return true;
+  }
+  const Tensor& e = c.tensors[Case::weights];
+  return e.present && e.dtype == DType::float64 && type != DType::float64;
+}
+
+inline unsigned long long emulate(const Case& c, const Problem& p) {
+  const bool plain = !c.tensors[Case::weights].present && c.tensors[Case::reference_c].present && c.tensors[Case::reference_r].present &&
+                     !(c.problem.passes & Pass::cross);
+  if (is_mixed(c)) {
+    return is_wide(c) ? cuda::Emulator<cuda::Mixed<double>, false>::run(p, 3) : cuda::Emulator<cuda::Mixed<float>, false>::run(p, 3);
+  }
+  switch (c.tensors[Case::policy_c].dtype) {
+    case DType::float64:
+      return emulate_as<cuda::Uniform<double>>(p, plain);
+    case DType::float32:
+      return emulate_as<cuda::Uniform<float>>(p, plain);
+    case DType::float16:
+      return emulate_as<cuda::Uniform<Float16>>(p, plain);
+    case DType::bfloat16:
+      break;
+  }
+  return emulate_as<cuda::Uniform<BFloat16>>(p, plain);
+}
+
+inline bool same_tensor(const Tensor& t, const std::vector<unsigned char>& a, const std::vector<unsigned char>& b) {
+  const int64_t n = static_cast<int64_t>((a.size() - t.offset) / dtype_size(t.dtype));
+  for (int64_t i = 0; i < n; ++i) {
+    if (!same(element(t, a.data(), i), element(t, b.data(), i))) return false;
+  }
+  return true;
+}
+
+// The kernels add and multiply as the emulation does, so moments and, from the device's own A and B, gradients have its bits. The
+// objective uses the device's exp and log, which are within 2 ulp (CUDA programming guide); the loss multiplies that a few times.
+inline void check_case(const Case& c, int device) {
+  const double close = 256 * std::numeric_limits<double>::epsilon();
+  DeviceCase d(c, device);
+  Failure failure;
+  const Status status = cuda::evaluate(d.problem(), &failure);
+  EXPECT(status == Status::ok, "%s: %s", c.name.c_str(), status == Status::device ? cuda::last_error().message().c_str() : "not ok");
+  if (status != Status::ok) return;
+  HostResult host(c, c.row_outputs);
+  EXPECT(emulate(c, host.problem) == 0, "%s", c.name.c_str());
+  for (int field = 0; field < RowOutput::count; ++field) {
+    const bool sum = (field >= RowOutput::errorChosen && field <= RowOutput::deltaRejected) || field == RowOutput::cross ||
+                     field == RowOutput::elementSum;
+    for (int64_t row = 0; row < c.problem.rows; ++row) {
+      const size_t i = static_cast<size_t>(field * c.problem.rows + row);
+      const double a = d.outputs[i], b = host.outputs[i];
+      EXPECT(same(a, b) || (!sum && std::fabs(a - b) <= close * std::fmax(1, std::fabs(b))), "%s: %s of row %d: %.17g and %.17g",
+             c.name.c_str(), kRowOutputNames[field], static_cast<int>(row), a, b);
+    }
+  }
+  for (int k = 0; k < Metric::count; ++k) {
+    EXPECT(same(d.metrics[static_cast<size_t>(k)], host.metrics[static_cast<size_t>(k)]) ||
+               std::fabs(d.metrics[static_cast<size_t>(k)] - host.metrics[static_cast<size_t>(k)]) <=
+                   close * std::fmax(1, std::fabs(host.metrics[static_cast<size_t>(k)])),
+           "%s: %s", c.name.c_str(), kMetricNames[k]);
+  }
+  HostResult gradients(c, d.outputs);
+  gradients.problem.passes = Pass::gradients;
+  EXPECT(emulate(c, gradients.problem) == 0, "%s", c.name.c_str());
+  for (const int slot : {Case::gradient_c, Case::gradient_r}) {
+    if (!c.tensors[slot].present) continue;
+    EXPECT(same_tensor(c.tensors[slot], d.bytes(slot), gradients.tensors[static_cast<size_t>(slot)]), "%s: gradient %d", c.name.c_str(), slot);
+  }
+
+  // Again, and pass by pass: the same bits.
+  DeviceCase again(c, device), parts(c, device);
+  EXPECT(cuda::evaluate(again.problem(), &failure) == Status::ok, "%s", c.name.c_str());
+  for (const int pass : {Pass::moments | (c.problem.passes & Pass::cross), static_cast<int>(Pass::objective), static_cast<int>(Pass::gradients)}) {
+    Problem p = parts.problem();
+    p.passes = pass;
+    EXPECT(cuda::evaluate(p, &failure) == Status::ok, "%s: pass %d", c.name.c_str(), pass);
+  }
+  for (const DeviceCase* other : {&again, &parts}) {
+    for (size_t i = 0; i < d.outputs.size(); ++i) EXPECT(same(other->outputs[i], d.outputs[i]), "%s: not the same twice", c.name.c_str());
+    for (const int slot : {Case::gradient_c, Case::gradient_r}) EXPECT(other->bytes(slot) == d.bytes(slot), "%s: not the same twice", c.name.c_str());
+  }
+}
+
+// Row scalars in device memory: nothing waits, and the same bits come out.
+inline void check_device_scalars(const Case& c, int device) {
+  DeviceCase host(c, device), on_device(c, device);
+  Failure failure;
+  must(cuda::evaluate(host.problem(), &failure), "evaluate");
+  DeviceMemory inputs(device, c.row_inputs.size() * sizeof(double)), outputs(device, c.row_outputs.size() * sizeof(double));
+  DeviceMemory metrics(device, Metric::count * sizeof(double));
+  inputs.write(c.row_inputs.data());
+  outputs.write(c.row_outputs.data());
+  Problem p = on_device.problem();
+  p.scalars = {Location::cuda, device};
+  p.row_inputs = static_cast<const double*>(inputs.data());
+  p.row_outputs = static_cast<double*>(outputs.data());
+  p.metrics = static_cast<double*>(metrics.data());
+  EXPECT(cuda::evaluate(p, &failure) == Status::ok, "%s: scalars on the device", c.name.c_str());
+  must(cuda::synchronize(device, nullptr), "synchronize");
+  outputs.read(on_device.outputs.data());
+  metrics.read(on_device.metrics.data());
+  for (size_t i = 0; i < host.outputs.size(); ++i) EXPECT(same(host.outputs[i], on_device.outputs[i]), "%s: scalars on the device", c.name.c_str());
+  for (size_t i = 0; i < host.metrics.size(); ++i) EXPECT(same(host.metrics[i], on_device.metrics[i]), "%s: scalars on the device", c.name.c_str());
+  for (const int slot : {Case::gradient_c, Case::gradient_r}) EXPECT(host.bytes(slot) == on_device.bytes(slot), "%s: gradient", c.name.c_str());
+}
+
+// Many calls in flight on several streams, each settled once, each with the bits of the blocking call.
+inline void check_streams(Maker& make, int device) {
+  constexpr int kStreams = 3, kCalls = 24;
+  const Case c = make.make(DType::bfloat16, false, 4, 70001, false);
+  DeviceCase expected(c, device);
+  Failure failure;
+  must(cuda::evaluate(expected.problem(), &failure), "evaluate");
+  void* streams[kStreams];
+  for (void*& stream : streams) must(cuda::create_stream(device, &stream), "create_stream");
+  std::vector<DeviceCase> calls;
+  calls.reserve(kCalls);
+  std::atomic<int> settled{0}, good{0};
+  for (int i = 0; i < kCalls; ++i) {
+    calls.emplace_back(c, device);
+    Problem p = calls.back().problem();
+    p.stream = streams[i % kStreams];
+    must(cuda::evaluate_async(p, [&](Status status, const Failure&, const cuda::Error*) {
+      good += status == Status::ok;
+      ++settled;
+    }), "evaluate_async");
+  }
+  for (int i = 0; i < 20000 && settled < kCalls; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  EXPECT(settled == kCalls && good == kCalls, "%d of %d settled, %d good", settled.load(), kCalls, good.load());
+  if (settled < kCalls) std::exit(EXIT_FAILURE);  // callbacks would write into what is about to go
+  for (const DeviceCase& call : calls) {
+    for (size_t i = 0; i < call.outputs.size(); ++i) EXPECT(same(call.outputs[i], expected.outputs[i]), "a call on a stream");
+    for (const int slot : {Case::gradient_c, Case::gradient_r}) EXPECT(call.bytes(slot) == expected.bytes(slot), "a call on a stream");
+  }
+  for (void* stream : streams) must(cuda::destroy_stream(device, stream), "destroy_stream");
+}
+
+// A bad value is named as the CPU names it.
+inline void check_failures(Maker& make, int device) {
+  for (const int slot : {Case::policy_c, Case::reference_r, Case::target_r}) {
+    Case c = make.make(DType::float16, false, 6, 4099, false);
+    c.problem.non_finite = NonFinite::fail;
+    for (auto& x : c.row_inputs) x = std::isinf(x) ? 1 : x;
+    set_element(c.tensors[slot], 4 * c.tensors[slot].row_stride + 1234, NAN);
+    set_element(c.tensors[slot], 5 * c.tensors[slot].row_stride, INFINITY);
+    DeviceCase d(c, device);
+    HostResult host(c, c.row_outputs);
+    Failure ours, theirs;
+    EXPECT(cuda::evaluate(d.problem(), &ours) == Status::non_finite, "a NaN passes");
+    EXPECT(cpu::evaluate(host.problem, &theirs) == Status::non_finite, "a NaN passes on the CPU");
+    EXPECT(ours.row == theirs.row && ours.branch == theirs.branch && ours.tensor == theirs.tensor && ours.element == theirs.element,
+           "row %d, branch %d, element %d", static_cast<int>(ours.row), ours.branch, static_cast<int>(ours.element));
+  }
+  // Memory that does not exist: an error with its operation and size, and the device works on.
+  void* huge = nullptr;
+  EXPECT(cuda::allocate(device, size_t{1} << 50, &huge) == Status::out_of_memory && huge == nullptr, "a petabyte");
+  EXPECT(!cuda::last_error().context_lost && !cuda::last_error().operation.empty(), "%s", cuda::last_error().message().c_str());
+  check_case(make.make(DType::float32, false, 2, 1000, false), device);
+}
+
+inline void check_elementwise(Maker& make, int device) {
+  for (int type = 0; type < kDTypeCount; ++type) {
+    for (const uint64_t offset : {uint64_t{0}, uint64_t{3}, uint64_t{1} << 40}) {
+      for (const bool words : {true, false}) {
+        NoiseProblem n;
+        n.seed = 0x123456789abcdefull;
+        n.offset = offset;
+        n.count = 10007;
+        n.dtype = static_cast<DType>(type);
+        n.words = words;
+        const size_t bytes = static_cast<size_t>(n.count) * (words ? 4 : dtype_size(n.dtype));
+        std::vector<unsigned char> host(bytes), ours(bytes);
+        DeviceMemory memory(device, bytes);
+        n.out = host.data();
+        must(cpu::noise(n), "noise on the CPU");
+        n.out = memory.data();
+        n.location = {Location::cuda, device};
+        must(cuda::noise(n), "noise");
+        memory.read(ours.data());
+        if (words) {
+          EXPECT(ours == host, "words");
+          continue;
+        }
+        // Within a few ulp of float64; in a narrower dtype that moves a value across a rounding edge, by one unit, rarely.
+        constexpr double kUnits[] = {16 * 0x1p-53, 0x1p-23, 0x1p-10, 0x1p-7};  // by dtype
+        const double unit = kUnits[type];
+        Tensor t;
+        t.dtype = n.dtype;
+        for (int64_t i = 0; i < n.count; ++i) {
+          const double a = element(t, ours.data(), i), b = element(t, host.data(), i);
+          EXPECT(std::fabs(a - b) <= unit * std::fmax(std::fabs(b), 0x1p-14), "normal %d: %.17g and %.17g", static_cast<int>(i), a, b);
+        }
+      }
+    }
+    const Case c = make.make(static_cast<DType>(type), false, 70, 1003, false);  // more rows than coefficients go into one launch
+    CombineProblem p;
+    p.rows = 70;
+    p.size = 1003;
+    std::vector<double> a(70), b(70);
+    for (int i = 0; i < 70; ++i) {
+      a[static_cast<size_t>(i)] = make.uniform(-2, 2);
+      b[static_cast<size_t>(i)] = make.uniform(-2, 2);
+    }
+    p.a = a.data();
+    p.b = b.data();
+    const std::vector<unsigned char>& x = c.tensors[Case::policy_c].bytes;
+    const std::vector<unsigned char>& y = c.tensors[Case::policy_r].bytes;
+    std::vector<unsigned char> out(70 * 1003 * dtype_size(static_cast<DType>(type)));
+    DeviceMemory dx(device, x.size()), dy(device, y.size()), dout(device, out.size());
+    dx.write(x.data());
+    dy.write(y.data());
+    p.x = c.tensors[Case::policy_c].view(x.data());
+    p.y = c.tensors[Case::policy_r].view(y.data());
+    p.out = {out.data(), 1003, static_cast<DType>(type)};
+    must(cpu::combine(p), "combine on the CPU");
+    p.x = c.tensors[Case::policy_c].view(dx.data());
+    p.y = c.tensors[Case::policy_r].view(dy.data());
+    p.out.data = dout.data();
+    p.location = {Location::cuda, device};
+    must(cuda::combine(p), "combine");
+    std::vector<unsigned char> ours(out.size());
+    dout.read(ours.data());
+    EXPECT(ours == out, "combine in %s", kDTypeNames[type]);
+  }
+  const double table[] = {0.5, 1.5, INFINITY};
+  const int64_t index[] = {2, 0, 1, 3, -1};
+  DeviceMemory dtable(device, sizeof table), dindex(device, sizeof index), dout(device, 5 * sizeof(double));
+  dtable.write(table);
+  dindex.write(index);
+  must(cuda::gather(device, static_cast<const double*>(dtable.data()), 3, static_cast<const int64_t*>(dindex.data()), 5, 2,
+                    static_cast<double*>(dout.data()), nullptr), "gather");
+  double out[5];
+  dout.read(out);
+  EXPECT(std::isinf(out[0]) && out[1] == 1 && out[2] == 3 && std::isnan(out[3]) && std::isnan(out[4]), "gather");
+}
+
+inline void check_everything(int device, bool quick) {
+  Maker make(20260101);
+  const int64_t sizes[] = {1, 7, 8, 9, 513, 1024, 1025, 4099, 65536, 70001};
+  for (int type = 0; type < kDTypeCount; ++type) {
+    const DType dtype = static_cast<DType>(type);
+    for (const int64_t size : sizes) {
+      for (int repeat = 0; repeat < (quick ? 2 : 8); ++repeat) check_case(make.make(dtype, false, 1 + make.pick(9), size, repeat > 0), device);
+    }
+    for (int repeat = 0; repeat < (quick ? 1 : 5); ++repeat) {
+      check_case(make.make(DType::float32, true, 1 + make.pick(5), 5000 + make.pick(3000), true), device);
+    }
+    if (!quick) check_case(make.make(dtype, false, 5, 600007, false), device);
+    check_device_scalars(make.make(dtype, false, 3, 9001, true), device);
+  }
+  if (!quick) check_case(make.make(DType::bfloat16, false, 300, 3001, false), device);
+  check_streams(make, device);
+  check_failures(make, device);
+  check_elementwise(make, device);
+}
+
+}  // namespace sdpo::checks

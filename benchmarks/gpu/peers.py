@@ -1,0 +1,227 @@
+"""Times the Diffusion-DPO loss and gradient of PyTorch on a GPU, three ways, each validated against float64 before it is timed.
+
+eager: the formula of the diffusers example, in float32; compiled: the same under torch.compile(mode="max-autotune"); triton: a
+straightforward two-kernel version. Where the Python package of this project is installed with its CUDA backend it is run beside them.
+Prints one JSON object. Usage: python3 peers.py [--ours check.json] [--quick]
+"""
+
+import argparse
+import json
+import statistics
+import sys
+
+import torch
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:  # recorded in the output
+    triton = None
+
+try:
+    import sdpo
+except ImportError:
+    sdpo = None
+
+BETA = 500.0
+SHAPES = {"sd15": (4, 64, 64), "sdxl": (4, 128, 128), "cogvideox": (13, 16, 60, 90), "wan2.1": (16, 21, 60, 104)}
+ROWS = (1, 4, 16, 64)
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+def make_batch(shape, rows, dtype):
+    """policy, reference and target of both branches: references near the policy, as in training."""
+    generator = torch.Generator("cuda").manual_seed(0)
+    batch = []
+    for _ in range(2):
+        target = torch.randn((rows, *shape), device="cuda", generator=generator)
+        policy = target + 0.3 * torch.randn((rows, *shape), device="cuda", generator=generator)
+        reference = policy + 0.01 * torch.randn((rows, *shape), device="cuda", generator=generator)
+        batch.append(tuple(x.to(dtype) for x in (policy, reference, target)))
+        del policy, reference, target
+    return batch
+
+
+def formula(policy_c, reference_c, target_c, policy_r, reference_r, target_r):
+    def error(u, t):
+        return (u.float() - t.float()).pow(2).flatten(1).mean(1)
+
+    model = error(policy_c, target_c) - error(policy_r, target_r)
+    reference = error(reference_c, target_c) - error(reference_r, target_r)
+    return -torch.nn.functional.logsigmoid(-0.5 * BETA * (model - reference)).mean()
+
+
+def with_gradients(loss_of):
+    def call(batch):
+        (policy_c, *rest_c), (policy_r, *rest_r) = batch
+        policy_c, policy_r = policy_c.detach().requires_grad_(), policy_r.detach().requires_grad_()
+        loss = loss_of(policy_c, *rest_c, policy_r, *rest_r)
+        gradients = torch.autograd.grad(loss, (policy_c, policy_r))
+        return loss.detach(), gradients
+
+    return call
+
+
+def exact(batch):
+    """Loss and gradients in float64, row by row so that it fits beside the batch."""
+    (uc, rc, tc), (ur, rr, tr) = batch
+    rows, losses, gradients = uc.shape[0], [], ([], [])
+    for i in range(rows):
+        wide = [x[i].double() for x in (uc, rc, tc, ur, rr, tr)]
+        d_c, h_c, d_r, h_r = wide[0] - wide[2], wide[0] - wide[1], wide[3] - wide[5], wide[3] - wide[4]
+        z = -0.5 * BETA * ((h_c * (2 * d_c - h_c)).mean() - (h_r * (2 * d_r - h_r)).mean())
+        losses.append(torch.nn.functional.softplus(-z))
+        slope = torch.sigmoid(-z) * BETA / (d_c.numel() * rows)
+        gradients[0].append((slope * d_c).to(torch.float32))
+        gradients[1].append((-slope * d_r).to(torch.float32))
+    return torch.stack(losses).mean(), tuple(torch.stack(g) for g in gradients)
+
+
+if triton is not None:
+
+    @triton.jit
+    def moments_kernel(policy, reference, target, sums, size, BLOCK: tl.constexpr):
+        row = tl.program_id(0).to(tl.int64)
+        at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+        inside = at < size
+        u = tl.load(policy + row * size + at, mask=inside, other=0).to(tl.float32)
+        r = tl.load(reference + row * size + at, mask=inside, other=0).to(tl.float32)
+        t = tl.load(target + row * size + at, mask=inside, other=0).to(tl.float32)
+        d, h = u - t, u - r
+        tl.atomic_add(sums + row, tl.sum(h * (2 * d - h), 0))
+
+    @triton.jit
+    def gradient_kernel(policy, target, slopes, out, size, BLOCK: tl.constexpr):
+        row = tl.program_id(0).to(tl.int64)
+        at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+        inside = at < size
+        u = tl.load(policy + row * size + at, mask=inside, other=0).to(tl.float32)
+        t = tl.load(target + row * size + at, mask=inside, other=0).to(tl.float32)
+        tl.store(out + row * size + at, tl.load(slopes + row) * (u - t), mask=inside)
+
+    def triton_call(batch):
+        rows, size = batch[0][0].shape[0], batch[0][0][0].numel()
+        block = 2048
+        grid = (rows, triton.cdiv(size, block))
+        sums = torch.zeros((2, rows), device="cuda")
+        for branch, (policy, reference, target) in enumerate(batch):
+            moments_kernel[grid](policy, reference, target, sums[branch], size, BLOCK=block)
+        z = -0.5 * BETA * (sums[0] - sums[1]) / size
+        slope = torch.sigmoid(-z) * (BETA / (size * rows))
+        slopes = torch.stack((slope, -slope))
+        gradients = []
+        for branch, (policy, _, target) in enumerate(batch):
+            out = torch.empty_like(policy)
+            gradient_kernel[grid](policy, target, slopes[branch], out, size, BLOCK=block)
+            gradients.append(out)
+        return torch.nn.functional.softplus(-z).mean(), tuple(gradients)
+
+
+def ours_call():
+    schedule = sdpo.NoiseSchedule.preset("sdxl", inference_steps=50)
+    loss_fn = sdpo.PreferenceLoss(objective="diffusion-dpo", schedule=schedule, beta=BETA)
+
+    def call(batch):
+        chosen, rejected = [(p.detach().requires_grad_(), r, t) for p, r, t in batch]
+        timesteps = torch.full((chosen[0].shape[0],), 500)
+        loss = loss_fn(chosen=chosen, rejected=rejected, timesteps=timesteps).loss
+        return loss.detach(), torch.autograd.grad(loss, (chosen[0], rejected[0]))
+
+    return call
+
+
+def validate(name, call, batch):
+    """Raises when loss or gradients are off by more than their dtype and the formula's cancellation allow; returns the largest errors."""
+    loss, gradients = call(batch)
+    expected, wanted = exact(batch)
+    size = batch[0][0][0].numel()
+    # The formula subtracts two means of about 0.09, each right to some units of float32, and multiplies the difference by beta / 2.
+    allowed = 0.5 * BETA * 4 * 0.1 * 64 * torch.finfo(torch.float32).eps
+    loss_error = abs(loss.double().item() - expected.item())
+    if not loss_error <= allowed:
+        raise AssertionError(f"{name}: loss {loss.item()} instead of {expected.item()} (D = {size})")
+    unit = torch.finfo(batch[0][0].dtype).eps
+    gradient_error = 0.0
+    for ours, exactly in zip(gradients, wanted):
+        scale = exactly.abs().max().item()
+        gradient_error = max(gradient_error, (ours.float() - exactly).abs().max().item() / scale)
+    if not gradient_error <= unit + allowed:
+        raise AssertionError(f"{name}: gradient off by {gradient_error} of its largest element")
+    return {"lossError": loss_error, "gradientError": gradient_error}
+
+
+def measure(call, batch, repeats):
+    for _ in range(5):
+        call(batch)
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    times = []
+    for _ in range(repeats):
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        call(batch)
+        end.record()
+        end.synchronize()
+        times.append(begin.elapsed_time(end) * 1e3)
+    gradients = sum(p.numel() * p.element_size() for p, _, _ in batch)
+    quartiles = statistics.quantiles(times, n=4)
+    extra = torch.cuda.max_memory_allocated() - before - gradients
+    return {"microseconds": quartiles[1], "quartiles": [quartiles[0], quartiles[2]], "extraBytes": extra}
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--ours", help="the JSON of the check program of the same run and device; its times are compared")
+    parser.add_argument("--quick", action="store_true")
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit("PyTorch sees no CUDA device")
+
+    calls = {"eager": with_gradients(formula), "compiled": with_gradients(torch.compile(formula, mode="max-autotune", dynamic=False))}
+    if triton is not None:
+        calls["triton"] = triton_call
+    if sdpo is not None:
+        calls["package"] = ours_call()
+    ours = {}
+    if arguments.ours:
+        with open(arguments.ours, encoding="utf-8") as file:
+            ours = {(t["shape"], t["dtype"], t["rows"]): t["microseconds"] for t in json.load(file).get("timings", [])}
+
+    results, skipped = [], []
+    for shape_name, shape in SHAPES.items():
+        for dtype_name, dtype in DTYPES.items():
+            for rows in ROWS[:2] if arguments.quick else ROWS:
+                batch = make_batch(shape, rows, dtype)
+                for name, call in calls.items():
+                    case = {"peer": name, "shape": shape_name, "dtype": dtype_name, "rows": rows}
+                    try:
+                        case.update(validate(name, call, batch))
+                        case.update(measure(call, batch, 10 if arguments.quick else 30))
+                    except (AssertionError, RuntimeError, sdpo.SdpoError if sdpo is not None else RuntimeError) as error:
+                        skipped.append({**case, "reason": str(error).splitlines()[0]})
+                        continue
+                    if (shape_name, dtype_name, rows) in ours:
+                        case["ratio"] = case["microseconds"] / ours[shape_name, dtype_name, rows]
+                    results.append(case)
+                del batch
+                torch.cuda.empty_cache()
+        torch._dynamo.reset()
+    print(
+        json.dumps(
+            {
+                "gpu": torch.cuda.get_device_name(),
+                "torch": torch.__version__,
+                "cuda": torch.version.cuda,
+                "triton": triton.__version__ if triton is not None else None,
+                "package": sdpo.__version__ if sdpo is not None else None,
+                "results": results,
+                "skipped": skipped,
+            },
+            indent=2,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+// After a call has failed: a search through the tensors of one row for the first value that is not finite.
+#include "diagnose.h"
+
+#include <cmath>
+
+#include "pack.cuh"
+#include "policy.h"
+
+namespace sdpo::cuda {
+namespace {
+
+constexpr unsigned long long kNone = ~0ull;
+constexpr int kSearchBlocks = 256;  // enough to read a row quickly; this is the way of an error, not of a call
+
+__device__ double element_of(const char* row, DType type, int64_t i) {
+  double value = 0;
+  with_format(type, [&](auto storage) {
+    using T = decltype(storage);
+    value = static_cast<double>(load_element(reinterpret_cast<const T*>(row) + i));
+  });
+  return value;
+}
+
+// The lowest index of an element with a weight whose value is not finite.
+__global__ void search(const char* row, DType type, const char* weights, DType weight_type, int64_t size, unsigned long long* first) {
+  unsigned long long lowest = kNone;
+  for (int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; i < size; i += gridDim.x * static_cast<int64_t>(blockDim.x)) {
+    if (isfinite(element_of(row, type, i))) continue;
+    if (weights != nullptr && element_of(weights, weight_type, i) == 0) continue;
+    lowest = static_cast<unsigned long long>(i);
+    break;
+  }
+  if (lowest != kNone) atomicMin(first, lowest);
+}
+
+// *element: the index, or -1.
+Status search_row(const Problem& problem, const TensorView& view, int device, cudaStream_t stream, int64_t row,
+                  unsigned long long* scratch, int64_t* element) {
+  *element = -1;
+  if (view.data == nullptr) return Status::ok;
+  const TensorView& e = problem.element_weights;
+  unsigned long long found = kNone;
+  CUDA_TRY(cudaMemcpyAsync(scratch, &found, sizeof found, cudaMemcpyHostToDevice, stream), "diagnosing a row", device, std::string());
+  search<<<kSearchBlocks, kThreads, 0, stream>>>(static_cast<const char*>(view.at(row, 0)), view.dtype,
+                                                 e.data == nullptr ? nullptr : static_cast<const char*>(e.at(row, 0)), e.dtype,
+                                                 problem.size, scratch);
+  CUDA_TRY(cudaGetLastError(), "diagnosing a row", device, std::string());
+  CUDA_TRY(cudaMemcpyAsync(&found, scratch, sizeof found, cudaMemcpyDeviceToHost, stream), "diagnosing a row", device, std::string());
+  CUDA_TRY(cudaStreamSynchronize(stream), "diagnosing a row", device, std::string());
+  if (found != kNone) *element = static_cast<int64_t>(found);
+  return Status::ok;
+}
+
+}  // namespace
+
+Status find_non_finite(const Problem& problem, int device, cudaStream_t stream, int64_t row, const double* row_inputs,
+                       const double* row_outputs, unsigned long long* scratch, Failure* failure) {
+  CUDA_ENTER(device);
+  const Branch* branches[] = {&problem.chosen, &problem.rejected};
+  for (failure->branch = 0; failure->branch < 2; ++failure->branch) {
+    const Branch& branch = *branches[failure->branch];
+    const TensorView* views[] = {&branch.policy, &branch.reference, &branch.target};
+    const FailureTensor names[] = {FailureTensor::policy, FailureTensor::reference, FailureTensor::target};
+    for (int k = 0; k < 3; ++k) {
+      const Status status = search_row(problem, *views[k], device, stream, row, scratch, &failure->element);
+      if (status != Status::ok) return status;
+      if (failure->element < 0) continue;
+      failure->tensor = names[k];
+      return Status::non_finite;
+    }
+    const int field = failure->branch == 0 ? RowInput::referenceErrorChosen : RowInput::referenceErrorRejected;
+    if (branch.reference.data == nullptr && (problem.passes & Pass::moments) &&
+        !std::isfinite(row_inputs[field * problem.rows + row])) {
+      failure->tensor = FailureTensor::referenceError;
+      return Status::non_finite;
+    }
+  }
+  // Every input is finite: squares or the loss overflowed.
+  const double error = row_outputs[RowOutput::errorChosen * problem.rows + row] + row_outputs[RowOutput::deltaChosen * problem.rows + row];
+  failure->branch = std::isfinite(error) ? 1 : 0;
+  failure->tensor = FailureTensor::row;
+  return Status::non_finite;
+}
+
+}  // namespace sdpo::cuda

@@ -1,0 +1,6 @@
+// The fused kernel for batches whose tensors all hold float16.
+#include "kernel.cuh"
+
+namespace sdpo::cuda {
+KernelEntry float16_kernel(bool plain) { return plain ? kernel_entry<Uniform<Float16>, true>() : kernel_entry<Uniform<Float16>, false>(); }
+}  // namespace sdpo::cuda

@@ -1,0 +1,6 @@
+// The fused kernel for mixtures of dtypes that are computed in float32.
+#include "kernel.cuh"
+
+namespace sdpo::cuda {
+KernelEntry mixed_float32_kernel() { return kernel_entry<Mixed<float>, false>(); }
+}  // namespace sdpo::cuda
