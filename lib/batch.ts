@@ -55,7 +55,7 @@ export interface Batch<C extends LatentArray = LatentArray, R extends LatentArra
   transition?: {
     /** ω >= 0 per row; Infinity where the transition has no density ratio. */
     omega?: PerBranch;
-    /** ½ mean z² per row, for stored transitions (docs/mathematics.md, section 2). */
+    /** ½ mean z² per row, for stored transitions (docs/mathematics.md, section 2). Not with weightRatio 'policy/reference', where log q cancels. */
     offsetChosen?: ArrayLike<number>;
     offsetRejected?: ArrayLike<number>;
   };
@@ -248,6 +248,7 @@ function writeRowInputs(
   const omega = readOmega(batch, timesteps, rows, options);
   const kappa = options.weightSharpness;
   const { offsetChosen, offsetRejected } = batch.transition ?? {};
+  refuseOffsets(batch, options);
   const noise = readWeightNoise(batch, rows, options);
   const branches = [
     {
@@ -333,6 +334,19 @@ function readOmega(
     chosen: schedule.omegas(timesteps.chosen, 'batch.timesteps.chosen'),
     rejected: schedule.omegas(timesteps.rejected, 'batch.timesteps.rejected'),
   };
+}
+
+/** An offset belongs to log q, which cancels where the weight is a ratio of the two models. */
+function refuseOffsets({ transition }: Batch, { weightRatio }: ResolvedOptions): void {
+  if (weightRatio !== 'policy/reference') return;
+  for (const name of ['offsetChosen', 'offsetRejected'] as const) {
+    if (transition?.[name] !== undefined) {
+      throw new SdpoRangeError(
+        'ERR_SDPO_INVALID_OPTION',
+        `Expected batch.transition.${name} to be left out, since weightRatio '${weightRatio}' does not use it (log q cancels), received it`,
+      );
+    }
+  }
 }
 
 function readWeightNoise(batch: Batch, rows: number, options: ResolvedOptions) {

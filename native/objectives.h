@@ -124,11 +124,15 @@ SDPO_HD inline ClippedWeight clip_weight(double lambda, double log_low, double l
   return {w, lambda > log_low && lambda < log_high ? w : 0, 0};
 }
 
-// ---- Objectives: loss of a kept row and its partial derivatives
+// ---- Objectives: loss of a kept row and its partial derivatives. The list of problem.h names every struct.
+//
+// kWeights: how many weights the clip looks at in one row; with weights come the mask and the options of both.
+// kDrift: whether a derivative of its own by q can be other than 0; the gradient then reads the reference.
 
 // Diffusion-DPO (arXiv 2311.12908, eq. 14): L = f(psi_c - psi_r).
 struct DiffusionDpo {
-  static constexpr bool kMasks = false;
+  static constexpr int kWeights = 0;
+  static constexpr bool kDrift = false;
   SDPO_HD static RowTerms evaluate(const ObjectiveOptions& options, const RowScalars&, const BranchTerms& c,
                                    const BranchTerms& r) {
     RowTerms out;
@@ -143,7 +147,8 @@ struct DiffusionDpo {
 
 // DPO-C&M (arXiv 2505.21893): L = clip(W) f(psi_c - psi_r) with the pair weight W formed in log space, where products cannot underflow.
 struct DpoCm {
-  static constexpr bool kMasks = true;
+  static constexpr int kWeights = 1;
+  static constexpr bool kDrift = false;
   SDPO_HD static RowTerms evaluate(const ObjectiveOptions& options, const RowScalars& row, const BranchTerms& c,
                                    const BranchTerms& r) {
     double share_c = 0.5, share_r = 0.5;  // d lambda_pair / d lambda of each branch
@@ -184,7 +189,8 @@ struct DpoCm {
 
 // SDPO (arXiv 2505.21893): L = f(clip(w_c) psi_c - clip(w_r) psi_r).
 struct Sdpo {
-  static constexpr bool kMasks = true;
+  static constexpr int kWeights = 2;
+  static constexpr bool kDrift = false;
   SDPO_HD static RowTerms evaluate(const ObjectiveOptions& options, const RowScalars& row, const BranchTerms& c,
                                    const BranchTerms& r) {
     const ClippedWeight weight_c = clip_weight(c.lambda, row.log_clip_low, row.log_clip_high);
@@ -208,7 +214,8 @@ struct Sdpo {
 //   L = mean (d_c - s h_c)^2 = m_c - s (delta_c + q_c) + s^2 q_c          s = beta sigma(-(psi_c - psi_r))
 // since mean d h = (delta + q)/2. The gradient flows through s as well: ds/dz = -beta sigma(z) sigma(-z).
 struct Dspo {
-  static constexpr bool kMasks = false;
+  static constexpr int kWeights = 0;
+  static constexpr bool kDrift = true;
   SDPO_HD static RowTerms evaluate(const ObjectiveOptions& options, const RowScalars&, const BranchTerms& c,
                                    const BranchTerms& r) {
     RowTerms out;
@@ -228,7 +235,8 @@ struct Dspo {
 // DMPO (Divergence Minimization Preference Optimization): reverse KL between Bernoulli distributions, p = sigma(z) against 1 - alpha.
 //   L = p log(p / (1-alpha)) + (1-p) log((1-p) / alpha)          dL/dz = p (1-p) (z - log((1-alpha)/alpha))
 struct Dmpo {
-  static constexpr bool kMasks = false;
+  static constexpr int kWeights = 0;
+  static constexpr bool kDrift = false;
   SDPO_HD static RowTerms evaluate(const ObjectiveOptions& options, const RowScalars&, const BranchTerms& c,
                                    const BranchTerms& r) {
     RowTerms out;
@@ -247,7 +255,7 @@ struct Dmpo {
 SDPO_HD inline ValueAndDerivative odds(double x) {
   if (x < 0.02) {
     const double x2 = x * x;
-    return {1 - x / 2 + x2 / 12 - x2 * x2 / 720, -0.5 + x / 6 - x * x2 / 180 + x * x2 * x2 / 5040};
+    return {1 - x / 2 + x2 / 12 - x2 * x2 / 720 + x2 * x2 * x2 / 30240, -0.5 + x / 6 - x * x2 / 180 + x * x2 * x2 / 5040};
   }
   const double inverse = 1 / expm1(x);  // 0 where the exponential overflows
   return {x * inverse, (1 - x * (1 + inverse)) * inverse};
@@ -256,7 +264,8 @@ SDPO_HD inline ValueAndDerivative odds(double x) {
 // MaPO (Margin-aware Preference Optimization, arXiv 2406.06424): no reference; the winner's error and a margin of odds.
 //   L = m_c - beta log sigma(z)          z = T (phi(s m_c) - phi(s m_r))
 struct Mapo {
-  static constexpr bool kMasks = false;
+  static constexpr int kWeights = 0;
+  static constexpr bool kDrift = false;
   SDPO_HD static RowTerms evaluate(const ObjectiveOptions& options, const RowScalars&, const BranchTerms& c,
                                    const BranchTerms& r) {
     const ValueAndDerivative odds_c = odds(options.mapo_scale * c.m), odds_r = odds(options.mapo_scale * r.m);
@@ -270,29 +279,39 @@ struct Mapo {
   }
 };
 
-// The safeguard of Diffusion-SDPO (arXiv 2511.03317): the largest factor in [0, 1] on the rejected branch's gradient with which a step
-// cannot, to first order, raise the winner's error by more than the share mu allows. x = mean d_c d_r. Values do not change, only A and B.
+// The safeguard of Diffusion-SDPO (arXiv 2511.03317), per pair: a factor on the rejected branch's gradient. x = mean d_c d_r. Values do not
+// change, only A and B.
 //   factor = min(1, (1-mu) m_c / x) where x > 0, else 1
+// The two gradients meet in the parameters. Where those move both predictions alike, the winner's error changes to first order by
+//   -(4 eta/D) (A_c m_c + factor A_r x)
+// and with |A_r| <= |A_c| the second term takes at most the share 1-mu away from the first.
 SDPO_HD inline double safeguard_factor(double mu, double m_c, double x) {
   if (!(x > 0)) return 1;
   const double factor = (1 - mu) * m_c / x;
   return factor < 1 ? factor : 1;
 }
 
-// How many weights the clip of an objective looks at in one row: the denominator of clipFraction.
+// The traits of an objective that is known at run time.
 SDPO_HD inline int weights_per_row(Objective objective) {
   switch (objective) {
-    case Objective::dpo_cm:
-      return 1;
-    case Objective::sdpo:
-      return 2;
-    case Objective::diffusion_dpo:
-    case Objective::dspo:
-    case Objective::dmpo:
-    case Objective::mapo:
-      break;
+#define SDPO_CASE(id, name, T) \
+  case Objective::id:          \
+    return T::kWeights;
+    SDPO_OBJECTIVES(SDPO_CASE)
+#undef SDPO_CASE
   }
   return 0;
+}
+
+SDPO_HD inline bool has_drift_gradient(const ObjectiveOptions& options) {
+  switch (options.objective) {
+#define SDPO_CASE(id, name, T) \
+  case Objective::id:          \
+    return T::kDrift || options.kl_weight != 0;
+    SDPO_OBJECTIVES(SDPO_CASE)
+#undef SDPO_CASE
+  }
+  return true;
 }
 
 // ---- From moments to psi and lambda
@@ -369,7 +388,7 @@ SDPO_HD RowResult evaluate_row_as(const ObjectiveOptions& options, NonFinite pol
   bool finite = finite_moments(chosen, drift_chosen) && finite_moments(rejected, drift_rejected);
   const bool has_psi = !is_infinite(row.chosen.psi_scale) && !is_infinite(row.rejected.psi_scale);
   const bool unmasked =
-      !T::kMasks || (out.chosen.lambda >= row.log_mask_floor && out.rejected.lambda >= row.log_mask_floor);
+      T::kWeights == 0 || (out.chosen.lambda >= row.log_mask_floor && out.rejected.lambda >= row.log_mask_floor);
   const bool kept = has_psi && (unmasked || !finite);
 
   RowTerms terms = T::evaluate(options, row, out.chosen, out.rejected);
@@ -427,24 +446,14 @@ SDPO_HD RowResult evaluate_row_as(const ObjectiveOptions& options, NonFinite pol
 SDPO_HD inline RowResult evaluate_row(const ObjectiveOptions& options, NonFinite policy, const RowScalars& row,
                                       const BranchMoments& chosen, const BranchMoments& rejected, double size,
                                       bool drift_chosen, bool drift_rejected, double scale, double cross = 0) {
-#define SDPO_EVALUATE_AS(T) \
-  evaluate_row_as<T>(options, policy, row, chosen, rejected, size, drift_chosen, drift_rejected, scale, cross)
   switch (options.objective) {
-    case Objective::diffusion_dpo:
-      return SDPO_EVALUATE_AS(DiffusionDpo);
-    case Objective::dpo_cm:
-      return SDPO_EVALUATE_AS(DpoCm);
-    case Objective::dspo:
-      return SDPO_EVALUATE_AS(Dspo);
-    case Objective::dmpo:
-      return SDPO_EVALUATE_AS(Dmpo);
-    case Objective::mapo:
-      return SDPO_EVALUATE_AS(Mapo);
-    case Objective::sdpo:
-      break;
+#define SDPO_CASE(id, name, T) \
+  case Objective::id:          \
+    return evaluate_row_as<T>(options, policy, row, chosen, rejected, size, drift_chosen, drift_rejected, scale, cross);
+    SDPO_OBJECTIVES(SDPO_CASE)
+#undef SDPO_CASE
   }
-  return SDPO_EVALUATE_AS(Sdpo);
-#undef SDPO_EVALUATE_AS
+  return RowResult();  // not reached: the number of the objective is checked where a call enters
 }
 
 // ---- Rows in the flat layout of the problem

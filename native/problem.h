@@ -10,8 +10,14 @@ namespace sdpo {
 
 // ---- Closed sets of names. The position in a list is the number that crosses the binding; lib/ and test/ hold the same lists and a test compares.
 
-#define SDPO_OBJECTIVES(X) \
-  X(diffusion_dpo, "diffusion-dpo") X(dpo_cm, "dpo-cm") X(sdpo, "sdpo") X(dspo, "dspo") X(dmpo, "dmpo") X(mapo, "mapo")
+// Third: the struct in objectives.h with the loss and its derivatives.
+#define SDPO_OBJECTIVES(X)                        \
+  X(diffusion_dpo, "diffusion-dpo", DiffusionDpo) \
+  X(dpo_cm, "dpo-cm", DpoCm)                      \
+  X(sdpo, "sdpo", Sdpo)                           \
+  X(dspo, "dspo", Dspo)                           \
+  X(dmpo, "dmpo", Dmpo)                           \
+  X(mapo, "mapo", Mapo)
 #define SDPO_LINKS(X) X(sigmoid, "sigmoid") X(hinge, "hinge") X(ipo, "ipo")
 #define SDPO_PAIR_WEIGHTS(X) X(geometric, "geometric") X(min, "min") X(max, "max") X(product, "product")
 #define SDPO_WEIGHT_RATIOS(X) \
@@ -19,8 +25,8 @@ namespace sdpo {
 #define SDPO_SCOPES(X) X(all, "all") X(masked, "masked")
 #define SDPO_NON_FINITE(X) X(fail, "throw") X(skip, "skip") X(propagate, "propagate")
 
-#define SDPO_ENUM_ENTRY(id, name) id,
-#define SDPO_NAME_ENTRY(id, name) name,
+#define SDPO_ENUM_ENTRY(id, ...) id,
+#define SDPO_NAME_ENTRY(id, name, ...) name,
 #define SDPO_NAMED_ENUM(Type, LIST) \
   enum class Type : uint8_t { LIST(SDPO_ENUM_ENTRY) }; \
   constexpr const char* k##Type##Names[] = {LIST(SDPO_NAME_ENTRY)};

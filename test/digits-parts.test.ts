@@ -6,9 +6,9 @@ import { AdamW } from '../examples/digits/adamw.js';
 import { type Digits, image, loadDigits, PIXELS } from '../examples/digits/data.js';
 import { sample } from '../examples/digits/diffusion.js';
 import { Evaluator } from '../examples/digits/evaluation.js';
-import { np, type Params, ref, toFloat32 } from '../examples/digits/jax.js';
+import { matrix, np, type Params, ref, toFloat32, vjp } from '../examples/digits/jax.js';
 import { classify, JUDGE_SHAPES, mostProbable } from '../examples/digits/judge.js';
-import { backward, DENOISER_SHAPES, predict, timestepEmbedding } from '../examples/digits/model.js';
+import { apply, DENOISER_SHAPES, inputsOf, predict, timestepEmbedding } from '../examples/digits/model.js';
 import { makePairs, PAIR_SOURCES, type PairSource } from '../examples/digits/pairs.js';
 import { loadWeights, WEIGHTS_FOLDER } from '../examples/digits/weights.js';
 
@@ -66,7 +66,10 @@ t.test('the denoiser and its gradients', async (t) => {
 
   // d/ds of <cotangent, f(p + s·direction)> by central differences in float64, one direction per parameter.
   const cotangent = noise(2, 0, new Float32Array(2 * PIXELS));
-  const gradients = values(backward(base, x, timesteps, cotangent));
+  const [prediction, pullback] = vjp((params: Params) => apply(params, inputsOf(x, timesteps)), [ref(base)]);
+  prediction.dispose();
+  const gradients = values(pullback(matrix(cotangent, PIXELS))[0] as Params);
+  pullback.dispose();
   let stream = 3;
   for (const [name, shape] of Object.entries(DENOISER_SHAPES)) {
     const direction = noise(stream++, 0, new Float32Array(shape.reduce((a, b) => a * b)));

@@ -2,11 +2,12 @@
 
 import { setImmediate as nextTick } from 'node:timers/promises';
 import { createRandom, logEntries, NoiseSchedule, noise, PreferenceLoss } from 'sdpo';
+import { preferenceValueAndGrad } from 'sdpo/jax';
 import { AdamW } from './adamw.js';
 import { PIXELS } from './data.js';
 import { SCHEDULER_CONFIG, TRAINING_INFERENCE_STEPS } from './diffusion.js';
 import { type Params, ref } from './jax.js';
-import { backward, predict } from './model.js';
+import { apply, inputsOf } from './model.js';
 import type { Pairs } from './pairs.js';
 import type { Seeds } from './seeds.js';
 
@@ -51,6 +52,7 @@ export async function finetune(options: FinetuneOptions): Promise<Finetuned> {
   const { base, loss, pairs, steps, seeds, signal } = options;
   const random = createRandom(seeds.draws);
   const optimizer = new AdamW(base, { learningRate: LEARNING_RATE, maxGradientNorm: MAX_GRADIENT_NORM });
+  const valueAndGrad = preferenceValueAndGrad(apply, loss);
   const began = performance.now();
   let lossMilliseconds = 0;
   let params = ref(base);
@@ -62,20 +64,16 @@ export async function finetune(options: FinetuneOptions): Promise<Finetuned> {
     const epsilon = noise(seeds.noise, step * PAIRS_PER_STEP * PIXELS, new Float32Array(PAIRS_PER_STEP * PIXELS));
     const batch = makeBatch(pairs, rows, timesteps, epsilon);
 
-    const policy = predict(params, batch.x, batch.timesteps);
-    const reference = predict(base, batch.x, batch.timesteps);
-    const start = performance.now();
-    const out = loss.evaluate(lossBatch(batch, policy, reference));
-    lossMilliseconds += performance.now() - start;
-
-    const gradient = stack(out.gradients.chosen, out.gradients.rejected);
-    const update = optimizer.step(params, backward(params, batch.x, batch.timesteps, gradient));
+    const out = await valueAndGrad(ref(params), { ...batch, referenceParams: ref(base) });
+    lossMilliseconds += out.lossMilliseconds;
+    const update = optimizer.step(params, out.gradients);
     params = update.params;
     step++;
     options.onStep(step, { loss: out.loss, grad_norm: update.gradientNorm, ...logEntries(out.metrics) });
     await nextTick(); // the computation is synchronous: this is where a signal is noticed
   }
   optimizer.dispose();
+  valueAndGrad.dispose();
   return { params, steps: step, milliseconds: { total: performance.now() - began, loss: lossMilliseconds } };
 }
 
@@ -83,60 +81,38 @@ export async function finetune(options: FinetuneOptions): Promise<Finetuned> {
  * Share of pairs for which the policy has moved towards the chosen image more than towards the rejected one (a tie counts ½), over
  * `perPair` timesteps of each pair, spread evenly over the schedule. Consumes no parameters.
  */
-export function implicitAccuracy(
+export async function implicitAccuracy(
   loss: PreferenceLoss,
   policy: Params,
   base: Params,
   pairs: Pairs,
   seeds: Seeds,
-): number {
+): Promise<number> {
   const perPair = 4;
   const count = pairs.count * perPair;
   const rows = Array.from({ length: count }, (_, i) => i % pairs.count);
   const timesteps = Float64Array.from(rows, (_, i) => Math.floor(((i + 0.5) / count) * schedule.trainSteps));
   const batch = makeBatch(pairs, rows, timesteps, noise(seeds.noise, 0, new Float32Array(count * PIXELS)));
-  const predictions = [policy, base].map((params) => predict(params, batch.x, batch.timesteps));
-  const out = loss.evaluate(lossBatch(batch, predictions[0], predictions[1]), { gradients: false });
+  const valueAndGrad = preferenceValueAndGrad(apply, loss);
+  const out = await valueAndGrad(ref(policy), { ...batch, referenceParams: ref(base) }, { gradients: false });
+  valueAndGrad.dispose();
   return out.metrics.implicitAccuracy;
 }
 
-/** Noisy images and targets of both branches, the chosen half first, so that one forward pass serves both. */
-interface Batch {
-  x: Float32Array;
-  target: Float32Array;
-  /** Of both halves. */
-  timesteps: Float64Array;
-}
-
-function makeBatch(pairs: Pairs, rows: readonly number[], timesteps: ArrayLike<number>, epsilon: Float32Array): Batch {
-  const chosen = gather(pairs.chosen, rows);
-  const rejected = gather(pairs.rejected, rows);
-  return {
-    x: stack(schedule.addNoise(chosen, epsilon, timesteps), schedule.addNoise(rejected, epsilon, timesteps)),
-    target: stack(schedule.target(chosen, epsilon, timesteps), schedule.target(rejected, epsilon, timesteps)),
-    timesteps: Float64Array.from([...Array.from(timesteps), ...Array.from(timesteps)]),
+/** Noisy images with their timesteps, and what the denoiser should predict for them; both branches get the same noise. */
+function makeBatch(pairs: Pairs, rows: readonly number[], timesteps: ArrayLike<number>, epsilon: Float32Array) {
+  const branch = (images: Float32Array) => {
+    const x0 = gather(images, rows);
+    return {
+      inputs: inputsOf(schedule.addNoise(x0, epsilon, timesteps), timesteps),
+      target: schedule.target(x0, epsilon, timesteps),
+    };
   };
-}
-
-function lossBatch({ target, timesteps }: Batch, policy: Float32Array, reference: Float32Array) {
-  const half = target.length / 2;
-  const branch = (from: number) => ({
-    policy: policy.subarray(from, from + half),
-    reference: reference.subarray(from, from + half),
-    target: target.subarray(from, from + half),
-  });
-  return { timesteps: timesteps.subarray(0, timesteps.length / 2), chosen: branch(0), rejected: branch(half) };
+  return { timesteps, chosen: branch(pairs.chosen), rejected: branch(pairs.rejected) };
 }
 
 function gather(images: Float32Array, rows: readonly number[]): Float32Array {
   const out = new Float32Array(rows.length * PIXELS);
   for (let i = 0; i < rows.length; i++) out.set(images.subarray(rows[i] * PIXELS, (rows[i] + 1) * PIXELS), i * PIXELS);
-  return out;
-}
-
-function stack(first: Float32Array, second: Float32Array): Float32Array {
-  const out = new Float32Array(first.length + second.length);
-  out.set(first);
-  out.set(second, first.length);
   return out;
 }

@@ -1,7 +1,7 @@
 /** The parts of jax-js that the digits experiment uses, and the one convention it follows: parameters are a flat record of arrays. */
 
-import './navigator.js';
 import { numpy as np, tree } from '@jax-js/jax';
+import 'sdpo/jax'; // gives Node 20 the navigator global that jax-js looks at
 
 export { blockUntilReady, jit, nn, numpy as np, random, tree, valueAndGrad, vjp } from '@jax-js/jax';
 

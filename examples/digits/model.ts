@@ -1,7 +1,7 @@
 /** The denoiser: a multilayer perceptron with three SiLU layers of width 256 that is told the timestep at each layer. */
 
 import { PIXELS } from './data.js';
-import { jit, matrix, nn, np, type Params, random, ref, toFloat32, vjp } from './jax.js';
+import { jit, matrix, nn, np, type Params, random, ref, toFloat32 } from './jax.js';
 
 const WIDTH = 256;
 const EMBEDDING = 64;
@@ -69,37 +69,19 @@ export function forward(p: Params, x: np.Array, embedding: np.Array): np.Array {
   return np.matmul(h3, p['out.weight']).add(p['out.bias']);
 }
 
-const forwardJit = jit(forward);
+/** The forward pass as a function of the parameters and of `inputsOf`. */
+export const apply = (p: Params, [x, embedding]: Inputs): np.Array => forward(p, x, embedding);
 
-// vjp inside one jit recomputes the forward pass and is still twice as fast as the vjp of a compiled function.
-const backwardJit = jit((p: Params, x: np.Array, embedding: np.Array, cotangent: np.Array): Params => {
-  const [output, pullback] = vjp(forward, [p, x, embedding]);
-  output.dispose();
-  const [gradients, ...inputGradients] = pullback(cotangent) as [Params, np.Array, np.Array];
-  for (const gradient of inputGradients) gradient.dispose();
-  pullback.dispose();
-  return gradients;
-});
+export type Inputs = [x: np.Array, embedding: np.Array];
+
+/** What the denoiser is given for noisy images x `[rows, 64]` at their timesteps. */
+export function inputsOf(x: Float32Array, timesteps: ArrayLike<number>): Inputs {
+  return [matrix(x, PIXELS), matrix(timestepEmbedding(timesteps), EMBEDDING)];
+}
+
+const forwardJit = jit(apply);
 
 /** What the denoiser predicts for noisy images x `[rows, 64]` at their timesteps. Does not consume the parameters. */
 export function predict(params: Params, x: Float32Array, timesteps: ArrayLike<number>): Float32Array {
-  return toFloat32(forwardJit(ref(params), matrix(x, PIXELS), matrix(timestepEmbedding(timesteps), EMBEDDING)));
-}
-
-/**
- * Gradients of the loss with respect to the parameters, from its gradient with respect to the predictions. Does not consume the
- * parameters.
- */
-export function backward(
-  params: Params,
-  x: Float32Array,
-  timesteps: ArrayLike<number>,
-  predictionGradient: Float32Array,
-): Params {
-  return backwardJit(
-    ref(params),
-    matrix(x, PIXELS),
-    matrix(timestepEmbedding(timesteps), EMBEDDING),
-    matrix(predictionGradient, PIXELS),
-  );
+  return toFloat32(forwardJit(ref(params), inputsOf(x, timesteps)));
 }

@@ -40,11 +40,11 @@ async function run(options: Options): Promise<void> {
   const heldOut = makePairs(digits.test, { source, count: HELD_OUT_PAIRS, seeds: seedsOf('held-out pairs', seed) });
   const results = new Results(options.out);
 
-  const measure = (params: Params, loss: PreferenceLoss) => ({
+  const measure = async (params: Params, loss: PreferenceLoss) => ({
     samples: evaluator.evaluate(params),
-    implicitAccuracy: implicitAccuracy(loss, params, base, heldOut, seedsOf('implicit accuracy', seed)),
+    implicitAccuracy: await implicitAccuracy(loss, params, base, heldOut, seedsOf('implicit accuracy', seed)),
   });
-  const outcomes: Outcome[] = [{ name: 'base', title: 'base', ...measure(base, METHODS.sdpo(options.beta)) }];
+  const outcomes: Outcome[] = [{ name: 'base', title: 'base', ...(await measure(base, METHODS.sdpo(options.beta))) }];
   for (const name of Object.keys(METHODS) as Method[]) {
     if (signal.aborted) break;
     const loss = METHODS[name](options.beta);
@@ -67,7 +67,7 @@ async function run(options: Options): Promise<void> {
       outcomes.push({
         name,
         title: TITLES[name],
-        ...measure(params, loss),
+        ...(await measure(params, loss)),
         training: {
           steps,
           millisecondsPerStep: milliseconds.total / steps,
