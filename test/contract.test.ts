@@ -1,4 +1,4 @@
-/** One list of names everywhere: the addon's tables, lib/ and the oracle. And sizes beyond 32 bits, in a program of its own. */
+/** One list of names everywhere: the addon's tables, lib/ and the oracles. And sizes beyond 32 bits, in a program of its own. */
 
 import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync } from 'node:fs';
@@ -20,6 +20,7 @@ import { LOG_RATIO_REDUCTIONS, SCOPES, TIMESTEP_WEIGHTINGS } from '../lib/option
 import { largeBatch } from './batches.js';
 import { dtypes } from './dtypes.js';
 import * as oracle from './oracle.js';
+import * as scoreOracle from './oracle-score.js';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const native = binding.tables as unknown as Record<string, readonly string[]>;
@@ -48,9 +49,9 @@ t.test('an addon built from other sources is refused when it is loaded', async (
   }
 });
 
-t.test('the oracle of the tests knows the same names', async (t) => {
+t.test('the oracles of the tests know the same names', async (t) => {
   const lists: Record<string, [readonly string[], readonly string[]]> = {
-    objectives: [oracle.objectives, OBJECTIVES],
+    objectives: [[...oracle.objectives, ...scoreOracle.objectives], OBJECTIVES],
     links: [oracle.links, LINKS],
     pairWeights: [oracle.pairWeights, PAIR_WEIGHTS],
     weightRatios: [oracle.weightRatios, WEIGHT_RATIOS],
