@@ -1,0 +1,24 @@
+"""Names, defaults and rules shared with the TypeScript package, read from tables.json (written by python/tables.ts)."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+
+with open(os.path.join(os.path.dirname(__file__), "tables.json"), encoding="utf-8") as _file:
+    TABLES = json.load(_file)
+
+
+def snake(name: str) -> str:
+    """`clipRange` -> `clip_range`."""
+    return re.sub(r"(?<=[a-z0-9])([A-Z])", lambda match: "_" + match.group(1).lower(), name)
+
+
+LISTS = {name: tuple(names) for name, names in TABLES["lists"].items()}
+ROW_INPUT = {snake(name): index for index, name in enumerate(LISTS["rowInputs"])}
+ROW_OUTPUT = {snake(name): index for index, name in enumerate(LISTS["rowOutputs"])}
+METRIC = {snake(name): index for index, name in enumerate(LISTS["metrics"])}
+ROW_STATISTICS = tuple(snake(name) for name in TABLES["rowStatistics"])
+METRICS = tuple(snake(name) for name in TABLES["metrics"])
+LOG_NAMES = {snake(name): snake(log) for name, log in TABLES["logNames"].items()}
