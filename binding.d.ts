@@ -3,6 +3,17 @@
 /** Element storage: Float64Array for float64, Float32Array for float32, Uint16Array (bits) for float16 and bfloat16. */
 export type NativeArray = Float64Array | Float32Array | Uint16Array;
 
+/** Elements on the host as their array, or on a device by their address; all operands of a call lie on the device that the call names. */
+export type NativeMemory = NativeArray | bigint;
+
+/** Where memory lies: 0 is the host, n + 1 is cuda:n. */
+export type NativeLocation = number;
+
+/** The owner of device memory or of a stream, which the garbage collector frees at the latest. */
+export interface NativeOwner {
+  readonly __owner: unique symbol;
+}
+
 /** Closed lists and field layouts, in the order of their numbers. */
 export interface NativeTables {
   readonly dtypes: readonly string[];
@@ -36,30 +47,72 @@ export interface NativeCpuDevice {
   readonly instructionSet: string;
 }
 
+export interface NativeCudaDevice {
+  /** 'cuda:0', 'cuda:1', … */
+  readonly name: `cuda:${number}`;
+  readonly type: 'cuda';
+  /** e.g. 'NVIDIA H200'. */
+  readonly model: string;
+  /** e.g. '9.0'. */
+  readonly computeCapability: string;
+  /** Bytes. */
+  readonly totalMemory: number;
+  readonly multiprocessors: number;
+  /** The newest CUDA version that the installed driver supports, and the one this build was made with, e.g. '13.0'. */
+  readonly driverVersion: string;
+  readonly runtimeVersion: string;
+}
+
+export interface NativeCudaSupport {
+  /** Whether this build has the CUDA backend. */
+  readonly built: boolean;
+  readonly runtimeVersion: string | null;
+  /** null without a driver. */
+  readonly driverVersion: string | null;
+  /** Why CUDA, or one of its devices, cannot be used; null where it can. */
+  readonly reason: string | null;
+}
+
+/** A failure of a device, from which the function given to onDeviceError makes an error. */
+export interface NativeDeviceFailure {
+  message: string;
+  cudaCode: string;
+  operation: string;
+  device: string;
+  shapes: string;
+  contextLost: boolean;
+  outOfMemory: boolean;
+}
+
 /** Arguments of evaluate, in order; operands may be null where `tables.operands` says they are optional. */
 export type EvaluateArguments = [
   header: Float64Array,
   rowInputs: Float64Array,
   rowOutputs: Float64Array,
   metrics: Float64Array,
-  policyChosen: NativeArray | null,
-  referenceChosen: NativeArray | null,
-  targetChosen: NativeArray | null,
-  gradientChosen: NativeArray | null,
-  policyRejected: NativeArray | null,
-  referenceRejected: NativeArray | null,
-  targetRejected: NativeArray | null,
-  gradientRejected: NativeArray | null,
-  elementWeights: NativeArray | null,
-  /** Int32Array of one element: non-zero asks the call to stop; polled between spans of a row. */
+  policyChosen: NativeMemory | null,
+  referenceChosen: NativeMemory | null,
+  targetChosen: NativeMemory | null,
+  gradientChosen: NativeMemory | null,
+  policyRejected: NativeMemory | null,
+  referenceRejected: NativeMemory | null,
+  targetRejected: NativeMemory | null,
+  gradientRejected: NativeMemory | null,
+  elementWeights: NativeMemory | null,
+  /** Int32Array of one element: non-zero asks the call to stop; polled between spans of a row. On a device: looked at when the call ends. */
   abort: Int32Array | null,
+  /** Of the device: a stream's handle; null is the default stream. */
+  stream: bigint | null,
 ];
 
 export interface Binding {
   readonly tables: NativeTables;
   /** Runs the passes that the header asks for and answers the index of a status. */
   evaluate(...args: EvaluateArguments): number;
-  /** The same on a pool thread; arrays are kept alive until the promise settles. */
+  /**
+   * The same on a pool thread; arrays are kept alive until the promise settles. On a device: enqueues and returns, and no thread of the pool
+   * waits; memory of the device has to stay until the promise settles.
+   */
   evaluateAsync(...args: EvaluateArguments): Promise<number>;
   /** out[row, :] = a[row] x[row, :] + b[row] y[row, :] in float64, rounded once to the common dtype; `out` is contiguous. */
   combine(
@@ -68,22 +121,61 @@ export interface Binding {
     dtype: number,
     a: Float64Array,
     b: Float64Array,
-    x: NativeArray,
+    x: NativeMemory,
     xStride: number,
-    y: NativeArray,
+    y: NativeMemory,
     yStride: number,
-    out: NativeArray,
+    out: NativeMemory,
     threads: number,
+    device?: NativeLocation,
+    stream?: bigint | null,
   ): void;
   /** Philox4x32-10 under (seedLow, seedHigh) from element `offset` on: normals in `dtype`, or raw words into a Uint32Array. */
   noise(
     seedLow: number,
     seedHigh: number,
     offset: number,
-    out: NativeArray | Uint32Array,
+    out: NativeMemory | Uint32Array,
     dtype: number,
     words: boolean,
     threads: number,
+    device?: NativeLocation,
+    stream?: bigint | null,
+    /** Elements of a device's `out`. */
+    count?: number,
   ): void;
-  devices(): NativeCpuDevice[];
+  /** The CPU, then the CUDA devices that this build and this machine can use. */
+  devices(): [NativeCpuDevice, ...NativeCudaDevice[]];
+  cuda(): NativeCudaSupport;
+  /** Registers what failures of devices are thrown and rejected as. */
+  onDeviceError(make: (failure: NativeDeviceFailure) => Error): void;
+
+  // The rest throws in a build without CUDA. `device` is never the host.
+
+  /** `zero` fills the memory with zeros, which are there for every stream. */
+  deviceAllocate(device: NativeLocation, bytes: number, zero: boolean): NativeOwner;
+  /**
+   * `rows` runs of `width` bytes, `toStride` and `fromStride` bytes apart; arrays are host memory, bigints addresses on a device. Starts after
+   * what is on `stream`, and returns when the bytes have arrived.
+   */
+  deviceCopy(
+    device: NativeLocation,
+    rows: number,
+    width: number,
+    to: NativeMemory,
+    toStride: number,
+    from: NativeMemory,
+    fromStride: number,
+    stream: bigint | null,
+  ): void;
+  /** The address of owned memory, or the handle of an owned stream; 0n once it was freed. */
+  ownedHandle(owner: NativeOwner): bigint;
+  /** Frees what is owned, after the work that uses it; never throws, and again is harmless. */
+  ownedFree(owner: NativeOwner): void;
+  streamCreate(device: NativeLocation): NativeOwner;
+  /** For a stream that somebody else owns: waits for it and frees what was cached for it; never throws. */
+  streamRelease(device: NativeLocation, stream: bigint): void;
+  streamSynchronize(device: NativeLocation, stream: bigint): void;
+  /** What is put on `stream` from now on starts after what is on `other` now. */
+  streamWait(device: NativeLocation, stream: bigint, other: bigint): void;
 }

@@ -11,7 +11,15 @@ import {
 } from './contract.js';
 import { dtypeIndex } from './dtypes.js';
 import { SdpoRangeError, SdpoTypeError } from './errors.js';
-import { dtypeOf, isLatentArray, type LatentArray, type Operand, readOperand } from './operand.js';
+import {
+  commonDevice,
+  dtypeOf,
+  isLatentArray,
+  type LatentArray,
+  type Operand,
+  operandOf,
+  readOperand,
+} from './operand.js';
 import {
   hasMask,
   isReferenceFree,
@@ -23,7 +31,8 @@ import {
   SCOPES,
   WEIGHT_RATIOS,
 } from './options.js';
-import { storageOf, Tensor } from './tensor.js';
+import { checkStream, type Stream } from './stream.js';
+import { isContiguous, placeOf, Tensor } from './tensor.js';
 import { checkNumber, checkNumberList, checkOptions, failType, failValue, isNumberList } from './validate.js';
 
 /** One number per row, for both branches alike or for each of its own. */
@@ -73,6 +82,8 @@ export interface EvaluateOptions {
   denominator?: number;
   /** Overrides the option for this call, as one number or one per row. */
   maskThreshold?: number | ArrayLike<number>;
+  /** Of the device that holds the tensors; default: its default stream. */
+  stream?: Stream;
 }
 
 export type BranchName = 'chosen' | 'rejected';
@@ -82,6 +93,9 @@ export const BRANCHES: readonly BranchName[] = ['chosen', 'rejected'];
 export interface Prepared {
   readonly rows: number;
   readonly size: number;
+  /** Where all tensors of the batch are, and the stream of the call, undefined for the default one. */
+  readonly device: string;
+  readonly stream: Stream | undefined;
   readonly header: Float64Array;
   readonly rowInputs: Float64Array;
   readonly operands: { readonly [K in keyof typeof OPERAND]?: Operand };
@@ -119,11 +133,13 @@ export function prepare(batch: Batch, call: EvaluateOptions, options: ResolvedOp
     targetRejected: rejected.target,
     elementWeights,
   };
+  const named = Object.entries(operands).map(([name, operand]) => [argumentOf(name), operand] as const);
+  const device = commonDevice(named);
+  const stream = checkStream('call.stream', call.stream, device);
   for (const [name, operand] of Object.entries(operands)) {
     if (operand !== undefined && name !== 'elementWeights' && operand.size !== size) {
-      const branch = name.endsWith('Chosen') ? 'chosen' : 'rejected';
       failValue(
-        `batch.${branch}.${name.replace(/Chosen|Rejected/, '')}`,
+        argumentOf(name),
         `of ${size} elements a row, as batch.chosen.policy`,
         `${operand.size} elements a row`,
         'ERR_SDPO_INVALID_LENGTH',
@@ -133,10 +149,18 @@ export function prepare(batch: Batch, call: EvaluateOptions, options: ResolvedOp
   return {
     rows,
     size,
+    device,
+    stream,
     header: writeHeader(rows, size, call, options, operands),
     rowInputs: writeRowInputs(batch, timesteps, rows, call, options),
     operands,
   };
+}
+
+/** What an operand is called in a batch. */
+function argumentOf(operand: string): string {
+  const [, tensor, branch] = /^(.*?)(Chosen|Rejected)?$/.exec(operand)!;
+  return branch === undefined ? `batch.${tensor}` : `batch.${branch.toLowerCase()}.${tensor}`;
 }
 
 function readBranch(argument: string, branch: unknown, rows: number, options: ResolvedOptions) {
@@ -169,9 +193,10 @@ function readElementWeights(value: unknown, rows: number, size: number): Operand
   const argument = 'batch.elementWeights';
   if (!isLatentArray(value)) failType(argument, 'a Float32Array, a Float64Array or a Tensor', value);
   if ((value instanceof Tensor ? value.size : value.length) === size) {
-    if (value instanceof Tensor) storageOf(value, argument);
-    const data = value instanceof Tensor ? value.data : value;
-    return { data, dtype: dtypeOf(value), rowStride: 0, size };
+    if (!(value instanceof Tensor)) return { data: value, device: 'cpu', dtype: dtypeOf(value), rowStride: 0, size };
+    if (!isContiguous(value, placeOf(value, argument)))
+      failValue(argument, 'contiguous where it serves all rows', value);
+    return operandOf(value, 0, size);
   }
   const operand = readOperand(argument, value, rows);
   if (operand.size !== size) {

@@ -18,12 +18,12 @@ const require = createRequire(import.meta.url);
 /** The package's own folder: this file lies one level below it, in `lib/` as in `dist/`. */
 const root = fileURLToPath(new URL('..', import.meta.url)).replace(/[\\/]$/, '');
 
-function load(): Binding {
+function load(): { file: string; binding: Binding } {
   let file: string | undefined;
   try {
     const loader = require('node-gyp-build') as Loader;
     file = loader.resolve(root);
-    return require(file) as Binding;
+    return { file, binding: require(file) as Binding };
   } catch (cause) {
     throw new SdpoError('ERR_SDPO_NO_BINARY', explain(file, cause), { cause });
   }
@@ -50,7 +50,8 @@ function system(): string {
   return `${platform()}-${arch()} (${libc()}), Node-API 8 or newer; this is Node ${process.versions.node} with Node-API ${process.versions.napi}`;
 }
 
-function libc(): string {
+/** The C library of this system and its version. */
+export function libc(): string {
   if (platform() !== 'linux') return `libc of ${platform()}`;
   const glibc = glibcVersion();
   return glibc === undefined ? 'musl' : `glibc ${glibc}`;
@@ -133,5 +134,8 @@ function published(): { prebuilds: string[]; glibc: string } {
   return { prebuilds: manifest.sdpo.prebuilds, glibc: manifest.sdpo.glibc.prebuilt };
 }
 
-/** The native addon of this process. */
-export const binding: Binding = load();
+const loaded = load();
+
+/** The native addon of this process, and the file it came from. */
+export const binding: Binding = loaded.binding;
+export const binaryFile: string = loaded.file;

@@ -36,7 +36,7 @@ export const METRICS = [
 const HEADER = [
   'passes', 'rows', 'size', 'objective', 'link', 'pairWeight', 'weightRatio', 'sftScope', 'klScope', 'weightGradient',
   'sumWeight', 'sumPsi', 'beta', 'labelSmoothing', 'sftWeight', 'klWeight', 'nonFinite', 'denominator', 'gradientScale',
-  'threads', 'safeguard', 'dmpoAlpha', 'mapoScale', 'mapoSteps',
+  'threads', 'safeguard', 'dmpoAlpha', 'mapoScale', 'mapoSteps', 'device',
 ] as const;
 
 // biome-ignore format: names read best in rows

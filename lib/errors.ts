@@ -90,3 +90,42 @@ export class AbortError extends SdpoError {
     return 'AbortError';
   }
 }
+
+/** What the addon tells about a failure of a device. */
+export interface DeviceFailure {
+  message: string;
+  cudaCode: string;
+  operation: string;
+  device: string;
+  shapes: string;
+  contextLost: boolean;
+  outOfMemory: boolean;
+}
+
+/**
+ * A failure that CUDA reported: `ERR_SDPO_OUT_OF_MEMORY` where memory was asked for and not given, `ERR_SDPO_DEVICE` for everything else.
+ * Kernels run later than the call that started them, so an error may belong to earlier work on the same device.
+ */
+export class CudaError extends SdpoError {
+  /** CUDA's own name, e.g. 'cudaErrorIllegalAddress'. */
+  readonly cudaCode: string;
+  /** What was being done, e.g. 'launching the loss'. */
+  readonly operation: string;
+  /** Name of the device, 'cuda:0'; 'cpu' where page-locked memory of the host was asked for. */
+  readonly device: string;
+  /** Of what: bytes, or rows, elements and dtype; empty where there is nothing to say. */
+  readonly shapes: string;
+  /** Whether the process can no longer use this device; every later call fails at once with this error. */
+  readonly contextLost: boolean;
+  constructor(failure: DeviceFailure) {
+    super(failure.outOfMemory ? 'ERR_SDPO_OUT_OF_MEMORY' : 'ERR_SDPO_DEVICE', failure.message);
+    this.cudaCode = failure.cudaCode;
+    this.operation = failure.operation;
+    this.device = failure.device;
+    this.shapes = failure.shapes;
+    this.contextLost = failure.contextLost;
+  }
+  override get name(): string {
+    return 'CudaError';
+  }
+}

@@ -3,8 +3,11 @@
 export type { Batch, BranchBatch, EvaluateOptions, PerBranch } from './batch.js';
 export { type Device, devices } from './device.js';
 export { DTYPES, type DType, type HostArray } from './dtypes.js';
+export type { ElementwiseOptions } from './elementwise.js';
 export {
   AbortError,
+  CudaError,
+  type DeviceFailure,
   type ErrorCode,
   NonFiniteError,
   type NonFiniteSource,
@@ -72,4 +75,5 @@ export {
   type Transition,
   type VariancePreservingOptions,
 } from './schedule.js';
-export { type BranchViews, type Layout, split, Tensor, type TensorOptions } from './tensor.js';
+export { Stream } from './stream.js';
+export { type BranchViews, type Layout, type PointerOptions, split, Tensor, type TensorOptions } from './tensor.js';

@@ -1,30 +1,13 @@
 /** The preference loss: checks a batch, makes one native call, and gives loss, gradients, statistics and metrics. */
 
-import type { EvaluateArguments } from '../binding.js';
-import {
-  type Batch,
-  BRANCHES,
-  type BranchName,
-  type EvaluateOptions,
-  type Prepared,
-  prepare,
-  writeOperand,
-} from './batch.js';
-import { binding } from './binding.js';
-import {
-  FAILURE_FIELD,
-  FAILURE_OFFSET,
-  FAILURE_TENSOR_NAMES,
-  HEADER_FIELD,
-  PASS,
-  type ROW_OUTPUT,
-  STATUS_NAMES,
-  type Status,
-} from './contract.js';
-import { AbortError, NonFiniteError, SdpoError } from './errors.js';
-import { type LatentArray, type Operand, readOperand, sameKind } from './operand.js';
+import { type Batch, BRANCHES, type EvaluateOptions, prepare } from './batch.js';
+import { abandoned, layOut, type PendingCall, run, runAsync, withStack } from './call.js';
+import { PASS, type ROW_OUTPUT } from './contract.js';
+import { AbortError } from './errors.js';
+import { type LatentArray, sameKind } from './operand.js';
 import { type PreferenceLossOptions, type ResolvedOptions, resolveOptions } from './options.js';
 import { type Evaluation, type Gradients, ResultBuffers, type Statistics } from './result.js';
+import type { Stream } from './stream.js';
 import { split, Tensor } from './tensor.js';
 import {
   checkBoolean,
@@ -70,7 +53,7 @@ export interface CoefficientInput {
   b?: ArrayLike<number>;
 }
 
-const CALL_FIELDS = ['gradients', 'gradientScale', 'denominator', 'maskThreshold', 'into'];
+const CALL_FIELDS = ['gradients', 'gradientScale', 'denominator', 'maskThreshold', 'stream', 'into'];
 const ASYNC_CALL_FIELDS = [...CALL_FIELDS, 'signal'];
 
 /**
@@ -98,14 +81,18 @@ export class PreferenceLoss {
   evaluate<C extends LatentArray, R extends LatentArray>(batch: Batch<C, R>, call?: CallOptions): Evaluation<C, R>;
   evaluate(batch: Batch, call: CallOptions = {}): Statistics {
     const pending = this.#prepare(batch, call, CALL_FIELDS);
-    const status = binding.evaluate(...pending.args);
-    checkStatus(STATUS_NAMES[status], pending.result);
+    try {
+      run(pending);
+    } catch (error) {
+      throw abandoned(pending, error);
+    }
     return pending.result.finish();
   }
 
   /**
    * The same result off the event loop. The arrays of the batch must neither be written nor transferred until the promise settles (arrays of
-   * resizable buffers are copied). Rejects as `evaluate` throws, with the caller's stack, and with an AbortError once `signal` is aborted.
+   * resizable buffers are copied). Rejects as `evaluate` throws, with the caller's stack, and with an AbortError once `signal` is aborted. On
+   * a device no thread waits, a tensor may be disposed meanwhile, and an aborted call rejects when the device is done with it.
    */
   evaluateAsync<C extends LatentArray, R extends LatentArray>(
     batch: Batch<C, R>,
@@ -120,36 +107,26 @@ export class PreferenceLoss {
     Error.captureStackTrace(trace, this.evaluateAsync);
     const pending = this.#prepare(batch, call, ASYNC_CALL_FIELDS);
     const signal = call.signal;
-    if (signal !== undefined && !(signal instanceof AbortSignal)) failType('call.signal', 'an AbortSignal', signal);
-    if (signal?.aborted) throw new AbortError(signal.reason);
-
-    const args = pending.args.map(unresizable) as EvaluateArguments;
-    const flag = signal === undefined ? null : new Int32Array(1);
-    args[args.length - 1] = flag;
-    const onAbort = () => Atomics.store(flag!, 0, 1);
-    signal?.addEventListener('abort', onAbort, { once: true });
     try {
-      const status = await binding.evaluateAsync(...args);
-      checkStatus(STATUS_NAMES[status], pending.result, signal);
-      return pending.result.finish();
+      if (signal !== undefined && !(signal instanceof AbortSignal)) failType('call.signal', 'an AbortSignal', signal);
+      if (signal?.aborted) throw new AbortError(signal.reason);
+      await runAsync(pending, signal);
     } catch (error) {
-      throw withStack(error, trace.stack);
-    } finally {
-      signal?.removeEventListener('abort', onAbort);
+      throw withStack(abandoned(pending, error), trace.stack);
     }
+    return pending.result.finish();
   }
 
   /**
    * First pass alone: the moments m, δ, q of every row (and x = mean d_c d_r with `cross`), for statistics that need a barrier before the
    * gradient. Throws as `evaluate` does.
    */
-  moments(batch: Batch, call: { cross?: boolean } = {}): Moments {
-    checkOptions('call', call, ['cross']);
+  moments(batch: Batch, call: { cross?: boolean; stream?: Stream } = {}): Moments {
+    checkOptions('call', call, ['cross', 'stream']);
     const cross = checkBoolean('call.cross', call.cross ?? false);
-    const prepared = prepare(batch, {}, this.options);
+    const prepared = prepare(batch, { stream: call.stream }, this.options);
     const result = new ResultBuffers(prepared.rows);
-    const status = binding.evaluate(...nativeArguments(prepared, result, PASS.moments | (cross ? PASS.cross : 0)));
-    checkStatus(STATUS_NAMES[status], result);
+    run(layOut(prepared, result, PASS.moments | (cross ? PASS.cross : 0)));
     const branch = (error: string, delta: string, drift: string): BranchMoments => ({
       error: ResultBuffers.column(result, error as keyof typeof ROW_OUTPUT),
       delta: ResultBuffers.column(result, delta as keyof typeof ROW_OUTPUT),
@@ -169,8 +146,10 @@ export class PreferenceLoss {
   gradients<C extends LatentArray, R extends LatentArray>(
     batch: Batch<C, R>,
     coefficients: { chosen: CoefficientInput; rejected: CoefficientInput },
+    call: { stream?: Stream } = {},
   ): Gradients<C, R> {
-    const prepared = prepare(batch, {}, this.options);
+    checkOptions('call', call, ['stream']);
+    const prepared = prepare(batch, { stream: call.stream }, this.options);
     const result = new ResultBuffers(prepared.rows);
     checkOptions('coefficients', coefficients, BRANCHES);
     for (const branch of BRANCHES) {
@@ -182,68 +161,29 @@ export class PreferenceLoss {
       if (b !== undefined) ResultBuffers.column(result, branch === 'chosen' ? 'bChosen' : 'bRejected').set(b);
     }
     const gradients = allocateGradients(batch);
-    const status = binding.evaluate(...nativeArguments(prepared, result, PASS.gradients, gradients));
-    checkStatus(STATUS_NAMES[status], result);
+    const pending = layOut(prepared, result, PASS.gradients, gradients, true);
+    try {
+      run(pending);
+    } catch (error) {
+      throw abandoned(pending, error);
+    }
     return gradients as Gradients<C, R>;
   }
 
-  #prepare(
-    batch: Batch,
-    call: CallOptions,
-    fields: readonly string[],
-  ): { result: ResultBuffers; args: EvaluateArguments } {
+  #prepare(batch: Batch, call: CallOptions, fields: readonly string[]): PendingCall {
     checkOptions('call', call, fields);
     const wanted = checkBoolean('call.gradients', call.gradients ?? true);
     if (call.gradientScale !== undefined) checkNumber('call.gradientScale', call.gradientScale);
     if (call.denominator !== undefined) checkNumberAbove('call.denominator', call.denominator, 0);
     const prepared = prepare(batch, call, this.options);
     const result = call.into === undefined ? new ResultBuffers(prepared.rows) : reuse(call.into, prepared.rows);
-    const gradients = wanted
-      ? call.into === undefined
-        ? allocateGradients(batch)
-        : reusedGradients(result, batch)
-      : undefined;
+    const reused = wanted ? reusedGradients(result, batch) : undefined;
+    const gradients = wanted ? (reused ?? allocateGradients(batch)) : undefined;
     result.gradients = gradients;
     const cross = this.options.safeguard === undefined ? 0 : PASS.cross;
     const passes = PASS.moments | PASS.objective | cross | (wanted ? PASS.gradients : 0);
-    return { result, args: nativeArguments(prepared, result, passes, gradients) };
+    return layOut(prepared, result, passes, gradients, reused === undefined);
   }
-}
-
-/** The arguments of the native call; gradient operands are added to the header here. */
-function nativeArguments(
-  prepared: Prepared,
-  result: ResultBuffers,
-  passes: number,
-  gradients?: Gradients,
-): EvaluateArguments {
-  const { header, rowInputs, operands, rows } = prepared;
-  const { rowOutputs, metrics } = ResultBuffers.raw(result);
-  header[HEADER_FIELD.passes] = passes;
-  const gradient = { chosen: null, rejected: null } as { [K in BranchName]: Operand['data'] | null };
-  if (gradients !== undefined) {
-    for (const branch of BRANCHES) {
-      const operand = readOperand(`gradients.${branch}`, gradients[branch], rows);
-      writeOperand(header, branch === 'chosen' ? 'gradientChosen' : 'gradientRejected', operand);
-      gradient[branch] = operand.data;
-    }
-  }
-  return [
-    header,
-    rowInputs,
-    rowOutputs,
-    metrics,
-    operands.policyChosen?.data ?? null,
-    operands.referenceChosen?.data ?? null,
-    operands.targetChosen?.data ?? null,
-    gradient.chosen,
-    operands.policyRejected?.data ?? null,
-    operands.referenceRejected?.data ?? null,
-    operands.targetRejected?.data ?? null,
-    gradient.rejected,
-    operands.elementWeights?.data ?? null,
-    null,
-  ];
 }
 
 /** Fresh gradients of the kind of each policy; views of one stacked gradient where the policies are the two views of one stacked tensor. */
@@ -255,11 +195,17 @@ function allocateGradients(batch: Batch): Gradients {
     const other = Tensor.origin(rejected);
     const complementary = from?.part === 'chosen' && other?.part === 'rejected';
     if (complementary && from.base === other.base && from.layout === other.layout) {
-      const stacked = Tensor.empty(from.base.shape, { dtype: from.base.dtype });
+      const stacked = Tensor.allocate(from.base.shape, from.base.dtype, from.base.device, false);
       return { ...split(stacked, from.layout), stacked };
     }
   }
-  return { chosen: sameKind(chosen).value, rejected: sameKind(rejected).value };
+  const gradient = sameKind(chosen);
+  try {
+    return { chosen: gradient, rejected: sameKind(rejected) };
+  } catch (error) {
+    if (gradient instanceof Tensor) gradient.dispose();
+    throw error;
+  }
 }
 
 function reuse(into: unknown, rows: number): ResultBuffers {
@@ -270,20 +216,24 @@ function reuse(into: unknown, rows: number): ResultBuffers {
   return into;
 }
 
-function reusedGradients(result: ResultBuffers, batch: Batch): Gradients {
+/** The gradients of an earlier result, where it has any, if they fit the batch. */
+function reusedGradients(result: ResultBuffers, batch: Batch): Gradients | undefined {
   const gradients = result.gradients;
-  if (gradients === undefined) return allocateGradients(batch);
+  if (gradients === undefined) return undefined;
   for (const branch of BRANCHES) {
     const old = gradients[branch];
     const policy = batch[branch].policy;
     const same =
       old instanceof Tensor
-        ? policy instanceof Tensor && old.dtype === policy.dtype && old.shape.join() === policy.shape.join()
+        ? policy instanceof Tensor &&
+          old.dtype === policy.dtype &&
+          old.device === policy.device &&
+          old.shape.join() === policy.shape.join()
         : old.constructor === policy?.constructor && old.length === (policy as Float32Array).length;
     if (!same)
       failValue(
         `call.into.gradients.${branch}`,
-        `of the kind, dtype and shape of batch.${branch}.policy`,
+        `of the kind, dtype, shape and device of batch.${branch}.policy`,
         old,
         'ERR_SDPO_INVALID_LENGTH',
       );
@@ -299,49 +249,4 @@ function readCoefficients(
   checkOptions(argument, value, ['a', 'b']);
   const a = checkNumbers(`${argument}.a`, value.a, rows);
   return value.b === undefined ? { a } : { a, b: checkNumbers(`${argument}.b`, value.b, rows) };
-}
-
-/** Turns the status of a native call into the error it stands for. */
-function checkStatus(status: Status, result: ResultBuffers, signal?: AbortSignal): void {
-  if (status === 'ok') return;
-  const { metrics } = ResultBuffers.raw(result);
-  const field = (name: keyof typeof FAILURE_FIELD) => metrics[FAILURE_OFFSET + FAILURE_FIELD[name]];
-  switch (status) {
-    case 'non_finite':
-      throw new NonFiniteError(
-        field('row'),
-        BRANCHES[field('branch')],
-        FAILURE_TENSOR_NAMES[field('tensor')],
-        field('element'),
-      );
-    case 'element_weights':
-      throw new SdpoError(
-        'ERR_SDPO_ELEMENT_WEIGHTS',
-        `Expected batch.elementWeights to be finite, >= 0 and of positive sum in every row, received weights in row ${field('row')} that are not`,
-      );
-    case 'aborted':
-      throw new AbortError(signal?.reason);
-    case 'out_of_memory':
-      throw new SdpoError(
-        'ERR_SDPO_OUT_OF_MEMORY',
-        'Expected enough memory for the scratch space of a call, received none',
-      );
-    default:
-      throw new SdpoError('ERR_SDPO_DEVICE', `The device failed (${status})`);
-  }
-}
-
-/** Memory of a resizable buffer can be taken away while another thread reads it; a copy cannot. */
-function unresizable<T>(array: T): T {
-  if (ArrayBuffer.isView(array) && (array.buffer as ArrayBuffer & { resizable?: boolean }).resizable) {
-    return (array as unknown as Float64Array).slice() as unknown as T;
-  }
-  return array;
-}
-
-/** The error with the stack of the call that started the work, since the stack of a settled promise leads nowhere. */
-function withStack(error: unknown, stack: string | undefined): unknown {
-  const frames = stack?.indexOf('\n') ?? -1; // none where Error.stackTraceLimit is 0
-  if (error instanceof Error && frames >= 0) error.stack = `${error.name}: ${error.message}${stack!.slice(frames)}`;
-  return error;
 }

@@ -1,9 +1,13 @@
 /** Noise by counter: any element of a stream can be made again from its seed and its position, on every backend. */
 
 import { binding } from './binding.js';
+import { locationOf } from './device.js';
+import { enlist } from './device-memory.js';
 import { dtypeIndex, type HostArray } from './dtypes.js';
-import { storageOf, Tensor } from './tensor.js';
-import { checkInteger, failType, failValue } from './validate.js';
+import type { ElementwiseOptions } from './elementwise.js';
+import { checkStream, laneOf } from './stream.js';
+import { isContiguous, placeOf, Tensor } from './tensor.js';
+import { checkInteger, checkOptions, failType, failValue } from './validate.js';
 
 /** A 64-bit seed: a safe integer >= 0, or a bigint below 2^64. */
 export type Seed = number | bigint;
@@ -27,18 +31,31 @@ function checkPosition(argument: string, value: unknown): number {
 /**
  * Fills `out` with standard normals: element i is element `offset + i` of the stream of `seed`. Philox4x32-10 (Salmon et al., SC 2011) by
  * counter, Box-Muller in float64, rounded once to the dtype of `out`. The integers behind the normals are the same on every backend; the
- * normals agree to a few units in the last place of float64 before rounding.
+ * normals agree to a few units in the last place of float64 before rounding. On a device the work is put on `options.stream` and not waited for.
  * @returns `out`.
  */
-export function noise<T extends Float32Array | Float64Array | Tensor>(seed: Seed, offset: number, out: T): T {
+export function noise<T extends Float32Array | Float64Array | Tensor>(
+  seed: Seed,
+  offset: number,
+  out: T,
+  options: ElementwiseOptions = {},
+): T {
   const [low, high] = checkSeed(seed);
   const first = checkPosition('offset', offset);
+  checkOptions('options', options, ['stream']);
+  const lane = laneOf(checkStream('options.stream', options.stream, out instanceof Tensor ? out.device : 'cpu'));
   let data: HostArray;
   let dtype: number;
   if (out instanceof Tensor) {
-    storageOf(out, 'out');
-    data = out.data;
+    const place = placeOf(out, 'out');
     dtype = dtypeIndex(out.dtype);
+    if ('memory' in place) {
+      if (!isContiguous(out, place)) failValue('out', 'a contiguous Tensor', out);
+      enlist(lane, [{ memory: place.memory, writes: true }]);
+      binding.noise(low, high, first, out.pointer, dtype, false, 0, locationOf(out.device), lane.handle, out.size);
+      return out;
+    }
+    data = out.data;
   } else if (out instanceof Float32Array || out instanceof Float64Array) {
     data = out;
     dtype = dtypeIndex(out instanceof Float32Array ? 'float32' : 'float64');

@@ -1,14 +1,21 @@
 /** Typed arrays and tensors as operands of native calls: dtype, memory, row stride and elements per row, checked. */
 
-import { allocate, type DType, type HostArray } from './dtypes.js';
-import { rowLength, storageOf, Tensor } from './tensor.js';
+import type { NativeMemory } from '../binding.js';
+import type { DeviceMemory } from './device-memory.js';
+import { allocate, type DType } from './dtypes.js';
+import { SdpoError } from './errors.js';
+import { placeOf, rowLength, Tensor } from './tensor.js';
 import { failType, failValue } from './validate.js';
 
 /** Latents or predictions [rows, …]: flat typed arrays of float32 or float64, or tensors of any dtype. */
 export type LatentArray = Float32Array | Float64Array | Tensor;
 
 export interface Operand {
-  readonly data: HostArray;
+  /** The elements on the host, or the address of the first one on a device. */
+  readonly data: NativeMemory;
+  readonly device: string;
+  /** What `data` points into, on a device. */
+  readonly memory?: DeviceMemory;
   readonly dtype: DType;
   /** Elements from one row to the next. */
   readonly rowStride: number;
@@ -31,10 +38,10 @@ export function readOperand(argument: string, value: unknown, rows: number): Ope
     if (!Number.isInteger(size) || (rows > 0 && size === 0) || (rows === 0 && value.length > 0)) {
       failValue(argument, `[rows, ...] with ${rows} rows of one or more elements`, value, 'ERR_SDPO_INVALID_LENGTH');
     }
-    return { data: value, dtype: dtypeOf(value), rowStride: size, size };
+    return { data: value, device: 'cpu', dtype: dtypeOf(value), rowStride: size, size };
   }
   if (value instanceof Tensor) {
-    const { data, rowStride } = storageOf(value, argument);
+    const place = placeOf(value, argument);
     const size = rowLength(value.shape);
     if (value.shape[0] !== rows || size === 0) {
       failValue(
@@ -44,7 +51,7 @@ export function readOperand(argument: string, value: unknown, rows: number): Ope
         'ERR_SDPO_INVALID_LENGTH',
       );
     }
-    return { data, dtype: value.dtype, rowStride, size };
+    return operandOf(value, place.rowStride, size);
   }
   failType(
     argument,
@@ -53,12 +60,32 @@ export function readOperand(argument: string, value: unknown, rows: number): Ope
   );
 }
 
-/** A new array or tensor of the same kind, dtype and shape, and its (contiguous) storage. */
-export function sameKind<T extends LatentArray>(like: T): { value: T; data: HostArray } {
-  if (like instanceof Tensor) {
-    const value = Tensor.empty(like.shape, { dtype: like.dtype });
-    return { value: value as T, data: storageOf(value).data };
+/** The operand of a live tensor whose rows are read as `size` elements, `rowStride` apart. */
+export function operandOf(tensor: Tensor, rowStride: number, size: number): Operand {
+  const { dtype, device } = tensor;
+  const place = placeOf(tensor);
+  if ('memory' in place) return { data: tensor.pointer, device, memory: place.memory, dtype, rowStride, size };
+  return { data: place.data, device, dtype, rowStride, size };
+}
+
+/** The device that all operands of a call lie on; they are named as in its arguments, and an error names the first that lies elsewhere. */
+export function commonDevice(operands: readonly (readonly [argument: string, operand: Operand | undefined])[]): string {
+  const present = operands.filter((entry): entry is readonly [string, Operand] => entry[1] !== undefined);
+  if (present.length === 0) return 'cpu';
+  const [first, { device }] = present[0];
+  for (const [argument, operand] of present) {
+    if (operand.device !== device) {
+      throw new SdpoError(
+        'ERR_SDPO_DEVICE',
+        `Expected ${argument} to be on ${device} as ${first}, received one on ${operand.device}; move it with .to('${device}')`,
+      );
+    }
   }
-  const data = allocate(dtypeOf(like), like.length);
-  return { value: data as unknown as T, data };
+  return device;
+}
+
+/** A new array or tensor of the same kind, dtype, shape and device; memory of a device is left as it is. */
+export function sameKind<T extends LatentArray>(like: T): T {
+  if (like instanceof Tensor) return Tensor.allocate(like.shape, like.dtype, like.device, false) as T;
+  return allocate(dtypeOf(like), like.length) as unknown as T;
 }

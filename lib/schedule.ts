@@ -1,6 +1,6 @@
 /** Noise schedules: how much noise a timestep has, which transitions the sampler makes, and what the model should predict. */
 
-import { combine } from './elementwise.js';
+import { combine, type ElementwiseOptions } from './elementwise.js';
 import type { LatentArray } from './operand.js';
 import { givenAlphas } from './schedule/betas.js';
 import { type DiffusersConfig, readDiffusers } from './schedule/diffusers.js';
@@ -242,9 +242,10 @@ export class NoiseSchedule {
    * @param x0 clean data [rows, ...], flat: a Float32Array, Float64Array or Tensor
    * @param noise ε, of the same kind, dtype and length
    * @param timesteps one per row
-   * @returns x_t, of the same kind, dtype and shape as `x0`
+   * @param options `stream`: of the device that holds the tensors; the work is put on it and not waited for
+   * @returns x_t, of the same kind, dtype, shape and device as `x0`
    */
-  addNoise<T extends LatentArray>(x0: T, noise: T, timesteps: ArrayLike<number>): T {
+  addNoise<T extends LatentArray>(x0: T, noise: T, timesteps: ArrayLike<number>, options?: ElementwiseOptions): T {
     const list = checkNumberList('timesteps', timesteps);
     const onData = new Float64Array(list.length);
     const onNoise = new Float64Array(list.length);
@@ -252,14 +253,14 @@ export class NoiseSchedule {
       onData[i] = this.#levels.signal(list[i], 'timesteps', i);
       onNoise[i] = this.#levels.sigma(list[i], 'timesteps', i);
     }
-    return combine(onData, x0, onNoise, noise, ['x0', 'noise']);
+    return combine(onData, x0, onNoise, noise, ['x0', 'noise'], options);
   }
 
   /**
    * What the model should predict: ε (`epsilon`), a ε - s x_0 (`v_prediction`), x_0 (`sample`) or ε - x_0 (`flow_prediction`). Arguments
    * and result as in {@link addNoise}.
    */
-  target<T extends LatentArray>(x0: T, noise: T, timesteps: ArrayLike<number>): T {
+  target<T extends LatentArray>(x0: T, noise: T, timesteps: ArrayLike<number>, options?: ElementwiseOptions): T {
     const list = checkNumberList('timesteps', timesteps);
     const onData = new Float64Array(list.length);
     const onNoise = new Float64Array(list.length);
@@ -268,7 +269,7 @@ export class NoiseSchedule {
       const sigma = this.#levels.sigma(list[i], 'timesteps', i);
       [onData[i], onNoise[i]] = targetCoefficients(this.predictionType, signal, sigma);
     }
-    return combine(onData, x0, onNoise, noise, ['x0', 'noise']);
+    return combine(onData, x0, onNoise, noise, ['x0', 'noise'], options);
   }
 
   /**

@@ -1,9 +1,11 @@
 /** Tensors: shape, dtype and memory of latents and predictions, and views of the two branches of a stacked batch. */
 
-import { checkDevice } from './device.js';
+import { checkCudaDevice, checkDevice } from './device.js';
+import { type CopySide, copyRows, DeviceMemory, enlist } from './device-memory.js';
 import { allocate, checkDType, type DType, decode, dtypeBytes, encode, type HostArray, holds } from './dtypes.js';
-import { SdpoError } from './errors.js';
-import { checkNumbers, checkOneOf, checkOptions, failType, failValue } from './validate.js';
+import { SdpoError, SdpoRangeError } from './errors.js';
+import { checkStream, laneOf, type Stream } from './stream.js';
+import { checkInteger, checkNumbers, checkOneOf, checkOptions, failType, failValue } from './validate.js';
 
 /** How a stacked batch of pairs is laid out along its first axis. */
 export const LAYOUTS = ['halves', 'interleaved'] as const;
@@ -18,10 +20,28 @@ export interface TensorOptions {
   dtype?: DType;
 }
 
+export interface PointerOptions {
+  /** Axes, the first one counting rows. */
+  shape: readonly number[];
+  dtype: DType;
+  /** 'cuda:0', … */
+  device: string;
+  /** Elements from one row to the next, at least a row; default: rows without gaps. */
+  rowStride?: number;
+}
+
 /** Where a tensor's rows lie in its storage; internal to the package. */
 export interface Storage {
   readonly data: HostArray;
   /** Elements from one row to the next; larger than the row in an interleaved view. */
+  readonly rowStride: number;
+}
+
+/** The same in the memory of a device; internal to the package. */
+export interface DeviceStorage {
+  readonly memory: DeviceMemory;
+  /** Bytes from the start of the memory to the first row. */
+  readonly offset: number;
   readonly rowStride: number;
 }
 
@@ -33,7 +53,7 @@ export interface ViewOrigin {
 }
 
 interface Parts {
-  storage: Storage;
+  storage: Storage | DeviceStorage;
   shape: readonly number[];
   dtype: DType;
   origin?: ViewOrigin;
@@ -48,7 +68,9 @@ export class Tensor {
   readonly dtype: DType;
   /** Number of elements. */
   readonly size: number;
-  #storage: Storage | undefined;
+  /** Name of the device that holds the elements. */
+  readonly device: string;
+  #storage: Storage | DeviceStorage | undefined;
   readonly #origin: ViewOrigin | undefined;
 
   private constructor({ storage, shape, dtype, origin }: Parts) {
@@ -56,6 +78,7 @@ export class Tensor {
     this.shape = Object.freeze(Array.from(shape));
     this.dtype = dtype;
     this.size = elementCount(shape);
+    this.device = 'memory' in storage ? storage.memory.device : 'cpu';
     this.#origin = origin;
   }
 
@@ -95,19 +118,49 @@ export class Tensor {
   /** A tensor of zeros. */
   static empty(shape: readonly number[], options: { dtype?: DType; device?: string } = {}): Tensor {
     checkOptions('options', options, ['dtype', 'device']);
-    checkDevice('options.device', options.device ?? 'cpu');
+    const device = checkDevice('options.device', options.device ?? 'cpu');
     const dtype = options.dtype === undefined ? 'float32' : checkDType('options.dtype', options.dtype);
-    const checked = checkShape('shape', shape);
-    return Tensor.#contiguous(allocate(dtype, elementCount(checked)), checked, dtype);
+    return Tensor.allocate(checkShape('shape', shape), dtype, device, true);
+  }
+
+  /**
+   * A tensor in device memory that somebody else owns: another library of this process, say. It is never freed here and has to stay until the
+   * tensor is no longer used. Nothing can check that the address is right: a wrong one loses the device's context.
+   *
+   * @param pointer address of the first element, aligned to the dtype
+   * @throws RangeError for an address that is null or not aligned, SdpoError ERR_SDPO_DEVICE for a device that does not exist
+   */
+  static fromPointer(pointer: bigint, options: PointerOptions): Tensor {
+    if (typeof pointer !== 'bigint') failType('pointer', 'a bigint', pointer);
+    checkOptions('options', options, ['shape', 'dtype', 'device', 'rowStride']);
+    const dtype = checkDType('options.dtype', options.dtype);
+    const shape = checkShape('options.shape', options.shape);
+    const width = rowLength(shape);
+    const rowStride = checkInteger('options.rowStride', options.rowStride ?? width, width);
+    const device = checkCudaDevice('options.device', options.device);
+    const extent = elementCount(shape) === 0 ? 0 : ((shape[0] - 1) * rowStride + width) * dtypeBytes(dtype);
+    if (pointer < 0n || pointer + BigInt(extent) >= 1n << 64n || pointer % BigInt(dtypeBytes(dtype)) !== 0n) {
+      failValue('pointer', `an address of ${dtype} elements, aligned to ${dtypeBytes(dtype)} bytes`, pointer);
+    }
+    if (pointer === 0n && extent > 0) failValue('pointer', 'an address other than null', pointer);
+    const memory = new DeviceMemory(device, pointer, extent, () => {});
+    return new Tensor({ storage: { memory, offset: 0, rowStride }, shape, dtype });
   }
 
   static #contiguous(data: HostArray, shape: readonly number[], dtype: DType): Tensor {
     return new Tensor({ storage: { data, rowStride: rowLength(shape) }, shape, dtype });
   }
 
-  /** Name of the device that holds the elements. */
-  get device(): string {
-    return 'cpu';
+  /** @internal A contiguous tensor on any device; without `zero` memory of a device holds whatever was there. */
+  static allocate(shape: readonly number[], dtype: DType, device: string, zero: boolean): Tensor {
+    const size = elementCount(shape);
+    if (device === 'cpu') return Tensor.#contiguous(allocate(dtype, size), shape, dtype);
+    return Tensor.onDevice(DeviceMemory.allocate(device, size * dtypeBytes(dtype), zero), shape, dtype);
+  }
+
+  /** @internal A contiguous tensor in memory of a device. */
+  static onDevice(memory: DeviceMemory, shape: readonly number[], dtype: DType): Tensor {
+    return new Tensor({ storage: { memory, offset: 0, rowStride: rowLength(shape) }, shape, dtype });
   }
 
   /** Size of the elements in bytes. */
@@ -115,20 +168,38 @@ export class Tensor {
     return this.size * dtypeBytes(this.dtype);
   }
 
-  /** The shared storage: writing to it changes the tensor. A view whose rows are not adjacent has none; `toHost` copies it. */
+  /** The shared storage: writing to it changes the tensor. A view whose rows are not adjacent has none, nor has a device; `toHost` copies. */
   get data(): HostArray {
-    const { data, rowStride } = storageOf(this);
-    if (this.shape[0] > 1 && rowStride !== rowLength(this.shape)) {
+    const storage = storageOf(this);
+    const { data } = storage;
+    if (!isContiguous(this, storage)) {
       failValue('tensor', 'contiguous to have data (use toHost() for a copy)', this);
     }
     return data.length === this.size ? data : data.subarray(0, this.size);
   }
 
-  /** A copy of the elements in row order, as stored: Float64Array, Float32Array, or Uint16Array of bits. */
-  toHost(): HostArray {
-    const { data, rowStride } = storageOf(this);
-    const width = rowLength(this.shape);
+  /** Address of the first element in the memory of a device, for other libraries of this process; a tensor on the host has none. */
+  get pointer(): bigint {
+    const place = placeOf(this);
+    if (!('memory' in place)) failValue('tensor', 'on a CUDA device to have a pointer', this);
+    return place.memory.address + BigInt(place.offset);
+  }
+
+  /**
+   * A copy of the elements in row order, as stored: Float64Array, Float32Array, or Uint16Array of bits. From a device it waits for the calls
+   * of this package that write the tensor, and for `stream`, whatever was put on it.
+   */
+  toHost(options: { stream?: Stream } = {}): HostArray {
+    checkOptions('options', options, ['stream']);
+    const place = placeOf(this);
+    const stream = checkStream('options.stream', options.stream, this.device);
     const out = allocate(this.dtype, this.size);
+    const width = rowLength(this.shape);
+    if ('memory' in place) {
+      this.#copyTo({ memory: out, stride: width * dtypeBytes(this.dtype) }, place, stream);
+      return out;
+    }
+    const { data, rowStride } = place;
     for (let row = 0; row < this.shape[0]; row++) {
       out.set(data.subarray(row * rowStride, row * rowStride + width), row * width);
     }
@@ -145,16 +216,47 @@ export class Tensor {
     return decode(this.dtype, this.toHost(), new Float64Array(this.size));
   }
 
-  /** The tensor in the memory of a device; itself where it is already there. */
+  /** The elements in the memory of a device, without gaps between rows; the tensor itself where it is already there. */
   to(device: string): Tensor {
     checkDevice('device', device);
-    storageOf(this);
-    return this;
+    const place = placeOf(this);
+    if (device === this.device) return this;
+    if (device === 'cpu') return Tensor.#contiguous(this.toHost(), this.shape, this.dtype);
+    const out = Tensor.allocate(this.shape, this.dtype, device, false);
+    const bytes = dtypeBytes(this.dtype);
+    const side = { memory: out.pointer, stride: rowLength(this.shape) * bytes };
+    try {
+      if ('memory' in place) this.#copyTo(side, place);
+      else {
+        const from = { memory: place.data, stride: place.rowStride * bytes };
+        copyRows(device, this.shape[0], side.stride, side, from);
+      }
+    } catch (error) {
+      out.dispose();
+      throw error;
+    }
+    return out;
   }
 
-  /** Releases the memory; every later use is an SdpoError `ERR_SDPO_DISPOSED`. Disposing twice is harmless. */
+  /** Copies from a device, after the work under way on the tensor. */
+  #copyTo(to: CopySide, { memory, rowStride }: DeviceStorage, stream?: Stream): void {
+    const bytes = dtypeBytes(this.dtype);
+    const from = { memory: this.pointer, stride: rowStride * bytes };
+    const lane = laneOf(stream);
+    enlist(lane, [{ memory, writes: false }]);
+    copyRows(this.device, this.shape[0], rowLength(this.shape) * bytes, to, from, lane);
+    memory.settle(lane);
+  }
+
+  /**
+   * Releases the memory; every later use is an SdpoError `ERR_SDPO_DISPOSED`. Disposing twice is harmless. On a device the memory is freed at
+   * once, or when the last asynchronous call that uses it is over, and views that `split` made of the tensor end with it; disposing such a
+   * view frees nothing. What nobody disposes is freed by the garbage collector, which knows little of the need for device memory.
+   */
   dispose(): void {
+    const storage = this.#storage;
     this.#storage = undefined;
+    if (storage !== undefined && 'memory' in storage && this.#origin === undefined) storage.memory.dispose();
   }
 
   [Symbol.dispose](): void {
@@ -162,14 +264,15 @@ export class Tensor {
   }
 
   /** @internal */
-  static storage(tensor: Tensor, argument: string): Storage {
+  static place(tensor: Tensor, argument: string): Storage | DeviceStorage {
     const storage = tensor.#storage;
-    if (storage === undefined) {
+    if (storage === undefined || ('memory' in storage && storage.memory.disposed)) {
       throw new SdpoError(
         'ERR_SDPO_DISPOSED',
         `Expected ${argument} to be a live tensor, received one that was disposed`,
       );
     }
+    if ('memory' in storage) return storage;
     const { shape } = tensor;
     const extent = tensor.size === 0 ? 0 : (shape[0] - 1) * storage.rowStride + rowLength(shape);
     if (storage.data.length < extent) {
@@ -185,11 +288,16 @@ export class Tensor {
 
   /** @internal */
   static view(base: Tensor, layout: Layout, part: 'chosen' | 'rejected'): Tensor {
-    const { data, rowStride } = storageOf(base);
+    const place = placeOf(base);
     const rows = base.shape[0] / 2;
-    const first = part === 'chosen' ? 0 : layout === 'halves' ? rows : 1;
+    const first = (part === 'chosen' ? 0 : layout === 'halves' ? rows : 1) * place.rowStride;
+    const rowStride = layout === 'halves' ? place.rowStride : 2 * place.rowStride;
+    const storage =
+      'memory' in place
+        ? { memory: place.memory, offset: place.offset + first * dtypeBytes(base.dtype), rowStride }
+        : { data: place.data.subarray(first), rowStride };
     return new Tensor({
-      storage: { data: data.subarray(first * rowStride), rowStride: layout === 'halves' ? rowStride : 2 * rowStride },
+      storage,
       shape: [rows, ...base.shape.slice(1)],
       dtype: base.dtype,
       origin: { base, layout, part },
@@ -197,9 +305,26 @@ export class Tensor {
   }
 }
 
-/** The storage of a live tensor; an error that calls it `argument` for one that was disposed or whose buffer was taken away. */
+/** Where a live tensor is; an error that calls it `argument` for one that was disposed or whose buffer was taken away. */
+export function placeOf(tensor: Tensor, argument = 'tensor'): Storage | DeviceStorage {
+  return Tensor.place(tensor, argument);
+}
+
+/** The storage of a live tensor on the host; an error that calls it `argument` for any other. */
 export function storageOf(tensor: Tensor, argument = 'tensor'): Storage {
-  return Tensor.storage(tensor, argument);
+  const place = placeOf(tensor, argument);
+  if ('memory' in place) {
+    throw new SdpoRangeError(
+      'ERR_SDPO_DEVICE',
+      `Expected ${argument} to be on the cpu (toHost() copies the elements, to('cpu') the tensor), received one on ${tensor.device}`,
+    );
+  }
+  return place;
+}
+
+/** Whether the rows of a live tensor lie one after the other. */
+export function isContiguous(tensor: Tensor, { rowStride }: { readonly rowStride: number }): boolean {
+  return tensor.shape[0] <= 1 || rowStride === rowLength(tensor.shape);
 }
 
 /** The two branches of a stacked batch. */

@@ -1,16 +1,10 @@
 // The addon's exports; binding.d.ts declares each of them.
 #include <napi.h>
 
-#include <cmath>
-#include <string>
-
-#include "backend.h"
+#include "backends.h"
 #include "call.h"
+#include "device_addon.h"
 #include "worker.h"
-
-#if defined(SDPO_WITH_CUDA)
-#include "cuda/device.h"
-#endif
 
 namespace sdpo {
 namespace {
@@ -19,12 +13,32 @@ Napi::Value evaluate(const Napi::CallbackInfo& info) {
   double* out = nullptr;
   const Problem problem = read_problem(info, &out);
   Failure failure;
-  return Napi::Number::New(info.Env(), report(cpu_backend().evaluate(problem, &failure), failure, out));
+  const Status status = backend_for(problem.tensors)->evaluate(problem, &failure);
+  check_device(info.Env(), problem.tensors, status);
+  return Napi::Number::New(info.Env(), report(status, failure, out));
 }
 
-Napi::Value evaluate_async(const Napi::CallbackInfo& info) { return EvaluateWorker::start(info); }
+Napi::Value evaluate_async(const Napi::CallbackInfo& info) {
+  double* out = nullptr;
+  const Problem problem = read_problem(info, &out);
+  if (problem.tensors.kind != Location::host) return evaluate_on_device(info, problem);
+  return EvaluateWorker::start(info, problem, out);
+}
 
-// combine(rows, size, dtype, a, b, x, xStride, y, yStride, out, threads)
+// A device that is left out is the host.
+Location location_at(const Napi::CallbackInfo& info, size_t index) {
+  return info[index].IsUndefined() ? Location() : location(info.Env(), info[index].As<Napi::Number>().DoubleValue());
+}
+
+// An address for `dtype`; with nothing to read or write it may be null.
+void* aligned_address(const Napi::Value& value, DType dtype, bool empty) {
+  void* const data = address(value);
+  if (reinterpret_cast<uintptr_t>(data) % dtype_size(dtype) != 0) fail(value.Env(), "an address is not aligned to its dtype");
+  if (data == nullptr && !empty) fail(value.Env(), "an address is null");
+  return data;
+}
+
+// combine(rows, size, dtype, a, b, x, xStride, y, yStride, out, threads, device, stream)
 Napi::Value combine(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const auto number = [&](size_t index) {
@@ -45,7 +59,12 @@ Napi::Value combine(const Napi::CallbackInfo& info) {
     }
     return static_cast<const double*>(memory.data);
   };
+  problem.location = location_at(info, 11);
+  problem.stream = address(info[12]);
   const auto tensor = [&](size_t index, int64_t stride) {
+    if (problem.location.kind != Location::host) {
+      return aligned_address(info[index], type, problem.rows == 0 || problem.size == 0);
+    }
     const ArrayMemory memory = array_memory(info, index);
     const double needed =
         problem.rows > 0 ? static_cast<double>(problem.rows - 1) * static_cast<double>(stride) + static_cast<double>(problem.size) : 0;
@@ -60,45 +79,42 @@ Napi::Value combine(const Napi::CallbackInfo& info) {
   problem.y = {tensor(7, number(8)), number(8), type};
   problem.out = {tensor(9, problem.size), problem.size, type};
   problem.threads = static_cast<int>(number(10) & 0xffff);
-  cpu_backend().combine(problem);
+  check_device(env, problem.location, backend_for(problem.location)->combine(problem));
   return env.Undefined();
 }
 
-// noise(seedLow, seedHigh, offset, out, dtype, words, threads)
+// noise(seedLow, seedHigh, offset, out, dtype, words, threads, device, stream, count)
 Napi::Value noise(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   NoiseProblem problem;
   const auto word = [&](size_t index) { return static_cast<uint64_t>(info[index].As<Napi::Number>().Uint32Value()); };
   problem.seed = word(0) | word(1) << 32;
   problem.offset = static_cast<uint64_t>(info[2].As<Napi::Number>().DoubleValue());
-  const ArrayMemory out = array_memory(info, 3);
   const uint32_t dtype = info[4].As<Napi::Number>().Uint32Value();
   problem.words = info[5].As<Napi::Boolean>();
   if (dtype >= static_cast<uint32_t>(kDTypeCount)) fail(env, "an enumerator is out of range");
   problem.dtype = static_cast<DType>(dtype);
-  if (!out.present || !(problem.words ? out.type == napi_uint32_array : holds(out.type, problem.dtype))) {
-    fail(env, "the output's array does not hold its dtype");
-  }
-  problem.out = out.data;
-  problem.count = static_cast<int64_t>(out.length);
   problem.threads = static_cast<int>(word(6) & 0xffff);
-  cpu_backend().noise(problem);
+  problem.location = location_at(info, 7);
+  problem.stream = address(info[8]);
+  if (problem.location.kind != Location::host) {
+    const double count = info[9].As<Napi::Number>().DoubleValue();
+    if (!(count >= 0 && count <= 9007199254740991.0)) fail(env, "a size is out of range");
+    problem.count = static_cast<int64_t>(count);
+    problem.out = aligned_address(info[3], problem.words ? DType::float32 : problem.dtype, problem.count == 0);
+  } else {
+    const ArrayMemory out = array_memory(info, 3);
+    if (!out.present || !(problem.words ? out.type == napi_uint32_array : holds(out.type, problem.dtype))) {
+      fail(env, "the output's array does not hold its dtype");
+    }
+    problem.out = out.data;
+    problem.count = static_cast<int64_t>(out.length);
+  }
+  check_device(env, problem.location, backend_for(problem.location)->noise(problem));
   return env.Undefined();
 }
 
 // ---- What this binary is
-
-Napi::Value devices(const Napi::CallbackInfo& info) {
-  const Napi::Env env = info.Env();
-  Napi::Array out = Napi::Array::New(env);
-  Napi::Object cpu = Napi::Object::New(env);
-  cpu.Set("name", cpu_backend().name);
-  cpu.Set("type", "cpu");
-  cpu.Set("threads", cpu_default_threads());
-  cpu.Set("instructionSet", cpu_instruction_set());
-  out.Set(uint32_t{0}, cpu);
-  return out;
-}
 
 template <size_t N>
 Napi::Array names(Napi::Env env, const char* const (&list)[N]) {
@@ -133,7 +149,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("evaluateAsync", Napi::Function::New<evaluate_async>(env, "evaluateAsync"));
   exports.Set("combine", Napi::Function::New<combine>(env, "combine"));
   exports.Set("noise", Napi::Function::New<noise>(env, "noise"));
-  exports.Set("devices", Napi::Function::New<devices>(env, "devices"));
+  export_device(env, exports);
   exports.Set("tables", tables(env));
   return exports;
 }

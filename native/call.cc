@@ -4,6 +4,8 @@
 #include <cmath>
 #include <string>
 
+#include "backends.h"
+
 namespace sdpo {
 
 void fail(Napi::Env env, const char* message) {
@@ -12,17 +14,38 @@ void fail(Napi::Env env, const char* message) {
   throw error;
 }
 
-ArrayMemory array_memory(const Napi::CallbackInfo& info, size_t index) {
+ArrayMemory array_memory(const Napi::Value& value) {
   ArrayMemory memory;
-  const Napi::Value value = info[index];
   if (value.IsNull() || value.IsUndefined()) return memory;
   size_t offset;
   napi_value buffer;
-  if (napi_get_typedarray_info(info.Env(), value, &memory.type, &memory.length, &memory.data, &buffer, &offset) != napi_ok) {
-    fail(info.Env(), "expected a typed array or null");
+  if (napi_get_typedarray_info(value.Env(), value, &memory.type, &memory.length, &memory.data, &buffer, &offset) != napi_ok) {
+    fail(value.Env(), "expected a typed array or null");
   }
   memory.present = true;
   return memory;
+}
+
+ArrayMemory array_memory(const Napi::CallbackInfo& info, size_t index) { return array_memory(info[index]); }
+
+Location location(Napi::Env env, double number) {
+  constexpr double kMostDevices = 1024;
+  Location out;
+  if (number == 0) return out;
+  if (!(number > 0 && number <= kMostDevices) || number != std::floor(number)) fail(env, "a device is out of range");
+  out.kind = Location::cuda;
+  out.ordinal = static_cast<int>(number) - 1;
+  if (backend_for(out) == nullptr) fail(env, "this build has no backend for the device");
+  return out;
+}
+
+void* address(const Napi::Value& value) {
+  if (value.IsNull() || value.IsUndefined()) return nullptr;
+  if (!value.IsBigInt()) fail(value.Env(), "expected an address as a bigint or null");
+  bool lossless = false;
+  const uint64_t bits = value.As<Napi::BigInt>().Uint64Value(&lossless);
+  if (!lossless || bits > UINTPTR_MAX) fail(value.Env(), "an address is out of range");
+  return reinterpret_cast<void*>(static_cast<uintptr_t>(bits));
 }
 
 bool holds(napi_typedarray_type array, DType dtype) {
@@ -39,9 +62,6 @@ bool holds(napi_typedarray_type array, DType dtype) {
 }
 
 namespace {
-
-constexpr size_t kHeaderArgument = 0, kRowInputs = 1, kRowOutputs = 2, kMetrics = 3, kFirstOperand = 4;
-constexpr size_t kAbort = kFirstOperand + Operand::count;
 
 // Larger than any array: products of two such numbers stay below 2^106, so they are compared in floating point first.
 constexpr double kLargest = 9007199254740991.0;
@@ -71,18 +91,26 @@ struct OperandMemory {
   DType dtype;
 };
 
-OperandMemory operand(const Napi::CallbackInfo& info, const double* header, int index, int64_t rows, int64_t size) {
+OperandMemory operand(const Napi::CallbackInfo& info, const double* header, int index, int64_t rows, int64_t size,
+                      const Location& where) {
   const Napi::Env env = info.Env();
-  const ArrayMemory memory = array_memory(info, kFirstOperand + static_cast<size_t>(index));
-  if (!memory.present) return {nullptr, 0, DType::float32};
+  const Napi::Value value = info[kFirstOperand + static_cast<size_t>(index)];
+  if (value.IsNull() || value.IsUndefined()) return {nullptr, 0, DType::float32};
   const DType dtype = enumerator<DType>(env, header[Header::count + index], kDTypeCount);
   const double stride = header[Header::count + Operand::count + index];
+  // An empty array may have no address, but a null pointer means 'absent' further on.
+  static double nothing;
+  if (where.kind != Location::host) {
+    void* const data = address(value);
+    if (reinterpret_cast<uintptr_t>(data) % dtype_size(dtype) != 0) fail(env, "an address is not aligned to its dtype");
+    if (data == nullptr && rows > 0 && size > 0) fail(env, "an address is null");
+    return {data != nullptr ? data : &nothing, integer(env, stride), dtype};
+  }
+  const ArrayMemory memory = array_memory(value);
   if (!holds(memory.type, dtype)) fail(env, "a tensor's array does not hold its dtype");
   const double needed =
       rows > 0 ? static_cast<double>(rows - 1) * static_cast<double>(integer(env, stride)) + static_cast<double>(size) : 0;
   if (needed > static_cast<double>(memory.length)) fail(env, "a tensor's array is shorter than its rows (detached?)");
-  // An empty array may have no address, but a null pointer means 'absent' further on.
-  static double nothing;
   return {memory.data != nullptr ? memory.data : &nothing, integer(env, stride), dtype};
 }
 
@@ -112,7 +140,9 @@ Problem read_problem(const Napi::CallbackInfo& info, double** failure) {
   problem.metrics = float64_array(info, kMetrics, kMetricsLength);
   *failure = problem.metrics + Metric::count;
 
-  const auto read = [&](Operand::Index index) { return operand(info, header, index, problem.rows, problem.size); };
+  problem.tensors = location(env, at(Header::device));
+  problem.stream = address(info[kStream]);
+  const auto read = [&](Operand::Index index) { return operand(info, header, index, problem.rows, problem.size, problem.tensors); };
   problem.chosen = {view<TensorView>(read(Operand::policyChosen)), view<TensorView>(read(Operand::referenceChosen)),
                     view<TensorView>(read(Operand::targetChosen)), view<MutableTensorView>(read(Operand::gradientChosen))};
   problem.rejected = {view<TensorView>(read(Operand::policyRejected)), view<TensorView>(read(Operand::referenceRejected)),

@@ -7,7 +7,8 @@
 
 namespace sdpo {
 
-// Arguments of evaluate and evaluateAsync after the four fixed ones (header, rowInputs, rowOutputs, metrics), in this order.
+// Arguments of evaluate and evaluateAsync after the four fixed ones (header, rowInputs, rowOutputs, metrics), in this order; the abort
+// flag and the stream follow. On the host an operand is a typed array, on a device its address as a bigint.
 #define SDPO_OPERANDS(X)                                                                    \
   X(policyChosen) X(referenceChosen) X(targetChosen) X(gradientChosen) X(policyRejected)    \
   X(referenceRejected) X(targetRejected) X(gradientRejected) X(elementWeights)
@@ -17,7 +18,7 @@ SDPO_FIELDS(Operand, SDPO_OPERANDS)
 #define SDPO_HEADER(X)                                                                                      \
   X(passes) X(rows) X(size) X(objective) X(link) X(pairWeight) X(weightRatio) X(sftScope) X(klScope)        \
   X(weightGradient) X(sumWeight) X(sumPsi) X(beta) X(labelSmoothing) X(sftWeight) X(klWeight) X(nonFinite)  \
-  X(denominator) X(gradientScale) X(threads) X(safeguard) X(dmpoAlpha) X(mapoScale) X(mapoSteps)
+  X(denominator) X(gradientScale) X(threads) X(safeguard) X(dmpoAlpha) X(mapoScale) X(mapoSteps) X(device)
 SDPO_FIELDS(Header, SDPO_HEADER)
 constexpr int kHeaderLength = Header::count + 2 * Operand::count;
 
@@ -34,7 +35,18 @@ struct ArrayMemory {
   bool present = false;
 };
 
+ArrayMemory array_memory(const Napi::Value& value);
 ArrayMemory array_memory(const Napi::CallbackInfo& info, size_t index);
+
+// Positions of the arguments of evaluate and evaluateAsync.
+constexpr size_t kHeaderArgument = 0, kRowInputs = 1, kRowOutputs = 2, kMetrics = 3, kFirstOperand = 4;
+constexpr size_t kAbort = kFirstOperand + Operand::count, kStream = kAbort + 1;
+
+// Where memory lies, as a number: 0 is the host, n + 1 is cuda:n. Throws where this build has no backend for it.
+Location location(Napi::Env env, double number);
+
+// An address or a stream handle given as a bigint; null and undefined are a null pointer.
+void* address(const Napi::Value& value);
 
 // Reads the arguments of evaluate. Throws a Napi::Error for anything that would read or write outside of the arrays; everything else
 // was checked in TypeScript.

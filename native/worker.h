@@ -1,4 +1,4 @@
-// An evaluation off the event loop: plain data in, a promise out; JavaScript values are touched on the main thread only.
+// An evaluation on the CPU off the event loop: plain data in, a promise out; JavaScript values are touched on the main thread only.
 #pragma once
 
 #include <napi.h>
@@ -11,9 +11,7 @@ namespace sdpo {
 // reference keeps every array of the call alive and in place until then.
 class EvaluateWorker : public Napi::AsyncWorker {
  public:
-  static Napi::Value start(const Napi::CallbackInfo& info) {
-    double* failure = nullptr;
-    const Problem problem = read_problem(info, &failure);
+  static Napi::Value start(const Napi::CallbackInfo& info, const Problem& problem, double* failure) {
     auto* worker = new EvaluateWorker(info.Env(), problem, failure);
     Napi::Array kept = Napi::Array::New(info.Env(), info.Length());
     for (size_t i = 0; i < info.Length(); ++i) kept.Set(static_cast<uint32_t>(i), info[i]);

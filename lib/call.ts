@@ -1,0 +1,175 @@
+/** One call of the addon's loss: its arguments, how it runs on the host and on devices, and the error that its status stands for. */
+
+import type { EvaluateArguments, NativeMemory } from '../binding.js';
+import { BRANCHES, type BranchName, type Prepared, writeOperand } from './batch.js';
+import { binding } from './binding.js';
+import {
+  FAILURE_FIELD,
+  FAILURE_OFFSET,
+  FAILURE_TENSOR_NAMES,
+  HEADER_FIELD,
+  STATUS_NAMES,
+  type Status,
+} from './contract.js';
+import { locationOf } from './device.js';
+import { type Access, enlist, type Lane } from './device-memory.js';
+import { AbortError, NonFiniteError, SdpoError } from './errors.js';
+import { type Operand, readOperand } from './operand.js';
+import { type Gradients, ResultBuffers } from './result.js';
+import { laneOf, Stream } from './stream.js';
+import { Tensor } from './tensor.js';
+
+/** A checked call that has not begun. */
+export interface PendingCall {
+  readonly result: ResultBuffers;
+  readonly args: EvaluateArguments;
+  readonly lane: Lane;
+  readonly stream: Stream | undefined;
+  /** Memory of a device that the call reads and writes. */
+  readonly accesses: readonly Access[];
+  /** Gradients made for this call, which go when it fails. */
+  readonly fresh: Gradients | undefined;
+}
+
+/** Lays out the arguments of the native call; gradient operands are added to the header here. */
+export function layOut(
+  prepared: Prepared,
+  result: ResultBuffers,
+  passes: number,
+  gradients?: Gradients,
+  fresh = false,
+): PendingCall {
+  const { header, rowInputs, operands, rows, device, stream } = prepared;
+  const { rowOutputs, metrics } = ResultBuffers.raw(result);
+  header[HEADER_FIELD.passes] = passes;
+  header[HEADER_FIELD.device] = locationOf(device);
+  const writes: Operand[] = [];
+  const gradient = { chosen: null, rejected: null } as { [K in BranchName]: NativeMemory | null };
+  if (gradients !== undefined) {
+    for (const branch of BRANCHES) {
+      const operand = readOperand(`gradients.${branch}`, gradients[branch], rows);
+      writeOperand(header, branch === 'chosen' ? 'gradientChosen' : 'gradientRejected', operand);
+      gradient[branch] = operand.data;
+      writes.push(operand);
+    }
+  }
+  const lane = laneOf(stream, 'call.stream');
+  const args: EvaluateArguments = [
+    header,
+    rowInputs,
+    rowOutputs,
+    metrics,
+    operands.policyChosen?.data ?? null,
+    operands.referenceChosen?.data ?? null,
+    operands.targetChosen?.data ?? null,
+    gradient.chosen,
+    operands.policyRejected?.data ?? null,
+    operands.referenceRejected?.data ?? null,
+    operands.targetRejected?.data ?? null,
+    gradient.rejected,
+    operands.elementWeights?.data ?? null,
+    null,
+    device === 'cpu' ? null : lane.handle,
+  ];
+  const accesses =
+    device === 'cpu' ? NOTHING : [...accessesOf(Object.values(operands), false), ...accessesOf(writes, true)];
+  return { result, args, lane, stream, accesses, fresh: fresh ? gradients : undefined };
+}
+
+const NOTHING: readonly Access[] = [];
+const ABORT_ARGUMENT = 13;
+
+function accessesOf(operands: readonly (Operand | undefined)[], writes: boolean): Access[] {
+  return operands.flatMap((operand) => (operand?.memory === undefined ? [] : [{ memory: operand.memory, writes }]));
+}
+
+/** Runs a call to its end. */
+export function run(call: PendingCall): void {
+  enlist(call.lane, call.accesses);
+  const status = binding.evaluate(...call.args);
+  settle(call);
+  checkStatus(STATUS_NAMES[status], call.result);
+}
+
+/** Runs a call off the event loop. What it uses stays until it is over, whoever disposes it meanwhile. */
+export async function runAsync(call: PendingCall, signal: AbortSignal | undefined): Promise<void> {
+  const args = call.args.map(unresizable) as EvaluateArguments;
+  const flag = signal === undefined ? null : new Int32Array(1);
+  args[ABORT_ARGUMENT] = flag;
+  const onAbort = () => Atomics.store(flag!, 0, 1);
+  const used = [
+    ...call.accesses.map(({ memory }) => memory),
+    ...(call.stream ? [Stream.parts(call.stream).leased] : []),
+  ];
+  signal?.addEventListener('abort', onAbort, { once: true });
+  for (const resource of used) resource.retain();
+  try {
+    enlist(call.lane, call.accesses);
+    const status = await binding.evaluateAsync(...args);
+    checkStatus(STATUS_NAMES[status], call.result, signal);
+  } finally {
+    for (const resource of used) resource.release();
+    signal?.removeEventListener('abort', onAbort);
+  }
+}
+
+/** After a call that waited for its stream. */
+function settle({ lane, accesses }: PendingCall): void {
+  for (const { memory } of accesses) memory.settle(lane);
+}
+
+/** What a failed call leaves behind: the error, and no gradients in the memory of a device. */
+export function abandoned(call: PendingCall, error: unknown): unknown {
+  if (call.fresh !== undefined) {
+    call.result.gradients = undefined;
+    for (const tensor of [call.fresh.stacked, call.fresh.chosen, call.fresh.rejected]) {
+      if (tensor instanceof Tensor) tensor.dispose();
+    }
+  }
+  return error;
+}
+
+/** Turns the status of a native call into the error it stands for. */
+function checkStatus(status: Status, result: ResultBuffers, signal?: AbortSignal): void {
+  if (status === 'ok') return;
+  const { metrics } = ResultBuffers.raw(result);
+  const field = (name: keyof typeof FAILURE_FIELD) => metrics[FAILURE_OFFSET + FAILURE_FIELD[name]];
+  switch (status) {
+    case 'non_finite':
+      throw new NonFiniteError(
+        field('row'),
+        BRANCHES[field('branch')],
+        FAILURE_TENSOR_NAMES[field('tensor')],
+        field('element'),
+      );
+    case 'element_weights':
+      throw new SdpoError(
+        'ERR_SDPO_ELEMENT_WEIGHTS',
+        `Expected batch.elementWeights to be finite, >= 0 and of positive sum in every row, received weights in row ${field('row')} that are not`,
+      );
+    case 'aborted':
+      throw new AbortError(signal?.reason);
+    case 'out_of_memory':
+      throw new SdpoError(
+        'ERR_SDPO_OUT_OF_MEMORY',
+        'Expected enough memory for the scratch space of a call, received none',
+      );
+    default:
+      throw new SdpoError('ERR_SDPO_DEVICE', `The device failed (${status})`);
+  }
+}
+
+/** Memory of a resizable buffer can be taken away while another thread reads it; a copy cannot. */
+function unresizable<T>(array: T): T {
+  if (ArrayBuffer.isView(array) && (array.buffer as ArrayBuffer & { resizable?: boolean }).resizable) {
+    return (array as unknown as Float64Array).slice() as unknown as T;
+  }
+  return array;
+}
+
+/** The error with the stack of the call that started the work, since the stack of a settled promise leads nowhere. */
+export function withStack(error: unknown, stack: string | undefined): unknown {
+  const frames = stack?.indexOf('\n') ?? -1; // none where Error.stackTraceLimit is 0
+  if (error instanceof Error && frames >= 0) error.stack = `${error.name}: ${error.message}${stack!.slice(frames)}`;
+  return error;
+}

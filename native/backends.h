@@ -1,0 +1,11 @@
+// Which backend serves which memory: the table of the backends of this build.
+#pragma once
+
+#include "backend.h"
+
+namespace sdpo {
+
+// The backend for memory at `location`; nullptr where this build has none.
+const Backend* backend_for(const Location& location);
+
+}  // namespace sdpo
