@@ -1,5 +1,5 @@
 /**
- * What the device compiler makes of the kernels on sm_90: no spills, no stack, no more registers than native/cuda/budget.json allows.
+ * What the device compiler makes of the kernels on sm_90: no spills, no stack, no more registers than test/cuda-host/budget.json allows.
  * The one exception is named there: the double-precision cosine of `noise_kernel` keeps 40 bytes for an argument reduction that
  * angles below 2 pi never reach.
  */
@@ -44,7 +44,7 @@ t.test(
   `resources on ${architecture}`,
   { skip: compiler === undefined && `no CUDA compiler: ${cudaCompiler} cannot be run`, timeout: 600_000 },
   async (t) => {
-    const budget = JSON.parse(await readFile(path.join(folder, 'budget.json'), 'utf8')) as {
+    const budget = JSON.parse(await readFile(new URL('cuda-host/budget.json', import.meta.url), 'utf8')) as {
       evaluate_kernel: Record<string, Record<string, number>>;
     };
     const sources = (await readdir(folder)).filter((name) => /^(loss_|elementwise|diagnose).*\.cu$/.test(name)).sort();
