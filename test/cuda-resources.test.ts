@@ -1,7 +1,5 @@
 /**
  * What the device compiler makes of the kernels on sm_90: no spills, no stack, no more registers than test/cuda-host/budget.json allows.
- * The one exception is named there: the double-precision cosine of `noise_kernel` keeps 40 bytes for an argument reduction that
- * angles below 2 pi never reach.
  */
 
 import { readdir, readFile } from 'node:fs/promises';
