@@ -16,28 +16,37 @@ class EvaluateWorker : public Napi::AsyncWorker {
     Napi::Array kept = Napi::Array::New(info.Env(), info.Length());
     for (size_t i = 0; i < info.Length(); ++i) kept.Set(static_cast<uint32_t>(i), info[i]);
     worker->kept_ = Napi::Persistent(static_cast<Napi::Object>(kept));
-    const Napi::Promise promise = worker->deferred_.Promise();
+    napi_value promise = nullptr;
+    if (napi_create_promise(info.Env(), &worker->deferred_, &promise) != napi_ok) {
+      const Napi::Error error = Napi::Error::New(info.Env());
+      delete worker;
+      throw error;
+    }
     worker->Queue();
-    return promise;
+    return Napi::Value(info.Env(), promise);
   }
 
  protected:
   void Execute() override { status_ = cpu_backend().evaluate(problem_, &failure_); }
 
+  // Plain Node-API calls whose failure is ignored: they fail where a worker thread is being terminated, which can run no JavaScript any
+  // more. Nobody waits for the promise then, and a C++ exception could not be turned into a JavaScript one.
   void OnOK() override {
-    Napi::HandleScope scope(Env());
-    deferred_.Resolve(Napi::Number::New(Env(), report(status_, failure_, failure_out_)));
+    napi_value status = nullptr;
+    if (napi_create_int32(Env(), report(status_, failure_, failure_out_), &status) == napi_ok) {
+      napi_resolve_deferred(Env(), deferred_, status);
+    }
   }
 
-  void OnError(const Napi::Error& error) override { deferred_.Reject(error.Value()); }
+  void OnError(const Napi::Error& error) override { napi_reject_deferred(Env(), deferred_, error.Value()); }
 
  private:
   EvaluateWorker(Napi::Env env, const Problem& problem, double* failure)
-      : Napi::AsyncWorker(env, "sdpo:evaluate"), problem_(problem), failure_out_(failure), deferred_(env) {}
+      : Napi::AsyncWorker(env, "sdpo:evaluate"), problem_(problem), failure_out_(failure) {}
 
   const Problem problem_;
   double* const failure_out_;
-  Napi::Promise::Deferred deferred_;
+  napi_deferred deferred_ = nullptr;
   Napi::ObjectReference kept_;
   Status status_ = Status::ok;
   Failure failure_;
