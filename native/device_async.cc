@@ -121,7 +121,13 @@ class AsyncCalls {
       std::lock_guard<std::mutex> lock(calls->mailbox_->mutex);
       finished.swap(calls->mailbox_->finished);
     }
-    for (const std::shared_ptr<Work>& work : finished) calls->settle(Napi::Env(env), *work);
+    for (const std::shared_ptr<Work>& work : finished) {
+      try {
+        calls->settle(Napi::Env(env), *work);
+      } catch (...) {
+        // A worker that is being terminated can run no JavaScript any more, and nobody waits for its promises.
+      }
+    }
   }
 
   void settle(Napi::Env env, const Work& work) {

@@ -1,0 +1,37 @@
+/** The addon with a stand-in for CUDA (fake-cuda/cuda.cc), built once per test run, for what the API does with devices on machines without one. */
+
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const root = fileURLToPath(new URL('..', import.meta.url)).replace(/\/$/, '');
+
+/** Files of native/ that see SDPO_WITH_CUDA; the CPU backend's objects are those of the last build. */
+const sources = ['addon', 'call', 'device_addon', 'device_async', 'backends', 'transfer'];
+
+/** Builds it and gives the environment in which lib/ loads it, or the reason why it cannot be built here. */
+export function fakeDevice(): { env: Record<string, string> } | { missing: string } {
+  const compiler = process.env.CXX || 'g++';
+  if (spawnSync(compiler, ['--version']).status !== 0) return { missing: `there is no C++ compiler (${compiler})` };
+  const objects = join(root, 'build/CMakeFiles/sdpo_core.dir/native/cpu');
+  if (!existsSync(objects)) return { missing: 'the addon was not built in build/' };
+  const base = join(root, 'build/fake-cuda');
+  mkdirSync(join(base, 'build/Release'), { recursive: true });
+  const include = (folder: string) => ['-isystem', join(root, 'node_modules', folder)];
+  const { status, stderr } = spawnSync(
+    compiler,
+    [
+      ...['-std=c++17', '-O1', '-Wall', '-Wextra', '-Werror', '-fPIC', '-shared', '-pthread'],
+      ...['-DSDPO_WITH_CUDA', '-DNAPI_VERSION=8', '-DNODE_ADDON_API_CPP_EXCEPTIONS', `-I${join(root, 'native')}`],
+      ...[...include('node-addon-api'), ...include('node-api-headers/include')],
+      ...['-o', join(base, 'build/Release/sdpo.node'), join(root, 'test/fake-cuda/cuda.cc')],
+      ...sources.map((name) => join(root, 'native', `${name}.cc`)),
+      ...readdirSync(objects).map((name) => join(objects, name)),
+      '-Wl,-z,nodelete',
+    ],
+    { encoding: 'utf8' },
+  );
+  if (status !== 0) throw new Error(`the addon with a fake device does not compile:\n${stderr}`);
+  return { env: { SDPO_PREBUILD: base } };
+}
