@@ -135,6 +135,11 @@ class PreferenceLoss:
                 out[ROW_INPUT[f"psi_scale_{branch}"]] = options.beta * w
             offset = transition.get(f"offset_{branch}")
             if offset is not None:
+                if options.weight_ratio == "policy/reference":
+                    raise SdpoRangeError(
+                        "ERR_SDPO_INVALID_OPTION",
+                        f"Expected transition.offset_{branch} to be left out, since weight_ratio 'policy/reference' does not use it (log q cancels), received it",
+                    )
                 offset = _row_list(f"transition.offset_{branch}", offset, rows, device)
                 out[ROW_INPUT[f"weight_offset_{branch}"]] = options.weight_sharpness * offset
             if noise is not None:

@@ -111,6 +111,7 @@ class Batches(unittest.TestCase):
         self.check("ERR_SDPO_INVALID_ARG_VALUE", "transition.omega[0]", transition={"omega": [-1, 0, 0, 0]})
         self.check("ERR_SDPO_UNKNOWN_OPTION", "transition", transition={"omegas": [0] * 4})
         self.check("ERR_SDPO_INVALID_ARG_TYPE", "no schedule", {"schedule": None})
+        self.check("ERR_SDPO_INVALID_OPTION", "transition.offset_chosen", {"weight_ratio": "policy/reference"}, transition={"offset_chosen": [0.1] * 4})
         self.check("ERR_SDPO_INVALID_OPTION", "weight_noise", {"weight_ratio": "reference/data"}, weight_noise={"chosen": [0] * 4, "rejected": [0] * 4})
         empty = tuple(tensor[:0] for tensor in self.chosen)
         self.check("ERR_SDPO_INVALID_LENGTH", "at least one row", chosen=empty, rejected=empty, timesteps=[])
