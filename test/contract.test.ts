@@ -104,15 +104,11 @@ t.test('sizes beyond 32 bits', async (t) => {
   t.equal(run.status, 0, run.stderr);
 });
 
-/** The object files that the addon was linked from, compiled for each instruction set as CMakeLists.txt says. */
+/** The object files of the CPU backend that the addon was linked from, compiled for each instruction set as CMakeLists.txt says. */
 function coreObjects(): string[] | undefined {
-  const folder = join(root, 'build/CMakeFiles/sdpo_core.dir/native');
-  const files = ['.', 'cpu'].flatMap((each) =>
-    existsSync(join(folder, each))
-      ? readdirSync(join(folder, each))
-          .filter((file) => file.endsWith('.o'))
-          .map((file) => join(folder, each, file))
-      : [],
-  );
-  return files.length > 0 ? files : undefined;
+  const folder = join(root, 'build/CMakeFiles/sdpo_core.dir/native/cpu');
+  if (!existsSync(folder)) return undefined;
+  return readdirSync(folder)
+    .filter((file) => file.endsWith('.o'))
+    .map((file) => join(folder, file));
 }
