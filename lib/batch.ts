@@ -1,14 +1,6 @@
 /** Batches of a preference loss: what a caller passes, and how it becomes operands and per-row scalars. */
 
-import {
-  DTYPE_OFFSET,
-  HEADER_FIELD,
-  HEADER_LENGTH,
-  OPERAND,
-  ROW_INPUT,
-  ROW_INPUT_COUNT,
-  STRIDE_OFFSET,
-} from './contract.js';
+import { DTYPE_OFFSET, HEADER_FIELD, HEADER_LENGTH, OPERAND, ROW_INPUT_COUNT, STRIDE_OFFSET } from './contract.js';
 import { dtypeIndex } from './dtypes.js';
 import { SdpoRangeError, SdpoTypeError } from './errors.js';
 import {
@@ -21,7 +13,6 @@ import {
   readOperand,
 } from './operand.js';
 import {
-  hasMask,
   isReferenceFree,
   LINKS,
   NON_FINITE_POLICIES,
@@ -31,9 +22,12 @@ import {
   SCOPES,
   WEIGHT_RATIOS,
 } from './options.js';
+import { perBranch, writeRowInputs } from './row-inputs.js';
 import { checkStream, type Stream } from './stream.js';
 import { isContiguous, placeOf, Tensor } from './tensor.js';
-import { checkNumber, checkNumberList, checkOptions, failType, failValue, isNumberList } from './validate.js';
+import { checkOptions, failType, failValue } from './validate.js';
+
+export { BRANCHES, type BranchName } from './row-inputs.js';
 
 /** One number per row, for both branches alike or for each of its own. */
 export type PerBranch = ArrayLike<number> | { chosen: ArrayLike<number>; rejected: ArrayLike<number> };
@@ -86,8 +80,21 @@ export interface EvaluateOptions {
   stream?: Stream;
 }
 
-export type BranchName = 'chosen' | 'rejected';
-export const BRANCHES: readonly BranchName[] = ['chosen', 'rejected'];
+/** What the options of a loss alone decide, worked out once. */
+export interface Fixed {
+  /** A header with every field of the options filled in. */
+  readonly header: Float64Array;
+  readonly logMaskFloor: number;
+  readonly logClipLow: number;
+  readonly logClipHigh: number;
+}
+
+/** The scalars of a call, which a result keeps once the call is over, so that the next call `into` it makes none. */
+export interface Scalars {
+  readonly header: Float64Array;
+  /** [ROW_INPUT_COUNT, rows] */
+  readonly rowInputs: Float64Array;
+}
 
 /** A checked batch in the layout of the addon. */
 export interface Prepared {
@@ -96,16 +103,40 @@ export interface Prepared {
   /** Where all tensors of the batch are, and the stream of the call, undefined for the default one. */
   readonly device: string;
   readonly stream: Stream | undefined;
-  readonly header: Float64Array;
-  readonly rowInputs: Float64Array;
-  readonly operands: { readonly [K in keyof typeof OPERAND]?: Operand };
+  readonly scalars: Scalars;
+  readonly operands: Inputs;
 }
+
+type InputName = Exclude<keyof typeof OPERAND, 'gradientChosen' | 'gradientRejected'>;
+type Inputs = { readonly [K in InputName]: Operand | undefined };
+
+/** What the operands are called in a batch. */
+const ARGUMENTS: { readonly [K in InputName]: string } = {
+  policyChosen: 'batch.chosen.policy',
+  referenceChosen: 'batch.chosen.reference',
+  targetChosen: 'batch.chosen.target',
+  policyRejected: 'batch.rejected.policy',
+  referenceRejected: 'batch.rejected.reference',
+  targetRejected: 'batch.rejected.target',
+  elementWeights: 'batch.elementWeights',
+};
+const INPUT_NAMES = Object.keys(ARGUMENTS) as readonly InputName[];
 
 const BATCH_FIELDS = ['timesteps', 'chosen', 'rejected', 'rowWeights', 'elementWeights', 'transition', 'weightNoise'];
 const BRANCH_FIELDS = ['policy', 'reference', 'referenceError', 'target'];
 
-/** Checks a batch against the options of the loss and lays it out for the addon. */
-export function prepare(batch: Batch, call: EvaluateOptions, options: ResolvedOptions): Prepared {
+/**
+ * Checks a batch against the options of the loss and lays it out for the addon.
+ *
+ * @param earlier scalars that no other call uses, written again where the rows are as many
+ */
+export function prepare(
+  batch: Batch,
+  call: EvaluateOptions,
+  options: ResolvedOptions,
+  fixed: Fixed,
+  earlier?: Scalars,
+): Prepared {
   checkOptions('batch', batch, BATCH_FIELDS);
   const timesteps = perBranch('batch.timesteps', batch.timesteps);
   const rows = timesteps.chosen.length;
@@ -133,34 +164,44 @@ export function prepare(batch: Batch, call: EvaluateOptions, options: ResolvedOp
     targetRejected: rejected.target,
     elementWeights,
   };
-  const named = Object.entries(operands).map(([name, operand]) => [argumentOf(name), operand] as const);
-  const device = commonDevice(named);
+  const device = deviceOf(operands, chosen.policy.device);
   const stream = checkStream('call.stream', call.stream, device);
-  for (const [name, operand] of Object.entries(operands)) {
-    if (operand !== undefined && name !== 'elementWeights' && operand.size !== size) {
+  for (const name of INPUT_NAMES) {
+    const operand = operands[name];
+    if (operand !== undefined && operand.size !== size) {
       failValue(
-        argumentOf(name),
+        ARGUMENTS[name],
         `of ${size} elements a row, as batch.chosen.policy`,
         `${operand.size} elements a row`,
         'ERR_SDPO_INVALID_LENGTH',
       );
     }
   }
+  const scalars = earlier?.rowInputs.length === ROW_INPUT_COUNT * rows ? earlier : makeScalars(rows);
+  writeHeader(scalars.header, fixed, rows, size, call, operands);
+  writeRowInputs(scalars.rowInputs, batch, timesteps, rows, call, options, fixed);
+  return { rows, size, device, stream, scalars, operands };
+}
+
+function makeScalars(rows: number): Scalars {
+  const bytes = Float64Array.BYTES_PER_ELEMENT;
+  // One block of memory for both: taking one is most of the cost.
+  const buffer = new ArrayBuffer((HEADER_LENGTH + ROW_INPUT_COUNT * rows) * bytes);
   return {
-    rows,
-    size,
-    device,
-    stream,
-    header: writeHeader(rows, size, call, options, operands),
-    rowInputs: writeRowInputs(batch, timesteps, rows, call, options),
-    operands,
+    header: new Float64Array(buffer, 0, HEADER_LENGTH),
+    rowInputs: new Float64Array(buffer, HEADER_LENGTH * bytes),
   };
 }
 
-/** What an operand is called in a batch. */
-function argumentOf(operand: string): string {
-  const [, tensor, branch] = /^(.*?)(Chosen|Rejected)?$/.exec(operand)!;
-  return branch === undefined ? `batch.${tensor}` : `batch.${branch.toLowerCase()}.${tensor}`;
+/** The device of all operands; what an error says is put together only where one lies elsewhere. */
+function deviceOf(operands: Inputs, device: string): string {
+  for (const name of INPUT_NAMES) {
+    const operand = operands[name];
+    if (operand !== undefined && operand.device !== device) {
+      return commonDevice(INPUT_NAMES.map((name) => [ARGUMENTS[name], operands[name]]));
+    }
+  }
+  return device;
 }
 
 function readBranch(argument: string, branch: unknown, rows: number, options: ResolvedOptions) {
@@ -205,17 +246,10 @@ function readElementWeights(value: unknown, rows: number, size: number): Operand
   return operand;
 }
 
-function writeHeader(
-  rows: number,
-  size: number,
-  call: EvaluateOptions,
-  options: ResolvedOptions,
-  operands: Prepared['operands'],
-): Float64Array {
+/** Works out what does not depend on a batch. */
+export function fix(options: ResolvedOptions): Fixed {
   const header = new Float64Array(HEADER_LENGTH);
   const sum = options.logRatioReduction === 'sum';
-  header[HEADER_FIELD.rows] = rows;
-  header[HEADER_FIELD.size] = size;
   header[HEADER_FIELD.objective] = OBJECTIVES.indexOf(options.objective);
   header[HEADER_FIELD.link] = LINKS.indexOf(options.link);
   header[HEADER_FIELD.pairWeight] = PAIR_WEIGHTS.indexOf(options.pairWeight);
@@ -230,196 +264,44 @@ function writeHeader(
   header[HEADER_FIELD.sftWeight] = options.sftWeight;
   header[HEADER_FIELD.klWeight] = options.klWeight;
   header[HEADER_FIELD.nonFinite] = NON_FINITE_POLICIES.indexOf(options.nonFinite);
-  header[HEADER_FIELD.denominator] = call.denominator ?? rows;
-  header[HEADER_FIELD.gradientScale] = call.gradientScale ?? 1;
   header[HEADER_FIELD.threads] = options.threads;
   header[HEADER_FIELD.safeguard] = options.safeguard ?? -1;
   header[HEADER_FIELD.dmpoAlpha] = options.dmpoAlpha;
   header[HEADER_FIELD.mapoScale] = options.mapoScale;
   header[HEADER_FIELD.mapoSteps] = options.mapoSteps;
-  for (const name of Object.keys(operands) as (keyof typeof OPERAND)[]) writeOperand(header, name, operands[name]);
-  return header;
-}
-
-/** Writes the dtype and the row stride of an operand into a header. */
-export function writeOperand(header: Float64Array, name: keyof typeof OPERAND, operand: Operand | undefined): void {
-  if (operand === undefined) return;
-  header[DTYPE_OFFSET + OPERAND[name]] = dtypeIndex(operand.dtype);
-  header[STRIDE_OFFSET + OPERAND[name]] = operand.rowStride;
-}
-
-function perBranch(argument: string, value: unknown): { chosen: ArrayLike<number>; rejected: ArrayLike<number> } {
-  if (isNumberList(value)) return { chosen: value, rejected: value };
-  if (typeof value !== 'object' || value === null) {
-    failType(argument, 'an array or typed array of numbers, or { chosen, rejected } of such', value);
-  }
-  checkOptions(argument, value, BRANCHES);
   return {
-    chosen: checkNumberList(`${argument}.chosen`, value.chosen),
-    rejected: checkNumberList(`${argument}.rejected`, value.rejected),
+    header,
+    logMaskFloor: Math.log(options.maskThreshold),
+    logClipLow: Math.log(options.clipRange[0]),
+    logClipHigh: Math.log(options.clipRange[1]),
   };
 }
 
-/** Per-row scalars of both branches: math.md's ψ scale (β/2 or βω), weight scale κω and offset κ·offset, then floor, bounds and row weight. */
-function writeRowInputs(
-  batch: Batch,
-  timesteps: { chosen: ArrayLike<number>; rejected: ArrayLike<number> },
+function writeHeader(
+  header: Float64Array,
+  fixed: Fixed,
   rows: number,
+  size: number,
   call: EvaluateOptions,
-  options: ResolvedOptions,
-): Float64Array {
-  const inputs = new Float64Array(ROW_INPUT_COUNT * rows);
-  const column = (field: number) => inputs.subarray(field * rows, (field + 1) * rows);
-  const omega = readOmega(batch, timesteps, rows, options);
-  const kappa = options.weightSharpness;
-  const { offsetChosen, offsetRejected } = batch.transition ?? {};
-  refuseOffsets(batch, options);
-  const noise = readWeightNoise(batch, rows, options);
-  const branches = [
-    {
-      omega: omega.chosen,
-      offset: optionalList('batch.transition.offsetChosen', offsetChosen, rows),
-      noise: noise?.chosen,
-      error: optionalList('batch.chosen.referenceError', batch.chosen.referenceError, rows, true),
-      at: [
-        ROW_INPUT.psiScaleChosen,
-        ROW_INPUT.weightScaleChosen,
-        ROW_INPUT.weightOffsetChosen,
-        ROW_INPUT.weightNoiseChosen,
-        ROW_INPUT.referenceErrorChosen,
-      ],
-    },
-    {
-      omega: omega.rejected,
-      offset: optionalList('batch.transition.offsetRejected', offsetRejected, rows),
-      noise: noise?.rejected,
-      error: optionalList('batch.rejected.referenceError', batch.rejected.referenceError, rows, true),
-      at: [
-        ROW_INPUT.psiScaleRejected,
-        ROW_INPUT.weightScaleRejected,
-        ROW_INPUT.weightOffsetRejected,
-        ROW_INPUT.weightNoiseRejected,
-        ROW_INPUT.referenceErrorRejected,
-      ],
-    },
-  ];
-  const elbo = options.timestepWeighting === 'elbo';
-  for (const branch of branches) {
-    const [psiScale, weightScale, weightOffset, weightNoise, referenceError] = branch.at.map((field) => field * rows);
-    for (let i = 0; i < rows; i++) {
-      const w = branch.omega[i];
-      inputs[psiScale + i] = elbo ? options.beta * w : options.beta / 2;
-      inputs[weightScale + i] = kappa * w;
-      if (branch.offset !== undefined) inputs[weightOffset + i] = kappa * branch.offset[i];
-      if (branch.noise !== undefined) inputs[weightNoise + i] = kappa * Math.sqrt(2 * w) * branch.noise[i];
-      if (branch.error !== undefined) inputs[referenceError + i] = branch.error[i];
-    }
-  }
-  writeMaskFloor(column(ROW_INPUT.logMaskFloor), call, rows, options);
-  column(ROW_INPUT.logClipLow).fill(Math.log(options.clipRange[0]));
-  column(ROW_INPUT.logClipHigh).fill(Math.log(options.clipRange[1]));
-  const weights = optionalList('batch.rowWeights', batch.rowWeights, rows);
-  const rowWeight = column(ROW_INPUT.rowWeight);
-  for (let i = 0; i < rows; i++) {
-    rowWeight[i] = weights === undefined ? 1 : checkNumber(`batch.rowWeights[${i}]`, weights[i], 0);
-  }
-  return inputs;
+  operands: Prepared['operands'],
+): void {
+  header.set(fixed.header);
+  header[HEADER_FIELD.rows] = rows;
+  header[HEADER_FIELD.size] = size;
+  header[HEADER_FIELD.denominator] = call.denominator ?? rows;
+  header[HEADER_FIELD.gradientScale] = call.gradientScale ?? 1;
+  writeOperand(header, OPERAND.policyChosen, operands.policyChosen);
+  writeOperand(header, OPERAND.referenceChosen, operands.referenceChosen);
+  writeOperand(header, OPERAND.targetChosen, operands.targetChosen);
+  writeOperand(header, OPERAND.policyRejected, operands.policyRejected);
+  writeOperand(header, OPERAND.referenceRejected, operands.referenceRejected);
+  writeOperand(header, OPERAND.targetRejected, operands.targetRejected);
+  writeOperand(header, OPERAND.elementWeights, operands.elementWeights);
 }
 
-function readOmega(
-  batch: Batch,
-  timesteps: { chosen: ArrayLike<number>; rejected: ArrayLike<number> },
-  rows: number,
-  options: ResolvedOptions,
-): { chosen: ArrayLike<number>; rejected: ArrayLike<number> } {
-  const transition = batch.transition;
-  if (transition !== undefined)
-    checkOptions('batch.transition', transition, ['omega', 'offsetChosen', 'offsetRejected']);
-  if (transition?.omega !== undefined) {
-    const omega = perBranch('batch.transition.omega', transition.omega);
-    for (const branch of BRANCHES) {
-      checkNumberList('batch.transition.omega', omega[branch], rows);
-      for (let i = 0; i < rows; i++) {
-        const value = omega[branch][i];
-        if (typeof value !== 'number') failType(`batch.transition.omega[${i}]`, 'a number >= 0 or Infinity', value);
-        if (!(value >= 0)) failValue(`batch.transition.omega[${i}]`, 'a number >= 0 or Infinity', value);
-      }
-    }
-    return omega;
-  }
-  const schedule = options.schedule;
-  if (schedule === undefined) {
-    failType('batch.transition.omega', 'given where the loss has no schedule', undefined);
-  }
-  if (timesteps.rejected === timesteps.chosen) {
-    const both = schedule.omegas(timesteps.chosen, 'batch.timesteps');
-    return { chosen: both, rejected: both };
-  }
-  return {
-    chosen: schedule.omegas(timesteps.chosen, 'batch.timesteps.chosen'),
-    rejected: schedule.omegas(timesteps.rejected, 'batch.timesteps.rejected'),
-  };
-}
-
-/** An offset belongs to log q, which cancels where the weight is a ratio of the two models. */
-function refuseOffsets({ transition }: Batch, { weightRatio }: ResolvedOptions): void {
-  if (weightRatio !== 'policy/reference') return;
-  for (const name of ['offsetChosen', 'offsetRejected'] as const) {
-    if (transition?.[name] !== undefined) {
-      throw new SdpoRangeError(
-        'ERR_SDPO_INVALID_OPTION',
-        `Expected batch.transition.${name} to be left out, since weightRatio '${weightRatio}' does not use it (log q cancels), received it`,
-      );
-    }
-  }
-}
-
-function readWeightNoise(batch: Batch, rows: number, options: ResolvedOptions) {
-  if (batch.weightNoise === undefined) return undefined;
-  checkOptions('batch.weightNoise', batch.weightNoise, BRANCHES);
-  if (options.weightRatio !== 'policy/data') {
-    throw new SdpoRangeError(
-      'ERR_SDPO_INVALID_OPTION',
-      `Expected batch.weightNoise to be left out, since weightRatio '${options.weightRatio}' has no sampled form, received it`,
-    );
-  }
-  return {
-    chosen:
-      optionalList('batch.weightNoise.chosen', batch.weightNoise.chosen, rows) ??
-      failType('batch.weightNoise.chosen', 'a list of numbers', undefined),
-    rejected:
-      optionalList('batch.weightNoise.rejected', batch.weightNoise.rejected, rows) ??
-      failType('batch.weightNoise.rejected', 'a list of numbers', undefined),
-  };
-}
-
-/** A list of finite numbers per row; `data` lists may hold non-finite values, which the nonFinite policy is about. */
-function optionalList(argument: string, value: unknown, rows: number, data = false): ArrayLike<number> | undefined {
-  if (value === undefined) return undefined;
-  const list = checkNumberList(argument, value, rows);
-  for (let i = 0; i < rows; i++) {
-    if (typeof list[i] !== 'number') failType(`${argument}[${i}]`, 'a number', list[i]);
-    if (!data) checkNumber(`${argument}[${i}]`, list[i]);
-  }
-  return list;
-}
-
-function writeMaskFloor(floor: Float64Array, call: EvaluateOptions, rows: number, options: ResolvedOptions): void {
-  const given = call.maskThreshold;
-  if (given === undefined) {
-    floor.fill(Math.log(options.maskThreshold));
-    return;
-  }
-  if (!hasMask(options.objective)) {
-    throw new SdpoRangeError(
-      'ERR_SDPO_INVALID_OPTION',
-      `Expected call.maskThreshold to be left out, since objective '${options.objective}' does not use it, received it`,
-    );
-  }
-  if (typeof given === 'number') {
-    floor.fill(Math.log(checkNumber('call.maskThreshold', given, 0, 1)));
-    return;
-  }
-  const list = checkNumberList('call.maskThreshold', given, rows);
-  for (let i = 0; i < rows; i++) floor[i] = Math.log(checkNumber(`call.maskThreshold[${i}]`, list[i], 0, 1));
+/** Writes the dtype and the row stride of an operand (a position in OPERAND) into a header. */
+export function writeOperand(header: Float64Array, position: number, operand: Operand | undefined): void {
+  if (operand === undefined) return;
+  header[DTYPE_OFFSET + position] = dtypeIndex(operand.dtype);
+  header[STRIDE_OFFSET + position] = operand.rowStride;
 }

@@ -1,20 +1,21 @@
 /** One call of the addon's loss: its arguments, how it runs on the host and on devices, and the error that its status stands for. */
 
-import type { EvaluateArguments, NativeMemory } from '../binding.js';
-import { BRANCHES, type BranchName, type Prepared, writeOperand } from './batch.js';
+import type { EvaluateArguments } from '../binding.js';
+import { BRANCHES, type Prepared, type Scalars, writeOperand } from './batch.js';
 import { binding } from './binding.js';
 import {
   FAILURE_FIELD,
   FAILURE_OFFSET,
   FAILURE_TENSOR_NAMES,
   HEADER_FIELD,
+  OPERAND,
   STATUS_NAMES,
   type Status,
 } from './contract.js';
 import { locationOf } from './device.js';
 import { type Access, enlist, type Lane } from './device-memory.js';
 import { AbortError, NonFiniteError, SdpoError } from './errors.js';
-import { type Operand, readOperand } from './operand.js';
+import { type LatentArray, type Operand, readOperand } from './operand.js';
 import { type Gradients, ResultBuffers } from './result.js';
 import { laneOf, Stream } from './stream.js';
 import { Tensor } from './tensor.js';
@@ -22,6 +23,7 @@ import { Tensor } from './tensor.js';
 /** A checked call that has not begun. */
 export interface PendingCall {
   readonly result: ResultBuffers;
+  readonly scalars: Scalars;
   readonly args: EvaluateArguments;
   readonly lane: Lane;
   readonly stream: Stream | undefined;
@@ -39,20 +41,13 @@ export function layOut(
   gradients?: Gradients,
   fresh = false,
 ): PendingCall {
-  const { header, rowInputs, operands, rows, device, stream } = prepared;
+  const { scalars, operands, device, stream } = prepared;
+  const { header, rowInputs } = scalars;
   const { rowOutputs, metrics } = ResultBuffers.raw(result);
   header[HEADER_FIELD.passes] = passes;
   header[HEADER_FIELD.device] = locationOf(device);
-  const writes: Operand[] = [];
-  const gradient = { chosen: null, rejected: null } as { [K in BranchName]: NativeMemory | null };
-  if (gradients !== undefined) {
-    for (const branch of BRANCHES) {
-      const operand = readOperand(`gradients.${branch}`, gradients[branch], rows);
-      writeOperand(header, branch === 'chosen' ? 'gradientChosen' : 'gradientRejected', operand);
-      gradient[branch] = operand.data;
-      writes.push(operand);
-    }
-  }
+  const chosen = gradientOperand('gradients.chosen', OPERAND.gradientChosen, gradients?.chosen, prepared);
+  const rejected = gradientOperand('gradients.rejected', OPERAND.gradientRejected, gradients?.rejected, prepared);
   const lane = laneOf(stream, 'call.stream');
   const args: EvaluateArguments = [
     header,
@@ -62,18 +57,32 @@ export function layOut(
     operands.policyChosen?.data ?? null,
     operands.referenceChosen?.data ?? null,
     operands.targetChosen?.data ?? null,
-    gradient.chosen,
+    chosen?.data ?? null,
     operands.policyRejected?.data ?? null,
     operands.referenceRejected?.data ?? null,
     operands.targetRejected?.data ?? null,
-    gradient.rejected,
+    rejected?.data ?? null,
     operands.elementWeights?.data ?? null,
     null,
     device === 'cpu' ? null : lane.handle,
   ];
   const accesses =
-    device === 'cpu' ? NOTHING : [...accessesOf(Object.values(operands), false), ...accessesOf(writes, true)];
-  return { result, args, lane, stream, accesses, fresh: fresh ? gradients : undefined };
+    device === 'cpu'
+      ? NOTHING
+      : [...accessesOf(Object.values(operands), false), ...accessesOf([chosen, rejected], true)];
+  return { result, scalars, args, lane, stream, accesses, fresh: fresh ? gradients : undefined };
+}
+
+function gradientOperand(
+  argument: string,
+  position: number,
+  gradient: LatentArray | undefined,
+  { scalars, rows }: Prepared,
+): Operand | undefined {
+  if (gradient === undefined) return undefined;
+  const operand = readOperand(argument, gradient, rows);
+  writeOperand(scalars.header, position, operand);
+  return operand;
 }
 
 const NOTHING: readonly Access[] = [];

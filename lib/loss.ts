@@ -1,6 +1,6 @@
 /** The preference loss: checks a batch, makes one native call, and gives loss, gradients, statistics and metrics. */
 
-import { type Batch, BRANCHES, type EvaluateOptions, prepare } from './batch.js';
+import { type Batch, BRANCHES, type EvaluateOptions, type Fixed, fix, prepare } from './batch.js';
 import { abandoned, layOut, type PendingCall, run, runAsync, withStack } from './call.js';
 import { PASS, type ROW_OUTPUT } from './contract.js';
 import { AbortError } from './errors.js';
@@ -63,10 +63,12 @@ const ASYNC_CALL_FIELDS = [...CALL_FIELDS, 'signal'];
 export class PreferenceLoss {
   /** The options with all defaults filled in. */
   readonly options: ResolvedOptions;
+  readonly #fixed: Fixed;
 
   /** @throws TypeError or RangeError with code ERR_SDPO_… for a wrong, unknown or unused option. */
   constructor(options: PreferenceLossOptions) {
     this.options = resolveOptions(options);
+    this.#fixed = fix(this.options);
   }
 
   /**
@@ -86,7 +88,7 @@ export class PreferenceLoss {
     } catch (error) {
       throw abandoned(pending, error);
     }
-    return pending.result.finish();
+    return finished(pending);
   }
 
   /**
@@ -114,7 +116,7 @@ export class PreferenceLoss {
     } catch (error) {
       throw withStack(abandoned(pending, error), trace.stack);
     }
-    return pending.result.finish();
+    return finished(pending);
   }
 
   /**
@@ -124,7 +126,7 @@ export class PreferenceLoss {
   moments(batch: Batch, call: { cross?: boolean; stream?: Stream } = {}): Moments {
     checkOptions('call', call, ['cross', 'stream']);
     const cross = checkBoolean('call.cross', call.cross ?? false);
-    const prepared = prepare(batch, { stream: call.stream }, this.options);
+    const prepared = prepare(batch, { stream: call.stream }, this.options, this.#fixed);
     const result = new ResultBuffers(prepared.rows);
     run(layOut(prepared, result, PASS.moments | (cross ? PASS.cross : 0)));
     const branch = (error: string, delta: string, drift: string): BranchMoments => ({
@@ -149,7 +151,7 @@ export class PreferenceLoss {
     call: { stream?: Stream } = {},
   ): Gradients<C, R> {
     checkOptions('call', call, ['stream']);
-    const prepared = prepare(batch, { stream: call.stream }, this.options);
+    const prepared = prepare(batch, { stream: call.stream }, this.options, this.#fixed);
     const result = new ResultBuffers(prepared.rows);
     checkOptions('coefficients', coefficients, BRANCHES);
     for (const branch of BRANCHES) {
@@ -175,7 +177,8 @@ export class PreferenceLoss {
     const wanted = checkBoolean('call.gradients', call.gradients ?? true);
     if (call.gradientScale !== undefined) checkNumber('call.gradientScale', call.gradientScale);
     if (call.denominator !== undefined) checkNumberAbove('call.denominator', call.denominator, 0);
-    const prepared = prepare(batch, call, this.options);
+    const earlier = call.into instanceof ResultBuffers ? ResultBuffers.takeScalars(call.into) : undefined;
+    const prepared = prepare(batch, call, this.options, this.#fixed, earlier);
     const result = call.into === undefined ? new ResultBuffers(prepared.rows) : reuse(call.into, prepared.rows);
     const reused = wanted ? reusedGradients(result, batch) : undefined;
     const gradients = wanted ? (reused ?? allocateGradients(batch)) : undefined;
@@ -184,6 +187,12 @@ export class PreferenceLoss {
     const passes = PASS.moments | PASS.objective | cross | (wanted ? PASS.gradients : 0);
     return layOut(prepared, result, passes, gradients, reused === undefined);
   }
+}
+
+/** The result of a call that is over: nothing reads its scalars any more. */
+function finished({ result, scalars }: PendingCall): ResultBuffers {
+  ResultBuffers.keepScalars(result, scalars);
+  return result.finish();
 }
 
 /** Fresh gradients of the kind of each policy; views of one stacked gradient where the policies are the two views of one stacked tensor. */
@@ -228,7 +237,7 @@ function reusedGradients(result: ResultBuffers, batch: Batch): Gradients | undef
         ? policy instanceof Tensor &&
           old.dtype === policy.dtype &&
           old.device === policy.device &&
-          old.shape.join() === policy.shape.join()
+          sameShape(old.shape, policy.shape)
         : old.constructor === policy?.constructor && old.length === (policy as Float32Array).length;
     if (!same)
       failValue(
@@ -239,6 +248,10 @@ function reusedGradients(result: ResultBuffers, batch: Batch): Gradients | undef
       );
   }
   return gradients;
+}
+
+function sameShape(a: readonly number[], b: readonly number[]): boolean {
+  return a.length === b.length && a.every((length, axis) => length === b[axis]);
 }
 
 function readCoefficients(

@@ -1,5 +1,6 @@
 /** Results of a preference loss: per-row statistics, metrics and gradients, as views of the arrays the addon writes. */
 
+import type { Scalars } from './batch.js';
 import {
   METRIC_OFFSET,
   METRICS,
@@ -63,12 +64,17 @@ export class ResultBuffers implements Statistics {
   readonly #rowOutputs: Float64Array;
   readonly #metrics: Float64Array;
   readonly #count: number;
+  #scalars: Scalars | undefined;
   #coefficients: Statistics['coefficients'] | undefined;
 
   constructor(count: number) {
     this.#count = count;
-    this.#rowOutputs = new Float64Array(ROW_OUTPUT_COUNT * count);
-    this.#metrics = new Float64Array(METRICS_LENGTH);
+    const bytes = Float64Array.BYTES_PER_ELEMENT;
+    const length = ROW_OUTPUT_COUNT * count;
+    // One block of memory for both: taking one is most of the cost.
+    const buffer = new ArrayBuffer((length + METRICS_LENGTH) * bytes);
+    this.#rowOutputs = new Float64Array(buffer, 0, length);
+    this.#metrics = new Float64Array(buffer, length * bytes);
     const rows = {} as { -readonly [K in RowStatistic]: Float64Array };
     for (const name of ROW_STATISTICS) rows[name] = this.#column(name);
     this.rows = rows;
@@ -86,15 +92,34 @@ export class ResultBuffers implements Statistics {
   }
 
   #column(name: keyof typeof ROW_OUTPUT): Float64Array {
-    const start = ROW_OUTPUT[name] * this.#count;
-    return this.#rowOutputs.subarray(start, start + this.#count);
+    const outputs = this.#rowOutputs;
+    // Like subarray, which takes several times as long.
+    const start = outputs.byteOffset + ROW_OUTPUT[name] * this.#count * outputs.BYTES_PER_ELEMENT;
+    return new Float64Array(outputs.buffer, start, this.#count);
   }
 
   /** Reads the loss and the metrics after a call. */
   finish(): this {
-    this.loss = this.#metrics[0];
-    for (let i = 0; i < METRICS.length; i++) this.metrics[METRICS[i]] = this.#metrics[METRIC_OFFSET + i];
+    const read = this.#metrics;
+    const metrics = this.metrics;
+    this.loss = read[0];
+    for (let i = 0; i < METRICS.length; i++) metrics[METRICS[i]] = read[METRIC_OFFSET + i];
     return this;
+  }
+
+  /**
+   * @internal Hands out the scalars of an earlier call, which the result has no longer then: a call under way has its scalars to itself, even
+   * where another one writes the same result.
+   */
+  static takeScalars(result: ResultBuffers): Scalars | undefined {
+    const scalars = result.#scalars;
+    result.#scalars = undefined;
+    return scalars;
+  }
+
+  /** @internal To be called once nothing reads the scalars any more. */
+  static keepScalars(result: ResultBuffers, scalars: Scalars): void {
+    result.#scalars = scalars;
   }
 
   /** @internal */

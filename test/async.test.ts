@@ -2,6 +2,8 @@
 
 import { setTimeout as delay } from 'node:timers/promises';
 import t from 'tap';
+import type { EvaluateArguments } from '../binding.js';
+import { binding } from '../lib/binding.js';
 import { AbortError, type Evaluation, NonFiniteError, PreferenceLoss, SdpoTypeError } from '../lib/index.js';
 import { type DTypes, digests, largeBatch } from './batches.js';
 import { jsonOf, library } from './child.js';
@@ -63,6 +65,8 @@ t.test('a signal that is aborted already', async (t) => {
   );
   t.type(error, AbortError);
   t.match(error, { name: 'AbortError', code: 'ERR_SDPO_ABORTED', cause: reason });
+  t.notMatch(error?.stack, /PreferenceLoss\.evaluateAsync/, 'the stack is that of the caller');
+  t.match(error?.stack, /async\.test/);
 });
 
 for (const [name, make] of [
@@ -147,6 +151,42 @@ t.test('a rejection carries the stack of the caller', async (t) => {
   t.match(error.stack, /^SdpoError: Expected only finite values/, 'it starts with the error itself');
   t.match(error.stack, /trainOneStep/, 'and leads to the caller');
   t.notMatch(error.stack, /PreferenceLoss\.evaluateAsync/, 'not into the library');
+});
+
+t.test('calls under way have their scalars to themselves', async (t) => {
+  const seen: EvaluateArguments[] = [];
+  const { evaluateAsync } = binding;
+  t.teardown(() => {
+    binding.evaluateAsync = evaluateAsync;
+  });
+  binding.evaluateAsync = (...args) => {
+    seen.push(args);
+    return evaluateAsync(...args);
+  };
+  const into = alone.evaluate(largeBatch(2, 33, 'float32'));
+  const batch = largeBatch(2, 33, 'float32');
+  const weighted = { ...batch, rowWeights: [3, 0] };
+  const first = alone.evaluateAsync(batch, { into });
+  const before = seen[0][1].slice();
+  const second = alone.evaluateAsync(weighted, { into });
+  t.not(seen[1][0].buffer, seen[0][0].buffer, 'another header for the same result');
+  t.not(seen[1][1].buffer, seen[0][1].buffer, 'and other row inputs');
+  t.same(seen[0][1], before, 'those of the call before are as they were');
+  alone.evaluate(weighted, { into });
+  t.same(seen[0][1], before, 'after a synchronous call, too');
+  await Promise.all([first, second]);
+
+  const controller = new AbortController();
+  const aborted = failureOf(() => alone.evaluateAsync(batch, { into, signal: controller.signal }));
+  controller.abort();
+  alone.evaluate(weighted, { into });
+  t.same(seen[2][1], before, 'and after it was aborted');
+  await aborted;
+  const { header, rowInputs } = { header: seen[2][0].slice(), rowInputs: seen[2][1].slice() };
+  t.same(digests(await alone.evaluateAsync(batch, { into })), digests(alone.evaluate(batch)));
+  t.same([seen[3][0], seen[3][1]], [header, rowInputs], 'nothing is left of other calls');
+  await alone.evaluateAsync(batch, { into });
+  t.equal(seen[4][1], seen[3][1], 'calls one after the other share them');
 });
 
 t.test('a wrong argument is a rejection, never a throw', async (t) => {
