@@ -112,9 +112,12 @@ export class PreferenceLoss {
     try {
       if (signal !== undefined && !(signal instanceof AbortSignal)) failType('call.signal', 'an AbortSignal', signal);
       if (signal?.aborted) throw new AbortError(signal.reason);
+      pending.result.pending = true;
       await runAsync(pending, signal);
     } catch (error) {
       throw withStack(abandoned(pending, error), trace.stack);
+    } finally {
+      pending.result.pending = false;
     }
     return finished(pending);
   }
@@ -219,6 +222,7 @@ function allocateGradients(batch: Batch): Gradients {
 
 function reuse(into: unknown, rows: number): ResultBuffers {
   if (!(into instanceof ResultBuffers)) failType('call.into', 'a result of evaluate or evaluateAsync', into);
+  if (into.pending) failValue('call.into', 'a result that no call is writing', 'the result of a pending evaluateAsync');
   const { count } = ResultBuffers.raw(into);
   if (count !== rows)
     failValue('call.into', `a result of ${rows} rows`, `one of ${count} rows`, 'ERR_SDPO_INVALID_LENGTH');

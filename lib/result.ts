@@ -61,6 +61,7 @@ export class ResultBuffers implements Statistics {
   readonly rows: RowStatistics;
   readonly metrics: Metrics;
   gradients: Gradients | undefined;
+  #pending = false;
   readonly #rowOutputs: Float64Array;
   readonly #metrics: Float64Array;
   readonly #count: number;
@@ -81,6 +82,14 @@ export class ResultBuffers implements Statistics {
     const metrics = {} as Metrics;
     for (const name of METRICS) metrics[name] = NaN;
     this.metrics = metrics;
+  }
+
+  /** @internal Whether an asynchronous call is writing these buffers. */
+  get pending(): boolean {
+    return this.#pending;
+  }
+  set pending(value: boolean) {
+    this.#pending = value;
   }
 
   get coefficients(): Statistics['coefficients'] {

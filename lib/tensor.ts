@@ -1,5 +1,6 @@
 /** Tensors: shape, dtype and memory of latents and predictions, and views of the two branches of a stacked batch. */
 
+import { types } from 'node:util';
 import { checkCudaDevice, checkDevice } from './device.js';
 import { type CopySide, copyRows, DeviceMemory, enlist } from './device-memory.js';
 import { allocate, checkDType, type DType, decode, dtypeBytes, encode, type HostArray, holds } from './dtypes.js';
@@ -87,8 +88,9 @@ export class Tensor {
    * types) is shared, not copied; other numbers are rounded to the dtype, to nearest even.
    * @throws TypeError for other data, RangeError where shape and length do not agree.
    */
-  static from(data: ArrayLike<number>, options: TensorOptions = {}): Tensor {
+  static from(values: ArrayLike<number>, options: TensorOptions = {}): Tensor {
     checkOptions('options', options, ['shape', 'dtype']);
+    const data = ofThisRealm(values);
     checkNumbers('data', data);
     if (options.dtype === undefined && data instanceof Uint16Array) {
       failType('options.dtype', "'float16' or 'bfloat16' for a Uint16Array of bits", undefined);
@@ -357,6 +359,20 @@ export function rowLength(shape: readonly number[]): number {
 
 function elementCount(shape: readonly number[]): number {
   return shape.reduce((product, axis) => product * axis, 1);
+}
+
+const REALM_FREE = [
+  [types.isUint16Array, Uint16Array],
+  [types.isFloat32Array, Float32Array],
+  [types.isFloat64Array, Float64Array],
+] as const;
+
+/** A typed array made in another realm (a vm context) as one of this realm over the same memory, so that bits are not taken for numbers. */
+function ofThisRealm(values: ArrayLike<number>): ArrayLike<number> {
+  for (const [isOne, Own] of REALM_FREE) {
+    if (isOne(values) && !(values instanceof Own)) return new Own(values.buffer as ArrayBuffer, values.byteOffset, values.length);
+  }
+  return values;
 }
 
 function checkShape(argument: string, value: unknown): readonly number[] {

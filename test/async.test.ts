@@ -153,7 +153,7 @@ t.test('a rejection carries the stack of the caller', async (t) => {
   t.notMatch(error.stack, /PreferenceLoss\.evaluateAsync/, 'not into the library');
 });
 
-t.test('calls under way have their scalars to themselves', async (t) => {
+t.test('a result under way is refused as into, and calls have their scalars to themselves', async (t) => {
   const seen: EvaluateArguments[] = [];
   const { evaluateAsync } = binding;
   t.teardown(() => {
@@ -168,25 +168,22 @@ t.test('calls under way have their scalars to themselves', async (t) => {
   const weighted = { ...batch, rowWeights: [3, 0] };
   const first = alone.evaluateAsync(batch, { into });
   const before = seen[0][1].slice();
-  const second = alone.evaluateAsync(weighted, { into });
-  t.not(seen[1][0].buffer, seen[0][0].buffer, 'another header for the same result');
-  t.not(seen[1][1].buffer, seen[0][1].buffer, 'and other row inputs');
-  t.same(seen[0][1], before, 'those of the call before are as they were');
-  alone.evaluate(weighted, { into });
-  t.same(seen[0][1], before, 'after a synchronous call, too');
-  await Promise.all([first, second]);
+  const refused = { code: 'ERR_SDPO_INVALID_ARG_VALUE', message: /call\.into .*no call is writing/ };
+  await t.rejects(alone.evaluateAsync(weighted, { into }), refused, 'two calls cannot write one result');
+  t.throws(() => alone.evaluate(weighted, { into }), refused, 'nor can a synchronous one');
+  t.same(seen[0][1], before, 'the row inputs of the call under way are as they were');
+  t.equal(await first, into);
+  t.same(digests(into), digests(alone.evaluate(batch)));
 
   const controller = new AbortController();
   const aborted = failureOf(() => alone.evaluateAsync(batch, { into, signal: controller.signal }));
   controller.abort();
-  alone.evaluate(weighted, { into });
-  t.same(seen[2][1], before, 'and after it was aborted');
+  t.throws(() => alone.evaluate(weighted, { into }), refused, 'also while it is being aborted');
   await aborted;
-  const { header, rowInputs } = { header: seen[2][0].slice(), rowInputs: seen[2][1].slice() };
-  t.same(digests(await alone.evaluateAsync(batch, { into })), digests(alone.evaluate(batch)));
-  t.same([seen[3][0], seen[3][1]], [header, rowInputs], 'nothing is left of other calls');
+  t.same(digests(await alone.evaluateAsync(batch, { into })), digests(alone.evaluate(batch)), 'and free again');
+  t.same(seen[2].slice(0, 2), seen[1].slice(0, 2), 'nothing is left of other calls');
   await alone.evaluateAsync(batch, { into });
-  t.equal(seen[4][1], seen[3][1], 'calls one after the other share them');
+  t.equal(seen[3][1], seen[2][1], 'calls one after the other share their scalars');
 });
 
 t.test('a wrong argument is a rejection, never a throw', async (t) => {

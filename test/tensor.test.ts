@@ -1,5 +1,6 @@
 /** Tensors: construction, sharing and copying of memory, conversion between dtypes, views of stacked batches, and disposal. */
 
+import { runInNewContext } from 'node:vm';
 import t from 'tap';
 import { type DType, type LatentArray, PreferenceLoss, type SdpoError, split, Tensor } from '../lib/index.js';
 import { digests, largeBatch, storedOf } from './batches.js';
@@ -278,4 +279,14 @@ t.test('errors of tensors name the argument', async (t) => {
     failure(() => split(Tensor.empty([3, 2]), 'halves')),
     { code: 'ERR_SDPO_INVALID_LENGTH', message: /tensor .*even/ },
   );
+});
+
+t.test('typed arrays of another realm are what they are here', async (t) => {
+  const foreign = (type: string, values: number[]) => runInNewContext(`${type}.from(values)`, { values });
+  const bits = Tensor.from(foreign('Uint16Array', [0x3f80, 0x4000]), { dtype: 'bfloat16' });
+  t.same(bits.toFloat64(), Float64Array.of(1, 2), 'bits, not numbers');
+  t.throws(() => Tensor.from(foreign('Uint16Array', [1])), { code: 'ERR_SDPO_INVALID_ARG_TYPE' });
+  const doubles = Tensor.from(foreign('Float64Array', [1 / 3]));
+  t.equal(doubles.dtype, 'float64');
+  t.ok(doubles.data instanceof Float64Array);
 });
