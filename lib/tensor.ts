@@ -370,7 +370,8 @@ const REALM_FREE = [
 /** A typed array made in another realm (a vm context) as one of this realm over the same memory, so that bits are not taken for numbers. */
 function ofThisRealm(values: ArrayLike<number>): ArrayLike<number> {
   for (const [isOne, Own] of REALM_FREE) {
-    if (isOne(values) && !(values instanceof Own)) return new Own(values.buffer as ArrayBuffer, values.byteOffset, values.length);
+    if (isOne(values) && !(values instanceof Own))
+      return new Own(values.buffer as ArrayBuffer, values.byteOffset, values.length);
   }
   return values;
 }
