@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -85,11 +86,15 @@ SDPO_INLINE FloatRegister widen(const BFloat16* p) {
   return bits<FloatRegister>(widen_words(p) << 16);
 }
 
-SDPO_INLINE void narrow(const FloatRegister& v, BFloat16* p) {
+// Rounded to bfloat16 in the upper half of each word: nearest, ties to even; overflow runs into infinity, and a NaN stays one.
+SDPO_INLINE BitsRegister round_words(const FloatRegister& v) {
   const BitsRegister u = bits<BitsRegister>(v);
-  const BitsRegister rounded = u + 0x7fff + ((u >> 16) & 1);  // nearest, ties to even; overflow runs into infinity
-  const BitsRegister nan = reinterpret_cast<BitsRegister>((u & 0x7fffffff) > splat(0x7f800000));
-  const HalfRegister out = narrow_words(select(nan, (u | 0x400000), rounded) >> 16);  // a NaN stays one
+  const BitsRegister rounded = u + (((u >> 16) & 1) + 0x7fff);
+  return v != v ? (u | 0x400000) : rounded;
+}
+
+SDPO_INLINE void narrow(const FloatRegister& v, BFloat16* p) {
+  const HalfRegister out = narrow_words(round_words(v) >> 16);
   std::memcpy(p, &out, sizeof out);
 }
 
@@ -189,6 +194,31 @@ SDPO_INLINE void pack(const Pack<R, N>& v, T* p) {
   }
 }
 
+// The same for bfloat16 two elements a word, which takes no shuffle: of two registers the lower holds the even elements and the upper the
+// odd ones. Lane k of a sum still gets the elements k mod 16; only its place differs, until sum_lanes puts it back.
+template <int N>
+SDPO_INLINE void unpack_pairs(const BFloat16* p, Pack<FloatRegister, N>& out) {
+  if constexpr (N == 2) {
+    const BitsRegister words = load<BitsRegister>(p);
+    out.low.r = bits<FloatRegister>(words << 16);
+    out.high.r = bits<FloatRegister>(words & 0xffff0000u);
+  } else {
+    unpack_pairs(p, out.low);
+    unpack_pairs(p + N / 2 * (kRegisterBytes / 4), out.high);
+  }
+}
+
+template <int N>
+SDPO_INLINE void pack_pairs(const Pack<FloatRegister, N>& v, BFloat16* p) {
+  if constexpr (N == 2) {
+    const BitsRegister words = (round_words(v.low.r) >> 16) | (round_words(v.high.r) & 0xffff0000u);
+    std::memcpy(p, &words, sizeof words);
+  } else {
+    pack_pairs(v.low, p);
+    pack_pairs(v.high, p + N / 2 * (kRegisterBytes / 4));
+  }
+}
+
 template <class R, int N, class S>
 SDPO_INLINE void fill(Pack<R, N>& out, S x) {
   if constexpr (N == 1) {
@@ -227,11 +257,28 @@ struct Lanes<double> {
   using Vector = Pack<DoubleRegister, kWidth * static_cast<int>(sizeof(double)) / kRegisterBytes>;
 };
 
-template <class T>
+// Whether elements may be read in pairs: element weights come one by one, and 64-byte registers hold all lanes in one.
+template <class T, bool kWeighted>
+constexpr bool kInPairs = std::is_same_v<T, BFloat16> && !kWeighted && kRegisterBytes < 64;
+
+template <bool kPairs = false, class T>
 SDPO_INLINE typename Lanes<T>::Vector read(const T* p) {
   typename Lanes<T>::Vector v;
-  unpack(p, v);
+  if constexpr (kPairs) {
+    unpack_pairs(p, v);
+  } else {
+    unpack(p, v);
+  }
   return v;
+}
+
+template <bool kPairs, class T>
+SDPO_INLINE void write(const typename Lanes<T>::Vector& v, T* p) {
+  if constexpr (kPairs) {
+    pack_pairs(v, p);
+  } else {
+    pack(v, p);
+  }
 }
 
 // A partial vector at the end of a tile, padded with zeros: equal zeros have no error and add nothing to any sum.
@@ -246,17 +293,23 @@ struct Padded {
 // Lanes are added pairwise in float64, in one fixed order.
 SDPO_INLINE double sum_lanes(const double* v) { return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7])); }
 
-template <int N>
+template <bool, int N>
 SDPO_INLINE double sum_lanes(const Pack<DoubleRegister, N>& v) {
   double lanes[8];
   pack(v, lanes);
   return sum_lanes(lanes);
 }
 
-template <int N>
+template <bool kPairs, int N>
 SDPO_INLINE double sum_lanes(const Pack<FloatRegister, N>& v) {
   float lanes[16];
   pack(v, lanes);
+  if constexpr (kPairs) {
+    constexpr int kHalf = kRegisterBytes / 4;
+    float placed[16];
+    for (int i = 0; i < 16; ++i) placed[i] = lanes[i / (2 * kHalf) * (2 * kHalf) + i % 2 * kHalf + i % (2 * kHalf) / 2];
+    std::memcpy(lanes, placed, sizeof lanes);
+  }
   double sums[8];
   for (int i = 0; i < 8; ++i) sums[i] = static_cast<double>(lanes[i]) + static_cast<double>(lanes[i + 8]);
   return sum_lanes(sums);
@@ -268,13 +321,14 @@ template <class T, bool kWeighted, bool kReference>
 struct MomentSums {
   using L = Lanes<T>;
   using V = typename L::Vector;
+  static constexpr bool kPairs = kInPairs<T, kWeighted>;
   V error{}, delta{}, drift{};
 
   SDPO_INLINE void add(const T* policy, const T* reference, const T* target, const typename L::Scalar* weights) {
-    const V u = read(policy);
-    V d = u - read(target);
+    const V u = read<kPairs>(policy);
+    V d = u - read<kPairs>(target);
     V h{};
-    if constexpr (kReference) h = u - read(reference);
+    if constexpr (kReference) h = u - read<kPairs>(reference);
     if constexpr (kWeighted) {
       const V e = read(weights);
       d = where_weighted<typename L::Mask>(e, d);
@@ -308,7 +362,8 @@ TileMoments moments_of(const T* policy, const T* reference, const T* target, con
     const Padded<typename Lanes<T>::Scalar> e(kWeighted ? weights + i : nullptr, n - i);
     sums.add(u.values, r.values, t.values, e.values);
   }
-  return {sum_lanes(sums.error), sum_lanes(sums.delta), sum_lanes(sums.drift)};
+  constexpr bool kPairs = kInPairs<T, kWeighted>;
+  return {sum_lanes<kPairs>(sums.error), sum_lanes<kPairs>(sums.delta), sum_lanes<kPairs>(sums.drift)};
 }
 
 template <class T>
@@ -342,7 +397,7 @@ double cross(const void* policy_c, const void* target_c, const void* policy_r, c
       sum = sum + e * (where_weighted<typename L::Mask>(e, dc) * where_weighted<typename L::Mask>(e, dr));
     }
   }
-  return sum_lanes(sum);
+  return sum_lanes<false>(sum);
 }
 
 template <class T, bool kWeighted, bool kDrift>
@@ -351,14 +406,15 @@ SDPO_INLINE void gradient_step(const T* policy, const T* reference, const T* tar
                                const typename Lanes<T>::Vector& b, T* out) {
   using L = Lanes<T>;
   using V = typename L::Vector;
-  const V u = read(policy);
-  V g = a * (u - read(target));
-  if constexpr (kDrift) g = g + b * (u - read(reference));
+  constexpr bool kPairs = kInPairs<T, kWeighted>;
+  const V u = read<kPairs>(policy);
+  V g = a * (u - read<kPairs>(target));
+  if constexpr (kDrift) g = g + b * (u - read<kPairs>(reference));
   if constexpr (kWeighted) {
     const V e = read(weights);
     g = e * where_weighted<typename L::Mask>(e, g);
   }
-  pack(g, out);
+  write<kPairs>(g, out);
 }
 
 template <class T, bool kWeighted, bool kDrift>
@@ -409,7 +465,7 @@ TileWeights weights(const void* values, int64_t n) {
     sum = sum + read(Padded<S>(e + i, k).values);
     for (int64_t j = 0; j < k; ++j) lowest = e[i + j] < lowest ? e[i + j] : lowest;
   }
-  return {sum_lanes(sum), static_cast<double>(lowest)};
+  return {sum_lanes<false>(sum), static_cast<double>(lowest)};
 }
 
 template <class T, class S>
