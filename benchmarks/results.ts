@@ -1,6 +1,7 @@
 /** The file that a run leaves: where it ran, and every sample of every provider in every case. */
 
-import { readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { dirname } from 'node:path';
 import { type Case, caseId } from './cases.js';
 import type { Rounds } from './statistics.js';
 
@@ -59,6 +60,7 @@ export function emptyResults(machine: Machine, quick: boolean, loadBefore: numbe
 
 /** One measurement a line, so that a committed file can be read and compared in a diff. */
 export function writeResults(file: string, results: Results): void {
+  mkdirSync(dirname(file), { recursive: true });
   const { measurements, skipped, ...head } = results;
   const list = (items: object[]) => `[\n${items.map((item) => JSON.stringify(item)).join(',\n')}\n]`;
   const start = JSON.stringify(head).slice(0, -1);
