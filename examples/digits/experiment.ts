@@ -27,7 +27,7 @@ interface Options {
   choosingSamples: number;
   reportingSamples: number;
   bases: number;
-  /** Steps of the base that stands for another, weaker model. */
+  /** Steps of the base that stands for another, weaker model; 0 where no group asks for its samples. */
   otherModelSteps: number;
   learningRate: number;
   pairsPerStep: number;
@@ -139,7 +139,7 @@ const experiment: Experiment = {
     const missing = [
       ...Array.from({ length: bases - 1 }, (_, i) => ({ name: `base-${i + 1}`, steps: BASE_STEPS, seed: 10 + i })),
       { name: 'other-model', steps: otherModelSteps, seed: 100 },
-    ].filter(({ name }) => !existsSync(join(context.shared, `${name}.safetensors`)));
+    ].filter(({ name, steps }) => steps > 0 && !existsSync(join(context.shared, `${name}.safetensors`)));
     const total = missing.reduce((sum, { steps }) => sum + steps, 0);
     let done = 0;
     for (const { name, steps, seed } of missing) {
