@@ -83,6 +83,10 @@ class World {
   readonly #bases = new Map<string, Params>();
   readonly #pairs = new Map<string, Pairs>();
 
+  isOf({ options, shared }: ExperimentContext): boolean {
+    return shared === this.#shared && JSON.stringify(options) === JSON.stringify(this.options);
+  }
+
   constructor({ options, shared }: ExperimentContext) {
     this.options = options as unknown as Options;
     this.#shared = shared;
@@ -159,7 +163,7 @@ const experiment: Experiment = {
   },
 
   async run(cell, context) {
-    world ??= new World(context);
+    if (world === undefined || !world.isOf(context)) world = new World(context);
     return await runCell(cell, context, world);
   },
 };
