@@ -39,6 +39,16 @@ function run(command: string, args: string[], cwd: string, extra: NodeJS.Process
   if (status !== 0) fail(`${command} ended with ${status ?? signal}`);
 }
 
+/** Runs the README example; the arrays that it prints are shown only where it fails. */
+function runExample(folder: string, extra: NodeJS.ProcessEnv = {}): void {
+  const { status, signal, stdout, stderr } = spawnSync('node', ['example.js'], {
+    cwd: folder,
+    env: { ...environment, ...extra },
+    encoding: 'utf8',
+  });
+  if (status !== 0) fail(`The README example ended with ${status ?? signal}:\n${stdout}${stderr}`);
+}
+
 function fail(message: string): never {
   console.error(message);
   process.exit(1);
@@ -105,7 +115,7 @@ function install(tarball: string): string {
 
 function smoke(tarball: string): void {
   const folder = install(tarball);
-  run('node', ['example.js'], folder, { PREBUILDS_ONLY: '1' });
+  runExample(folder, { PREBUILDS_ONLY: '1' });
   checkTypes(folder);
   rmSync(folder, { recursive: true });
   console.log('The README example runs from the tarball, and its types fit.');
@@ -147,7 +157,7 @@ function source(tarball: string): void {
     fail(`Expected a load error that names the command to build from source, received:\n${stderr}`);
   // The command is run as it was printed. CUDA has its own build; here the one without it is shown to work.
   run('sh', ['-c', command], folder, { SDPO_CUDA: 'OFF' });
-  run('node', ['example.js'], folder);
+  runExample(folder);
   rmSync(folder, { recursive: true });
   console.log('The build from source that the load error names works.');
 }

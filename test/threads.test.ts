@@ -1,15 +1,25 @@
 /** The same bits for any number of threads, any alignment, and any number of calls at once. */
 
 import t from 'tap';
-import { devices, PreferenceLoss, split, Tensor } from '../lib/index.js';
-import { digestOf, digests, largeBatch } from './batches.js';
+import { devices, type LatentArray, PreferenceLoss, split, Tensor } from '../lib/index.js';
+import {
+  type BranchName,
+  branches,
+  digestOf,
+  digests,
+  type FullBatch,
+  largeBatch,
+  latents,
+  storedOf,
+  tensors,
+} from './batches.js';
 import { jsonOf, library } from './child.js';
 import { type DType, dtypes, type TypedArray } from './dtypes.js';
 
 const options = { objective: 'sdpo', beta: 20, klWeight: 0.5, klScope: 'masked' } as const;
 const lossWith = (threads: number) => new PreferenceLoss({ ...options, threads });
 
-/** Around lanes (16), tiles (4096), spans (16384), the sizes from which threads are used (32768 elements) and from which spans grow (2^20). */
+/** Around lanes (16), tiles (4096), spans (16384), the sizes from which threads are used (131072 elements) and from which spans grow (2^20). */
 const shapes: readonly (readonly [rows: number, size: number])[] = [
   [1, 1],
   [3, 17],
@@ -23,6 +33,8 @@ const shapes: readonly (readonly [rows: number, size: number])[] = [
   [5, 65536],
   [2, 65537],
   [31, 1057],
+  [124, 1057],
+  [125, 1057],
   [1, 2 ** 20 + 1],
 ];
 
@@ -102,11 +114,46 @@ function shifted(stored: TypedArray, elements: number): TypedArray {
   return view;
 }
 
+t.test(
+  'a batch that does not fit in the caches, whose gradients are written past them, has the bits of its rows',
+  async (t) => {
+    const [rows, size] = [5, 2 ** 19 + 3];
+    for (const dtype of dtypes) {
+      const batch = largeBatch(rows, size, dtype);
+      const loss = lossWith(2);
+      const { gradients } = loss.evaluate(batch, { denominator: 1 });
+      for (const row of [0, 1, rows - 1]) {
+        const of = (value: LatentArray) => storedOf(value).subarray(row * size, (row + 1) * size);
+        const side = (branch: BranchName) =>
+          Object.fromEntries(
+            tensors.map((name) => [name, latents(of(batch[branch][name]), dtype, 1)]),
+          ) as FullBatch['chosen'];
+        const alone = loss.evaluate(
+          {
+            timesteps: [row],
+            chosen: side('chosen'),
+            rejected: side('rejected'),
+            transition: { omega: [(batch.transition as { omega: Float64Array }).omega[row]] },
+          },
+          { denominator: 1 },
+        );
+        for (const branch of branches) {
+          t.equal(
+            digestOf(of(gradients[branch])),
+            digestOf(storedOf(alone.gradients[branch])),
+            `${dtype} row ${row} ${branch}`,
+          );
+        }
+      }
+    }
+  },
+);
+
 t.test('calls at once, on and off the event loop, do not disturb each other', async (t) => {
   const loss = lossWith(7);
   const batches = dtypes.flatMap((dtype: DType) => [
     largeBatch(1, 65537, dtype),
-    largeBatch(40, 1057, dtype),
+    largeBatch(130, 1057, dtype),
     largeBatch(3, 17, dtype),
   ]);
   const expected = batches.map((batch) => digests(loss.evaluate(batch)));

@@ -18,7 +18,7 @@ namespace {
 constexpr int64_t kNoRow = std::numeric_limits<int64_t>::max();
 
 // Below this many elements a call is done before a helper thread would have woken up.
-constexpr int64_t kAloneBelow = 32768;
+constexpr int64_t kAloneBelow = 131072;
 
 // With at least this many rows per thread whole rows are handed out: a row's second read then hits the cache of the thread that read
 // it first, and nobody waits.

@@ -30,9 +30,10 @@ using MomentsKernel = TileMoments (*)(const void* policy, const void* reference,
 // sum e d_c d_r
 using CrossKernel = double (*)(const void* policy_c, const void* target_c, const void* policy_r, const void* target_r,
                                const void* weights, int64_t n);
-// out = e (a d + b h) in the kernel's dtype, rounded once; `reference` is null where b is 0. `out` may be `policy` itself.
+// out = e (a d + b h) in the kernel's dtype, rounded once; `reference` is null where b is 0. `out` may be `policy` itself. `stream`: past the
+// caches, for results that do not fit there.
 using GradientKernel = void (*)(const void* policy, const void* reference, const void* target, const void* weights, int64_t n,
-                                double a, double b, void* out);
+                                double a, double b, void* out, bool stream);
 using WeightsKernel = TileWeights (*)(const void* weights, int64_t n);
 using ConvertKernel = void (*)(const void* in, void* out, int64_t n);
 

@@ -10,7 +10,7 @@
 #include <limits>
 #include <type_traits>
 
-#if defined(__AVX2__)
+#if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
@@ -52,6 +52,23 @@ SDPO_INLINE V load(const void* p) {
   return v;
 }
 
+// Stores a value; `kStream`: past the caches, to an address that is a multiple of its size, where the hardware can.
+template <bool kStream, class V>
+SDPO_INLINE void store(const V& v, void* p) {
+#if defined(__x86_64__)
+  if constexpr (kStream) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(V) == 64) return _mm512_stream_si512(static_cast<__m512i*>(p), bits<__m512i>(v));
+#endif
+#if defined(__AVX2__)
+    if constexpr (sizeof(V) == 32) return _mm256_stream_si256(static_cast<__m256i*>(p), bits<__m256i>(v));
+#endif
+    if constexpr (sizeof(V) == 16) return _mm_stream_si128(static_cast<__m128i*>(p), bits<__m128i>(v));
+  }
+#endif
+  std::memcpy(p, &v, sizeof v);
+}
+
 // mask ? a : b, lane by lane; a mask lane is all ones or all zeros.
 SDPO_INLINE BitsRegister select(const BitsRegister& mask, const BitsRegister& a, const BitsRegister& b) {
   return (mask & a) | (~mask & b);
@@ -82,36 +99,71 @@ SDPO_INLINE HalfRegister narrow_words(const BitsRegister& v) { return __builtin_
 
 // ---- 16-bit formats, a register of floats at a time
 
+#if defined(__AVX512F__)
+constexpr BitsRegister kLaneNumbers = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+// Of the 16-bit halves of 16 words, those that 16 elements are made of: 1, 3, 5, …, two a word.
+constexpr BitsRegister kUpperHalves = kLaneNumbers * 0x40004 + 0x30001;
+
+// One permutation puts each element into the upper half of a word.
+SDPO_INLINE FloatRegister widen(const BFloat16* p) {
+  const __m512i elements = _mm512_castsi256_si512(load<__m256i>(p));
+  return bits<FloatRegister>(_mm512_maskz_permutexvar_epi16(0xaaaaaaaau, bits<__m512i>(kLaneNumbers << 16), elements));
+}
+#else
 SDPO_INLINE FloatRegister widen(const BFloat16* p) {
   return bits<FloatRegister>(widen_words(p) << 16);
 }
+#endif
 
-// Rounded to bfloat16 in the upper half of each word: nearest, ties to even; overflow runs into infinity, and a NaN stays one.
+// Rounded to bfloat16 in the upper half of each word: nearest, ties to even; overflow runs into infinity. A NaN stays the one it is if its
+// lower half is 0, which holds for those that arithmetic with bfloat16 inputs gives, or else must be seen to before (`quiet`).
 SDPO_INLINE BitsRegister round_words(const FloatRegister& v) {
   const BitsRegister u = bits<BitsRegister>(v);
-  const BitsRegister rounded = u + (((u >> 16) & 1) + 0x7fff);
-  return v != v ? (u | 0x400000) : rounded;
+#if defined(__AVX512F__)
+  const __m512i up = bits<__m512i>(u + 0x7fff);
+  const __mmask16 odd = _mm512_test_epi32_mask(bits<__m512i>(u), _mm512_set1_epi32(0x10000));
+  return bits<BitsRegister>(_mm512_mask_add_epi32(up, odd, up, _mm512_set1_epi32(1)));
+#else
+  return u + (((u >> 16) & 1) + 0x7fff);
+#endif
 }
 
+// A quiet NaN that bfloat16 can hold in place of any NaN.
+SDPO_INLINE float quiet(float x) {
+  uint32_t word;
+  std::memcpy(&word, &x, sizeof word);
+  if (x != x) word = (word | 0x400000) & 0xffff0000u;
+  std::memcpy(&x, &word, sizeof word);
+  return x;
+}
+
+template <bool kStream>
 SDPO_INLINE void narrow(const FloatRegister& v, BFloat16* p) {
+#if defined(__AVX512F__)
+  const __m512i upper = _mm512_maskz_permutexvar_epi16(0xffff, bits<__m512i>(kUpperHalves), bits<__m512i>(round_words(v)));
+  const HalfRegister out = load<HalfRegister>(&upper);  // its lower half
+#else
   const HalfRegister out = narrow_words(round_words(v) >> 16);
-  std::memcpy(p, &out, sizeof out);
+#endif
+  store<kStream>(out, p);
 }
 
 #if defined(__AVX512F__)
 SDPO_INLINE FloatRegister widen(const Float16* p) {
   return bits<FloatRegister>(_mm512_maskz_cvtph_ps(0xffff, load<__m256i>(p)));
 }
+template <bool kStream>
 SDPO_INLINE void narrow(const FloatRegister& v, Float16* p) {
   const __m256i out =
       _mm512_maskz_cvtps_ph(0xffff, bits<__m512>(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  std::memcpy(p, &out, sizeof out);
+  store<kStream>(out, p);
 }
 #elif defined(__F16C__)
 SDPO_INLINE FloatRegister widen(const Float16* p) { return bits<FloatRegister>(_mm256_cvtph_ps(load<__m128i>(p))); }
+template <bool kStream>
 SDPO_INLINE void narrow(const FloatRegister& v, Float16* p) {
   const __m128i out = _mm256_cvtps_ph(bits<__m256>(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  std::memcpy(p, &out, sizeof out);
+  store<kStream>(out, p);
 }
 #else
 SDPO_INLINE FloatRegister widen(const Float16* p) {
@@ -123,6 +175,7 @@ SDPO_INLINE FloatRegister widen(const Float16* p) {
   const BitsRegister quiet = reinterpret_cast<BitsRegister>(magnitude > splat(0x7c00)) & 0x400000;  // as the hardware does
   return bits<FloatRegister>(bits<BitsRegister>(scaled) | special | quiet | ((u & 0x8000) << 16));
 }
+template <bool kStream>
 SDPO_INLINE void narrow(const FloatRegister& v, Float16* p) {
   const BitsRegister u = bits<BitsRegister>(v);
   const BitsRegister sign = (u & 0x80000000u) >> 16;
@@ -135,14 +188,20 @@ SDPO_INLINE void narrow(const FloatRegister& v, Float16* p) {
   BitsRegister half = select(reinterpret_cast<BitsRegister>(magnitude < splat(0x38800000)), subnormal, normal);
   half = select(reinterpret_cast<BitsRegister>(magnitude >= splat(0x47800000)), 0x7c00 | nan, half);
   const HalfRegister out = narrow_words(half | sign);
-  std::memcpy(p, &out, sizeof out);
+  store<kStream>(out, p);
 }
 #endif
 
 SDPO_INLINE FloatRegister widen(const float* p) { return load<FloatRegister>(p); }
-SDPO_INLINE void narrow(const FloatRegister& v, float* p) { std::memcpy(p, &v, sizeof v); }
+template <bool kStream>
+SDPO_INLINE void narrow(const FloatRegister& v, float* p) {
+  store<kStream>(v, p);
+}
 SDPO_INLINE DoubleRegister widen(const double* p) { return load<DoubleRegister>(p); }
-SDPO_INLINE void narrow(const DoubleRegister& v, double* p) { std::memcpy(p, &v, sizeof v); }
+template <bool kStream>
+SDPO_INLINE void narrow(const DoubleRegister& v, double* p) {
+  store<kStream>(v, p);
+}
 
 // ---- The lanes of a sum: a power of two of registers, halved recursively so that each is a value of its own to the compiler (GCC keeps
 // vectors wider than a register, and arrays of vectors, in memory).
@@ -183,14 +242,14 @@ SDPO_INLINE void unpack(const T* p, Pack<R, N>& out) {
   }
 }
 
-template <class T, class R, int N>
+template <bool kStream, class T, class R, int N>
 SDPO_INLINE void pack(const Pack<R, N>& v, T* p) {
   if constexpr (N == 1) {
-    narrow(v.r, p);
+    narrow<kStream>(v.r, p);
   } else {
     constexpr int kHalf = N / 2 * (kRegisterBytes / static_cast<int>(sizeof(R{}[0])));
-    pack(v.low, p);
-    pack(v.high, p + kHalf);
+    pack<kStream>(v.low, p);
+    pack<kStream>(v.high, p + kHalf);
   }
 }
 
@@ -208,14 +267,14 @@ SDPO_INLINE void unpack_pairs(const BFloat16* p, Pack<FloatRegister, N>& out) {
   }
 }
 
-template <int N>
+template <bool kStream, int N>
 SDPO_INLINE void pack_pairs(const Pack<FloatRegister, N>& v, BFloat16* p) {
   if constexpr (N == 2) {
     const BitsRegister words = (round_words(v.low.r) >> 16) | (round_words(v.high.r) & 0xffff0000u);
-    std::memcpy(p, &words, sizeof words);
+    store<kStream>(words, p);
   } else {
-    pack_pairs(v.low, p);
-    pack_pairs(v.high, p + N / 2 * (kRegisterBytes / 4));
+    pack_pairs<kStream>(v.low, p);
+    pack_pairs<kStream>(v.high, p + N / 2 * (kRegisterBytes / 4));
   }
 }
 
@@ -272,12 +331,12 @@ SDPO_INLINE typename Lanes<T>::Vector read(const T* p) {
   return v;
 }
 
-template <bool kPairs, class T>
+template <bool kPairs, bool kStream, class T>
 SDPO_INLINE void write(const typename Lanes<T>::Vector& v, T* p) {
   if constexpr (kPairs) {
-    pack_pairs(v, p);
+    pack_pairs<kStream>(v, p);
   } else {
-    pack(v, p);
+    pack<kStream>(v, p);
   }
 }
 
@@ -296,14 +355,14 @@ SDPO_INLINE double sum_lanes(const double* v) { return ((v[0] + v[4]) + (v[2] + 
 template <bool, int N>
 SDPO_INLINE double sum_lanes(const Pack<DoubleRegister, N>& v) {
   double lanes[8];
-  pack(v, lanes);
+  pack<false>(v, lanes);
   return sum_lanes(lanes);
 }
 
 template <bool kPairs, int N>
 SDPO_INLINE double sum_lanes(const Pack<FloatRegister, N>& v) {
   float lanes[16];
-  pack(v, lanes);
+  pack<false>(v, lanes);
   if constexpr (kPairs) {
     constexpr int kHalf = kRegisterBytes / 4;
     float placed[16];
@@ -322,7 +381,10 @@ struct MomentSums {
   using L = Lanes<T>;
   using V = typename L::Vector;
   static constexpr bool kPairs = kInPairs<T, kWeighted>;
-  V error{}, delta{}, drift{};
+  // delta holds sum e h(d - h/2), half of what is asked for: halving is exact, and multiplications are what the loop has room for.
+  V error{}, delta{}, drift{}, half;
+
+  SDPO_INLINE MomentSums() { fill(half, typename L::Scalar{0.5}); }
 
   SDPO_INLINE void add(const T* policy, const T* reference, const T* target, const typename L::Scalar* weights) {
     const V u = read<kPairs>(policy);
@@ -335,13 +397,13 @@ struct MomentSums {
       error = error + e * (d * d);
       if constexpr (kReference) {
         h = where_weighted<typename L::Mask>(e, h);
-        delta = delta + e * (h * (d + d - h));
+        delta = delta + e * (h * (d - half * h));
         drift = drift + e * (h * h);
       }
     } else {
       error = error + d * d;
       if constexpr (kReference) {
-        delta = delta + h * (d + d - h);
+        delta = delta + h * (d - half * h);
         drift = drift + h * h;
       }
     }
@@ -363,7 +425,7 @@ TileMoments moments_of(const T* policy, const T* reference, const T* target, con
     sums.add(u.values, r.values, t.values, e.values);
   }
   constexpr bool kPairs = kInPairs<T, kWeighted>;
-  return {sum_lanes<kPairs>(sums.error), sum_lanes<kPairs>(sums.delta), sum_lanes<kPairs>(sums.drift)};
+  return {sum_lanes<kPairs>(sums.error), 2 * sum_lanes<kPairs>(sums.delta), sum_lanes<kPairs>(sums.drift)};
 }
 
 template <class T>
@@ -400,7 +462,7 @@ double cross(const void* policy_c, const void* target_c, const void* policy_r, c
   return sum_lanes<false>(sum);
 }
 
-template <class T, bool kWeighted, bool kDrift>
+template <class T, bool kWeighted, bool kDrift, bool kStream>
 SDPO_INLINE void gradient_step(const T* policy, const T* reference, const T* target,
                                const typename Lanes<T>::Scalar* weights, const typename Lanes<T>::Vector& a,
                                const typename Lanes<T>::Vector& b, T* out) {
@@ -414,42 +476,70 @@ SDPO_INLINE void gradient_step(const T* policy, const T* reference, const T* tar
     const V e = read(weights);
     g = e * where_weighted<typename L::Mask>(e, g);
   }
-  write<kPairs>(g, out);
+  write<kPairs, kStream>(g, out);
+}
+
+template <class T>
+struct GradientArguments {
+  using S = typename Lanes<T>::Scalar;
+  const T *policy, *reference, *target;
+  const S* weights;
+  typename Lanes<T>::Vector a, b;
+  T* out;
+};
+
+// Elements [i, i + k) of a tile, fewer than the lanes.
+template <class T, bool kWeighted, bool kDrift>
+SDPO_INLINE void gradient_part(const GradientArguments<T>& of, int64_t i, int64_t k) {
+  const Padded<T> u(of.policy + i, k), r(kDrift ? of.reference + i : nullptr, k), t(of.target + i, k);
+  const Padded<typename Lanes<T>::Scalar> e(kWeighted ? of.weights + i : nullptr, k);
+  Padded<T> g(nullptr, 0);
+  gradient_step<T, kWeighted, kDrift, false>(u.values, r.values, t.values, e.values, of.a, of.b, g.values);
+  std::memcpy(of.out + i, g.values, static_cast<size_t>(k) * sizeof(T));
+}
+
+template <class T, bool kWeighted, bool kDrift, bool kStream>
+SDPO_INLINE int64_t gradient_vectors(const GradientArguments<T>& of, int64_t i, int64_t n) {
+  constexpr int64_t kWidth = Lanes<T>::kWidth;
+  for (; i + kWidth <= n; i += kWidth) {
+    gradient_step<T, kWeighted, kDrift, kStream>(of.policy + i, kDrift ? of.reference + i : nullptr, of.target + i,
+                                                 kWeighted ? of.weights + i : nullptr, of.a, of.b, of.out + i);
+  }
+  return i;
 }
 
 template <class T, bool kWeighted, bool kDrift>
-void gradient_of(const T* policy, const T* reference, const T* target, const typename Lanes<T>::Scalar* weights, int64_t n,
-                 double a, double b, T* out) {
-  using L = Lanes<T>;
-  using S = typename L::Scalar;
-  constexpr int64_t kWidth = L::kWidth;
-  typename L::Vector va, vb;
-  fill(va, static_cast<S>(a));
-  fill(vb, static_cast<S>(b));
+void gradient_of(const GradientArguments<T>& of, int64_t n, bool stream) {
   int64_t i = 0;
-  for (; i + kWidth <= n; i += kWidth) {
-    gradient_step<T, kWeighted, kDrift>(policy + i, kDrift ? reference + i : nullptr, target + i,
-                                        kWeighted ? weights + i : nullptr, va, vb, out + i);
+  if (stream) {
+    // From the first whole line of the result on: streamed stores must be aligned.
+    constexpr int64_t kLine = Lanes<T>::kWidth * static_cast<int64_t>(sizeof(T));
+    const int64_t misplaced = static_cast<int64_t>(reinterpret_cast<uintptr_t>(of.out) % kLine);
+    if (misplaced != 0) i = (kLine - misplaced) / static_cast<int64_t>(sizeof(T));
+    i = i < n ? i : n;
+    if (i > 0) gradient_part<T, kWeighted, kDrift>(of, 0, i);
   }
-  if (i < n) {
-    const Padded<T> u(policy + i, n - i), r(kDrift ? reference + i : nullptr, n - i), t(target + i, n - i);
-    const Padded<S> e(kWeighted ? weights + i : nullptr, n - i);
-    Padded<T> g(nullptr, 0);
-    gradient_step<T, kWeighted, kDrift>(u.values, r.values, t.values, e.values, va, vb, g.values);
-    std::memcpy(out + i, g.values, static_cast<size_t>(n - i) * sizeof(T));
-  }
+  i = stream ? gradient_vectors<T, kWeighted, kDrift, true>(of, i, n) : gradient_vectors<T, kWeighted, kDrift, false>(of, i, n);
+  if (i < n) gradient_part<T, kWeighted, kDrift>(of, i, n - i);
+#if defined(__x86_64__)
+  if (stream) _mm_sfence();  // streamed stores are in order with others from here on
+#endif
 }
 
 template <class T>
 void gradient(const void* policy, const void* reference, const void* target, const void* weights, int64_t n, double a,
-              double b, void* out) {
-  const auto u = static_cast<const T*>(policy), r = static_cast<const T*>(reference), t = static_cast<const T*>(target);
-  const auto e = static_cast<const typename Lanes<T>::Scalar*>(weights);
-  const auto g = static_cast<T*>(out);
-  if (e != nullptr) {
-    r != nullptr ? gradient_of<T, true, true>(u, r, t, e, n, a, b, g) : gradient_of<T, true, false>(u, r, t, e, n, a, b, g);
+              double b, void* out, bool stream) {
+  using S = typename Lanes<T>::Scalar;
+  GradientArguments<T> of{static_cast<const T*>(policy), static_cast<const T*>(reference), static_cast<const T*>(target),
+                          static_cast<const S*>(weights), {}, {}, static_cast<T*>(out)};
+  // What a NaN coefficient carries is dropped: see `round_words`.
+  constexpr S kNaN = std::numeric_limits<S>::quiet_NaN();
+  fill(of.a, a != a ? kNaN : static_cast<S>(a));
+  fill(of.b, b != b ? kNaN : static_cast<S>(b));
+  if (weights != nullptr) {
+    reference != nullptr ? gradient_of<T, true, true>(of, n, stream) : gradient_of<T, true, false>(of, n, stream);
   } else {
-    r != nullptr ? gradient_of<T, false, true>(u, r, t, e, n, a, b, g) : gradient_of<T, false, false>(u, r, t, e, n, a, b, g);
+    reference != nullptr ? gradient_of<T, false, true>(of, n, stream) : gradient_of<T, false, false>(of, n, stream);
   }
 }
 
@@ -479,7 +569,7 @@ void widen_all(const void* in, void* out, int64_t n) {
     for (int64_t i = 0; i < n; i += kWidth) {
       const int64_t k = n - i < kWidth ? n - i : kWidth;
       float lanes[kWidth];
-      pack(read(Padded<T>(x + i, k).values), lanes);
+      pack<false>(read(Padded<T>(x + i, k).values), lanes);
       for (int64_t j = 0; j < k; ++j) y[i + j] = static_cast<S>(lanes[j]);
     }
   }
@@ -512,8 +602,11 @@ void narrow_all(const void* in, void* out, int64_t n) {
       const int64_t k = n - i < kWidth ? n - i : kWidth;
       float lanes[kWidth] = {};
       for (int64_t j = 0; j < k; ++j) lanes[j] = to_float32(x[i + j]);
+      if constexpr (std::is_same_v<T, BFloat16>) {
+        for (float& lane : lanes) lane = quiet(lane);
+      }
       Padded<T> rounded(nullptr, 0);
-      pack(read(lanes), rounded.values);
+      pack<false>(read(lanes), rounded.values);
       std::memcpy(y + i, rounded.values, static_cast<size_t>(k) * sizeof(T));
     }
   }

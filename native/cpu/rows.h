@@ -50,6 +50,7 @@ class RowKernels {
   const Problem& problem_;
   const KernelTable& table_;
   DType compute_;  // float64 when any tensor of the batch is, else float32
+  bool streams_;   // gradients are written past the caches: the tensors of the batch do not fit there
 };
 
 }  // namespace sdpo::cpu
