@@ -268,16 +268,49 @@ inline void check_elementwise(Maker& make, int device) {
     dout.read(ours.data());
     EXPECT(ours == out, "combine in %s", kDTypeNames[type]);
   }
-  const double table[] = {0.5, 1.5, INFINITY};
-  const int64_t index[] = {2, 0, 1, 3, -1};
-  DeviceMemory dtable(device, sizeof table), dindex(device, sizeof index), dout(device, 5 * sizeof(double));
-  dtable.write(table);
-  dindex.write(index);
-  must(cuda::gather(device, static_cast<const double*>(dtable.data()), 3, static_cast<const int64_t*>(dindex.data()), 5, 2,
-                    static_cast<double*>(dout.data()), nullptr), "gather");
-  double out[5];
-  dout.read(out);
-  EXPECT(std::isinf(out[0]) && out[1] == 1 && out[2] == 3 && std::isnan(out[3]) && std::isnan(out[4]), "gather");
+}
+
+// Row inputs from a table and lists on the device: the numbers that the same function gives on the host, for few rows and for many.
+inline void check_row_inputs(Maker& make, int device) {
+  const double table[] = {0.5, 1.5, INFINITY, 0};
+  for (const int64_t rows : {5, 70, 1000}) {
+    for (const bool same : {true, false}) {
+      const size_t count = static_cast<size_t>(rows);
+      std::vector<float> steps(count);
+      std::vector<double> list(count), given(RowInput::count * count), out(given.size()), expected(given.size());
+      for (size_t i = 0; i < count; ++i) {
+        steps[i] = static_cast<float>(make.pick(6)) - 1 + (make.pick(8) == 0 ? 0.5f : 0);  // some lie outside of the table or between its entries
+        list[i] = make.pick(9) == 0 ? NAN : make.uniform(-1, 2);
+      }
+      for (size_t i = 0; i < given.size(); ++i) given[i] = same ? 1 + static_cast<double>(i / count) : make.uniform(-2, 2);
+      DeviceMemory dtable(device, sizeof table), dsteps(device, count * sizeof(float)), dlist(device, count * sizeof(double));
+      DeviceMemory dout(device, out.size() * sizeof(double));
+      dtable.write(table);
+      dsteps.write(steps.data());
+      dlist.write(list.data());
+      RowInputsProblem p;
+      p.rows = rows;
+      p.given = given.data();
+      p.location = {Location::cuda, device};
+      RowSources& s = p.sources;
+      s.table_size = 4;
+      s.fields[RowInput::psiScaleChosen].factor = s.fields[RowInput::weightScaleRejected].factor = RowFactor::omega;
+      s.fields[RowInput::weightNoiseRejected] = {{nullptr, DType::float64}, 3, RowFactor::root, RowCheck::finite};
+      s.fields[RowInput::rowWeight].check = RowCheck::not_negative;
+      const auto at = [&](const void* t, const void* l, const void* k) {
+        s.table = static_cast<const double*>(k);
+        s.omega[0] = s.omega[1] = {t, DType::float32};
+        s.fields[RowInput::weightNoiseRejected].list = s.fields[RowInput::rowWeight].list = {l, DType::float64};
+      };
+      at(steps.data(), list.data(), table);
+      for (int64_t row = 0; row < rows; ++row) fill_row(s, given.data() + row, rows, row, rows, expected.data());
+      at(dsteps.data(), dlist.data(), dtable.data());
+      p.out = static_cast<double*>(dout.data());
+      must(cuda::row_inputs(p), "row_inputs");
+      dout.read(out.data());
+      for (size_t i = 0; i < out.size(); ++i) EXPECT(checks::same(out[i], expected[i]), "row input %d: %.17g and %.17g", static_cast<int>(i), out[i], expected[i]);
+    }
+  }
 }
 
 inline void check_everything(int device, bool quick) {
@@ -298,6 +331,7 @@ inline void check_everything(int device, bool quick) {
   check_streams(make, device);
   check_failures(make, device);
   check_elementwise(make, device);
+  check_row_inputs(make, device);
 }
 
 }  // namespace sdpo::checks

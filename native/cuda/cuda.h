@@ -11,6 +11,7 @@
 #include <string>
 
 #include "../backend.h"
+#include "../row_inputs.h"
 
 namespace sdpo::cuda {
 
@@ -89,10 +90,9 @@ Status evaluate(const Problem& problem, Failure* failure);
 Status combine(const CombineProblem& problem);
 Status noise(const NoiseProblem& problem);
 
-// out[i] = factor * table[index[i]], everything in device memory; an index outside the table gives NaN. With a table of omega by
-// timestep it fills psiScale or weightScale of the row inputs without asking the host.
-Status gather(int device, const double* table, int64_t table_size, const int64_t* index, int64_t count, double factor, double* out,
-              void* stream);
+// Row inputs of a loss in device memory, from lists and tables that lie there and from what the host knows, without asking the device
+// anything.
+Status row_inputs(const RowInputsProblem& problem);
 
 }  // namespace sdpo::cuda
 
