@@ -41,6 +41,10 @@ SDPO_HD inline RowFlag::Value finish_row(const LossArguments& a, int64_t row, co
     return RowFlag::invalid;
   };
   if (weighted && a.wants_sums && !(size > 0 && is_finite(size) && sums[Sum::lowest_weight] >= 0)) {
+    if (a.passes & (Pass::moments | Pass::objective)) {  // what nobody looks at before it is used must not be what was there before
+      for (int field = 0; field < RowOutput::count; ++field) a.row_outputs[field * a.rows + row] = NAN;
+      a.row_outputs[RowOutput::nonFinite * a.rows + row] = 1;
+    }
     return fail(RowFailure::element_weights);
   }
   const bool drift_c = a.chosen.reference.data != nullptr, drift_r = a.rejected.reference.data != nullptr;
