@@ -276,6 +276,11 @@ void check_failures(checks::Maker& make) {
   const unsigned long long code = failed(r, true);
   EXPECT(code != 0 && (cuda::kFailureBase - code) / 2 == 1 && (cuda::kFailureBase - code) % 2 == cuda::RowFailure::non_finite,
          "the lowest bad row: %llu", cuda::kFailureBase - code);
+  for (int64_t row = 0; row < 5; ++row) {
+    const double flag = r.outputs[static_cast<size_t>(RowOutput::nonFinite * 5 + row)];
+    EXPECT(flag == (row == 1 || row == 3 ? 1 : 0), "row %d says %g", static_cast<int>(row), flag);
+  }
+  EXPECT(r.metrics[Metric::nonFiniteRows] == 2, "two rows are counted");
   Result clustered = prepare(c, c.row_outputs);
   EXPECT(emulate_cluster(Kind::float32, clustered.problem, plan_of(Kind::float32, 1500, 227 << 10)) == code, "the same row in a cluster");
   c.problem.non_finite = NonFinite::skip;
