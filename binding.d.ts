@@ -36,6 +36,9 @@ export interface NativeTables {
   readonly statuses: readonly string[];
   readonly failureTensors: readonly string[];
   readonly failureFields: readonly string[];
+  /** What multiplies a field of the row inputs of a device, and what the values of its list have to be; see deviceRowInputs. */
+  readonly rowFactors: readonly string[];
+  readonly rowChecks: readonly string[];
 }
 
 export interface NativeCpuDevice {
@@ -84,12 +87,15 @@ export interface NativeDeviceFailure {
   outOfMemory: boolean;
 }
 
-/** Arguments of evaluate, in order; operands may be null where `tables.operands` says they are optional. */
-export type EvaluateArguments = [
+/**
+ * Arguments of evaluate, in order; operands may be null where `tables.operands` says they are optional. Row inputs, row outputs and metrics are
+ * arrays, or all three addresses on the device of the operands (metrics without the failure fields): `evaluate` then enqueues and returns.
+ */
+export type EvaluateArguments<Scalars extends Float64Array | bigint = Float64Array> = [
   header: Float64Array,
-  rowInputs: Float64Array,
-  rowOutputs: Float64Array,
-  metrics: Float64Array,
+  rowInputs: Scalars,
+  rowOutputs: Scalars,
+  metrics: Scalars,
   policyChosen: NativeMemory | null,
   referenceChosen: NativeMemory | null,
   targetChosen: NativeMemory | null,
@@ -108,7 +114,7 @@ export type EvaluateArguments = [
 export interface Binding {
   readonly tables: NativeTables;
   /** Runs the passes that the header asks for and answers the index of a status. */
-  evaluate(...args: EvaluateArguments): number;
+  evaluate(...args: EvaluateArguments | EvaluateArguments<bigint>): number;
   /**
    * The same on a pool thread; arrays are kept alive until the promise settles. On a device: enqueues and returns, and no thread of the pool
    * waits; memory of the device has to stay until the promise settles.
@@ -166,6 +172,21 @@ export interface Binding {
     toStride: number,
     from: NativeMemory,
     fromStride: number,
+    stream: bigint | null,
+  ): void;
+  /**
+   * Enqueues the row inputs [fields, rows] of a loss: field f of row i is scale · factor · given[f, i] · list[i]. `sources` holds scale, factor, check and
+   * dtype of each field, then the dtypes of ω of both branches and the size of the table; `addresses` holds the list of each field (0n: none), ω
+   * of both branches and the table (0n: ω is listed; else what is listed is a timestep, an index of it). Lists are float64 or float32. A
+   * value that fails its check makes the row's weight NaN. `given`, `sources` and `addresses` may be written again when it returns.
+   */
+  deviceRowInputs(
+    device: NativeLocation,
+    rows: number,
+    given: Float64Array,
+    sources: Float64Array,
+    addresses: BigUint64Array,
+    out: bigint,
     stream: bigint | null,
   ): void;
   /** The address of owned memory, or the handle of an owned stream; 0n once it was freed. */

@@ -29,42 +29,55 @@ import { checkOptions, failType, failValue } from './validate.js';
 
 export { BRANCHES, type BranchName } from './row-inputs.js';
 
+/**
+ * One number per row: a list on the host, or, in a call with `results: 'device'`, a Tensor [rows] of float64 or float32 on the device of the batch. Nobody
+ * looks at the values of such a tensor before they are used: a row with a value that would be an error in a list counts as not finite.
+ */
+export type RowNumbers = ArrayLike<number> | Tensor;
+
 /** One number per row, for both branches alike or for each of its own. */
-export type PerBranch = ArrayLike<number> | { chosen: ArrayLike<number>; rejected: ArrayLike<number> };
+export type PerBranch<N extends RowNumbers = ArrayLike<number>> = N | { chosen: N; rejected: N };
 
 /** Tensors of one branch, each [rows, …] with the same number of elements. */
-export interface BranchBatch<T extends LatentArray = LatentArray> {
+export interface BranchBatch<T extends LatentArray = LatentArray, N extends RowNumbers = ArrayLike<number>> {
   /** u_θ: prediction of the model being trained. */
   policy: T;
   /** u_ref: prediction of the frozen reference model. */
   reference?: LatentArray;
   /** In place of `reference` (with `mapo` both may be left out, and r counts as 0): its mean squared error r per row, where it was cached. Drift (q) does not exist then. */
-  referenceError?: ArrayLike<number>;
+  referenceError?: N;
   /** u: what the model should predict, `schedule.target(x0, noise, timesteps)`. */
   target: LatentArray;
 }
 
 /** A batch of rows; a row is one (pair, timestep). */
-export interface Batch<C extends LatentArray = LatentArray, R extends LatentArray = LatentArray> {
+export interface Batch<
+  C extends LatentArray = LatentArray,
+  R extends LatentArray = LatentArray,
+  N extends RowNumbers = ArrayLike<number>,
+> {
   /** One timestep per row; `{ chosen, rejected }` where the branches were noised to different ones. */
-  timesteps: PerBranch;
-  chosen: BranchBatch<C>;
-  rejected: BranchBatch<R>;
+  timesteps: PerBranch<N>;
+  chosen: BranchBatch<C, N>;
+  rejected: BranchBatch<R, N>;
   /** Finite weight >= 0 of each row in the batch loss, anchors included. */
-  rowWeights?: ArrayLike<number>;
+  rowWeights?: N;
   /** Weights e >= 0 of the elements, [D] or [rows, D], for both branches: m = Σ e d² / Σ e. Elements of weight 0 take no part, whatever they hold. */
   elementWeights?: LatentArray;
   /** The caller's own transitions in place of the schedule's. */
   transition?: {
     /** ω >= 0 per row; Infinity where the transition has no density ratio. */
-    omega?: PerBranch;
+    omega?: PerBranch<N>;
     /** ½ mean z² per row, for stored transitions (docs/mathematics.md, section 2). Not with weightRatio 'policy/reference', where log q cancels. */
-    offsetChosen?: ArrayLike<number>;
-    offsetRejected?: ArrayLike<number>;
+    offsetChosen?: N;
+    offsetRejected?: N;
   };
   /** ξ per row, one standard normal per branch: the sampled weight λ = κ(-ω m + √(2 ω m / D) ξ) in place of its expectation. For 'policy/data'. */
-  weightNoise?: { chosen: ArrayLike<number>; rejected: ArrayLike<number> };
+  weightNoise?: { chosen: N; rejected: N };
 }
+
+/** A batch of device tensors whose numbers per row may lie on the device as well. */
+export type DeviceBatch<C extends Tensor = Tensor, R extends Tensor = Tensor> = Batch<C, R, RowNumbers>;
 
 /** Options of one call. */
 export interface EvaluateOptions {
@@ -122,7 +135,15 @@ const ARGUMENTS: { readonly [K in InputName]: string } = {
 };
 const INPUT_NAMES = Object.keys(ARGUMENTS) as readonly InputName[];
 
-const BATCH_FIELDS = ['timesteps', 'chosen', 'rejected', 'rowWeights', 'elementWeights', 'transition', 'weightNoise'];
+export const BATCH_FIELDS = [
+  'timesteps',
+  'chosen',
+  'rejected',
+  'rowWeights',
+  'elementWeights',
+  'transition',
+  'weightNoise',
+];
 const BRANCH_FIELDS = ['policy', 'reference', 'referenceError', 'target'];
 
 /**

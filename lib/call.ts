@@ -9,16 +9,19 @@ import {
   FAILURE_TENSOR_NAMES,
   HEADER_FIELD,
   OPERAND,
+  PASS,
   STATUS_NAMES,
   type Status,
 } from './contract.js';
 import { locationOf } from './device.js';
 import { type Access, enlist, type Lane } from './device-memory.js';
+import { DeviceResult } from './device-result.js';
 import { AbortError, NonFiniteError, SdpoError } from './errors.js';
+import { disposeGradients } from './gradients.js';
 import { type LatentArray, type Operand, readOperand } from './operand.js';
 import { type Gradients, ResultBuffers } from './result.js';
+import type { PreparedOnDevice, RowSources } from './row-sources.js';
 import { laneOf, Stream } from './stream.js';
-import { Tensor } from './tensor.js';
 
 /** A checked call that has not begun. */
 export interface PendingCall {
@@ -33,6 +36,16 @@ export interface PendingCall {
   readonly fresh: Gradients | undefined;
 }
 
+/** A checked call that nobody will wait for. */
+export interface EnqueuedCall {
+  readonly args: EvaluateArguments<bigint>;
+  readonly lane: Lane;
+  readonly accesses: readonly Access[];
+  /** Forms the row inputs first; undefined for a pass that has none. */
+  readonly sources: RowSources | undefined;
+  readonly rows: number;
+}
+
 /** Lays out the arguments of the native call; gradient operands are added to the header here. */
 export function layOut(
   prepared: Prepared,
@@ -41,15 +54,53 @@ export function layOut(
   gradients?: Gradients,
   fresh = false,
 ): PendingCall {
-  const { scalars, operands, device, stream } = prepared;
-  const { header, rowInputs } = scalars;
   const { rowOutputs, metrics } = ResultBuffers.raw(result);
+  const { rowInputs } = prepared.scalars;
+  const parts = partsOf(prepared, { rowInputs, rowOutputs, metrics }, passes, gradients);
+  return { ...parts, result, scalars: prepared.scalars, fresh: fresh ? gradients : undefined };
+}
+
+/** The same for a call whose row inputs are formed, and whose results stay, on the device. */
+export function layOutOnDevice(
+  prepared: PreparedOnDevice,
+  result: DeviceResult,
+  passes: number,
+  gradients?: Gradients,
+): EnqueuedCall {
+  const { memory, ...places } = DeviceResult.raw(result);
+  const { args, lane, accesses } = partsOf(prepared, places, passes, gradients);
+  const reads = prepared.sources.memories.map((memory) => ({ memory, writes: false }));
+  const { sources, rows } = prepared;
+  return { args, lane, accesses: [...accesses, ...reads, { memory, writes: true }], sources, rows };
+}
+
+/** A gradient pass alone, from coefficients that an earlier call left on the device. */
+export function layOutGradients(prepared: Prepared, result: DeviceResult, gradients: Gradients): EnqueuedCall {
+  const { memory, ...places } = DeviceResult.raw(result);
+  const { args, lane, accesses } = partsOf(prepared, places, PASS.gradients, gradients);
+  return { args, lane, accesses: [...accesses, { memory, writes: false }], sources: undefined, rows: prepared.rows };
+}
+
+interface ScalarPlaces<T> {
+  readonly rowInputs: T;
+  readonly rowOutputs: T;
+  readonly metrics: T;
+}
+
+function partsOf<T extends Float64Array | bigint>(
+  prepared: Prepared,
+  { rowInputs, rowOutputs, metrics }: ScalarPlaces<T>,
+  passes: number,
+  gradients: Gradients | undefined,
+): Pick<PendingCall, 'lane' | 'stream' | 'accesses'> & { readonly args: EvaluateArguments<T> } {
+  const { operands, device, stream } = prepared;
+  const { header } = prepared.scalars;
   header[HEADER_FIELD.passes] = passes;
   header[HEADER_FIELD.device] = locationOf(device);
   const chosen = gradientOperand('gradients.chosen', OPERAND.gradientChosen, gradients?.chosen, prepared);
   const rejected = gradientOperand('gradients.rejected', OPERAND.gradientRejected, gradients?.rejected, prepared);
   const lane = laneOf(stream, 'call.stream');
-  const args: EvaluateArguments = [
+  const args: EvaluateArguments<T> = [
     header,
     rowInputs,
     rowOutputs,
@@ -70,7 +121,7 @@ export function layOut(
     device === 'cpu'
       ? NOTHING
       : [...accessesOf(Object.values(operands), false), ...accessesOf([chosen, rejected], true)];
-  return { result, scalars, args, lane, stream, accesses, fresh: fresh ? gradients : undefined };
+  return { args, lane, stream, accesses };
 }
 
 function gradientOperand(
@@ -86,6 +137,7 @@ function gradientOperand(
 }
 
 const NOTHING: readonly Access[] = [];
+const ROW_INPUTS_ARGUMENT = 1;
 const ABORT_ARGUMENT = 13;
 
 function accessesOf(operands: readonly (Operand | undefined)[], writes: boolean): Access[] {
@@ -98,6 +150,13 @@ export function run(call: PendingCall): void {
   const status = binding.evaluate(...call.args);
   settle(call);
   checkStatus(STATUS_NAMES[status], call.result);
+}
+
+/** Puts a call on its stream and returns: nobody waits, and what it uses is freed by CUDA after the work that uses it. */
+export function enqueue({ lane, accesses, args, sources, rows }: EnqueuedCall): void {
+  enlist(lane, accesses);
+  if (rows > 0) sources?.enqueue(args[ROW_INPUTS_ARGUMENT], lane);
+  binding.evaluate(...args);
 }
 
 /** Runs a call off the event loop. What it uses stays until it is over, whoever disposes it meanwhile. */
@@ -131,9 +190,7 @@ function settle({ lane, accesses }: PendingCall): void {
 export function abandoned(call: PendingCall, error: unknown): unknown {
   if (call.fresh !== undefined) {
     call.result.gradients = undefined;
-    for (const tensor of [call.fresh.stacked, call.fresh.chosen, call.fresh.rejected]) {
-      if (tensor instanceof Tensor) tensor.dispose();
-    }
+    disposeGradients(call.fresh);
   }
   return error;
 }

@@ -48,6 +48,8 @@ const OPERANDS = [
 const STATUSES = ['ok', 'non_finite', 'element_weights', 'aborted', 'out_of_memory', 'device'] as const;
 const FAILURE_TENSORS = ['policy', 'reference', 'target', 'referenceError', 'row'] as const;
 const FAILURE_FIELDS = ['row', 'branch', 'tensor', 'element'] as const;
+const ROW_FACTORS = ['none', 'omega', 'root'] as const;
+const ROW_CHECKS = ['any', 'finite', 'notNegative'] as const;
 
 type IndexOf<T extends readonly string[]> = { readonly [K in T[number]]: number };
 
@@ -70,6 +72,8 @@ export const FAILURE_OFFSET = METRIC_OFFSET + METRICS.length;
 export const FAILURE_FIELD = indices(FAILURE_FIELDS);
 export const FAILURE_TENSOR_NAMES = FAILURE_TENSORS;
 export const STATUS_NAMES = STATUSES;
+export const ROW_FACTOR = indices(ROW_FACTORS);
+export const ROW_CHECK = indices(ROW_CHECKS);
 
 export const ROW_INPUT_COUNT = ROW_INPUTS.length;
 export const ROW_OUTPUT_COUNT = ROW_OUTPUTS.length;
@@ -99,6 +103,8 @@ export const TABLES = {
   statuses: STATUSES,
   failureTensors: FAILURE_TENSORS,
   failureFields: FAILURE_FIELDS,
+  rowFactors: ROW_FACTORS,
+  rowChecks: ROW_CHECKS,
 } as const;
 
 /** Throws where the addon was built from other sources than this code: calls would misread each other's arrays. */

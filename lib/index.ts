@@ -1,7 +1,13 @@
 /** The public surface of the package. */
 
-export type { Batch, BranchBatch, EvaluateOptions, PerBranch } from './batch.js';
+export type { Batch, BranchBatch, DeviceBatch, EvaluateOptions, PerBranch, RowNumbers } from './batch.js';
 export { type Device, devices } from './device.js';
+export type {
+  DeviceBranchCoefficients,
+  DeviceCoefficients,
+  DeviceEvaluation,
+  DeviceStatistics,
+} from './device-result.js';
 export { DTYPES, type DType, type HostArray } from './dtypes.js';
 export type { ElementwiseOptions } from './elementwise.js';
 export {
@@ -21,6 +27,7 @@ export {
   type BranchMoments,
   type CallOptions,
   type CoefficientInput,
+  type DeviceCallOptions,
   type Moments,
   PreferenceLoss,
 } from './loss.js';

@@ -1,19 +1,47 @@
 /** The preference loss: checks a batch, makes one native call, and gives loss, gradients, statistics and metrics. */
 
-import { type Batch, BRANCHES, type EvaluateOptions, type Fixed, fix, prepare } from './batch.js';
-import { abandoned, layOut, type PendingCall, run, runAsync, withStack } from './call.js';
+import {
+  type Batch,
+  BRANCHES,
+  type DeviceBatch,
+  type EvaluateOptions,
+  type Fixed,
+  fix,
+  type Prepared,
+  prepare,
+} from './batch.js';
+import {
+  abandoned,
+  enqueue,
+  layOut,
+  layOutGradients,
+  layOutOnDevice,
+  type PendingCall,
+  run,
+  runAsync,
+  withStack,
+} from './call.js';
 import { PASS, type ROW_OUTPUT } from './contract.js';
-import { AbortError } from './errors.js';
-import { type LatentArray, sameKind } from './operand.js';
+import {
+  type DeviceCoefficients,
+  type DeviceEvaluation,
+  DeviceResult,
+  type DeviceStatistics,
+} from './device-result.js';
+import { AbortError, SdpoRangeError } from './errors.js';
+import { allocateGradients, disposeGradients, reusedGradients } from './gradients.js';
+import type { LatentArray } from './operand.js';
 import { type PreferenceLossOptions, type ResolvedOptions, resolveOptions } from './options.js';
 import { type Evaluation, type Gradients, ResultBuffers, type Statistics } from './result.js';
+import { prepareOnDevice } from './row-sources.js';
 import type { Stream } from './stream.js';
-import { split, Tensor } from './tensor.js';
+import { placeOf, type Tensor } from './tensor.js';
 import {
   checkBoolean,
   checkNumber,
   checkNumberAbove,
   checkNumbers,
+  checkOneOf,
   checkOptions,
   failType,
   failValue,
@@ -23,6 +51,15 @@ import {
 export interface CallOptions extends EvaluateOptions {
   /** A previous result of the same shapes, dtypes and kinds, whose buffers are written again and which is returned: no allocation of D elements. */
   into?: Statistics;
+  /** Where loss, rows, metrics and coefficients go; default 'host'. */
+  results?: 'host';
+}
+
+/** Options of a call that leaves its results on the device and waits for nothing. */
+export interface DeviceCallOptions extends EvaluateOptions {
+  results: 'device';
+  /** A previous result of the same rows and device, and of gradients that fit: nothing is allocated. */
+  into?: DeviceStatistics;
 }
 
 export interface AsyncCallOptions extends CallOptions {
@@ -53,7 +90,7 @@ export interface CoefficientInput {
   b?: ArrayLike<number>;
 }
 
-const CALL_FIELDS = ['gradients', 'gradientScale', 'denominator', 'maskThreshold', 'stream', 'into'];
+const CALL_FIELDS = ['gradients', 'gradientScale', 'denominator', 'maskThreshold', 'stream', 'into', 'results'];
 const ASYNC_CALL_FIELDS = [...CALL_FIELDS, 'signal'];
 
 /**
@@ -73,16 +110,36 @@ export class PreferenceLoss {
 
   /**
    * Loss, gradients, row statistics and metrics of one batch, in one native call on the calling thread and its helpers.
+   *
+   * With `results: 'device'` everything stays on the device of the batch, where numbers per row may lie as well (timesteps of a variance-preserving
+   * schedule then index a table of ω there): the call enqueues its work and returns, and nothing waits for the device. As nobody looks at
+   * the results before they are used, such a loss needs `nonFinite` 'skip' or 'propagate'; a row whose element weights are
+   * wrong has the gradient NaN, and a failure of the device shows in a later call.
    * @throws TypeError or RangeError for wrong arguments; NonFiniteError with `nonFinite: 'throw'`; SdpoError ERR_SDPO_ELEMENT_WEIGHTS where the
    *   element weights of a row are negative or sum to 0.
    */
+  evaluate<C extends Tensor, R extends Tensor>(
+    batch: DeviceBatch<C, R>,
+    call: DeviceCallOptions & { gradients: false },
+  ): DeviceStatistics;
+  evaluate<C extends Tensor, R extends Tensor>(
+    batch: DeviceBatch<C, R>,
+    call: DeviceCallOptions,
+  ): DeviceEvaluation<C, R>;
   evaluate<C extends LatentArray, R extends LatentArray>(
     batch: Batch<C, R>,
     call: CallOptions & { gradients: false },
   ): Statistics;
   evaluate<C extends LatentArray, R extends LatentArray>(batch: Batch<C, R>, call?: CallOptions): Evaluation<C, R>;
-  evaluate(batch: Batch, call: CallOptions = {}): Statistics {
-    const pending = this.#prepare(batch, call, CALL_FIELDS);
+  evaluate(batch: Batch | DeviceBatch, call: CallOptions | DeviceCallOptions = {}): Statistics | DeviceStatistics {
+    checkCall(call, CALL_FIELDS);
+    return call.results === 'device'
+      ? this.#enqueue(batch as DeviceBatch, call)
+      : this.#run(batch as Batch, call as CallOptions);
+  }
+
+  #run(batch: Batch, call: CallOptions): Statistics {
+    const pending = this.#prepare(batch, call);
     try {
       run(pending);
     } catch (error) {
@@ -107,7 +164,14 @@ export class PreferenceLoss {
   async evaluateAsync(batch: Batch, call: AsyncCallOptions = {}): Promise<Statistics> {
     const trace: { stack?: string } = {};
     Error.captureStackTrace(trace, this.evaluateAsync);
-    const pending = this.#prepare(batch, call, ASYNC_CALL_FIELDS);
+    checkCall(call, ASYNC_CALL_FIELDS);
+    if ((call as { results?: unknown }).results === 'device') {
+      throw new SdpoRangeError(
+        'ERR_SDPO_INVALID_OPTION',
+        "Expected call.results to be 'host' in evaluateAsync, since evaluate with results 'device' waits for nothing anyway, received \"device\"",
+      );
+    }
+    const pending = this.#prepare(batch, call);
     const signal = call.signal;
     try {
       if (signal !== undefined && !(signal instanceof AbortSignal)) failType('call.signal', 'an AbortSignal', signal);
@@ -146,15 +210,42 @@ export class PreferenceLoss {
 
   /**
    * Second pass alone: (2/D)(a d + b h) for every row, from coefficients such as `evaluate(batch, { gradients: false }).coefficients`. A row with
-   * a = b = 0 is written as zeros without being read.
+   * a = b = 0 is written as zeros without being read. Coefficients of a result on the device of the batch are read there, and then the call returns
+   * without waiting.
    */
+  gradients<C extends Tensor, R extends Tensor>(
+    batch: DeviceBatch<C, R>,
+    coefficients: DeviceCoefficients,
+    call?: { stream?: Stream },
+  ): Gradients<C, R>;
   gradients<C extends LatentArray, R extends LatentArray>(
     batch: Batch<C, R>,
     coefficients: { chosen: CoefficientInput; rejected: CoefficientInput },
+    call?: { stream?: Stream },
+  ): Gradients<C, R>;
+  gradients(
+    batch: Batch | DeviceBatch,
+    coefficients: { chosen: CoefficientInput; rejected: CoefficientInput } | DeviceCoefficients,
     call: { stream?: Stream } = {},
-  ): Gradients<C, R> {
+  ): Gradients {
     checkOptions('call', call, ['stream']);
-    const prepared = prepare(batch, { stream: call.stream }, this.options, this.#fixed);
+    const { stream } = call;
+    const onDevice = DeviceResult.owning(coefficients);
+    return onDevice === undefined
+      ? this.#gradients(
+          batch as Batch,
+          coefficients as { chosen: CoefficientInput; rejected: CoefficientInput },
+          stream,
+        )
+      : enqueueGradients(batch, prepareOnDevice(batch as DeviceBatch, { stream }, this.options, this.#fixed), onDevice);
+  }
+
+  #gradients(
+    batch: Batch,
+    coefficients: { chosen: CoefficientInput; rejected: CoefficientInput },
+    stream: Stream | undefined,
+  ): Gradients {
+    const prepared = prepare(batch, { stream }, this.options, this.#fixed);
     const result = new ResultBuffers(prepared.rows);
     checkOptions('coefficients', coefficients, BRANCHES);
     for (const branch of BRANCHES) {
@@ -172,52 +263,85 @@ export class PreferenceLoss {
     } catch (error) {
       throw abandoned(pending, error);
     }
-    return gradients as Gradients<C, R>;
+    return gradients;
   }
 
-  #prepare(batch: Batch, call: CallOptions, fields: readonly string[]): PendingCall {
-    checkOptions('call', call, fields);
-    const wanted = checkBoolean('call.gradients', call.gradients ?? true);
-    if (call.gradientScale !== undefined) checkNumber('call.gradientScale', call.gradientScale);
-    if (call.denominator !== undefined) checkNumberAbove('call.denominator', call.denominator, 0);
+  #prepare(batch: Batch, call: CallOptions): PendingCall {
+    const wanted = call.gradients ?? true;
     const earlier = call.into instanceof ResultBuffers ? ResultBuffers.takeScalars(call.into) : undefined;
     const prepared = prepare(batch, call, this.options, this.#fixed, earlier);
     const result = call.into === undefined ? new ResultBuffers(prepared.rows) : reuse(call.into, prepared.rows);
     const reused = wanted ? reusedGradients(result, batch) : undefined;
     const gradients = wanted ? (reused ?? allocateGradients(batch)) : undefined;
     result.gradients = gradients;
-    const cross = this.options.safeguard === undefined ? 0 : PASS.cross;
-    const passes = PASS.moments | PASS.objective | cross | (wanted ? PASS.gradients : 0);
-    return layOut(prepared, result, passes, gradients, reused === undefined);
+    return layOut(prepared, result, this.#passes(wanted), gradients, reused === undefined);
   }
+
+  #passes(gradients: boolean): number {
+    const cross = this.options.safeguard === undefined ? 0 : PASS.cross;
+    return PASS.moments | PASS.objective | cross | (gradients ? PASS.gradients : 0);
+  }
+
+  #enqueue(batch: DeviceBatch, call: DeviceCallOptions): DeviceResult {
+    if (this.options.nonFinite === 'throw') {
+      throw new SdpoRangeError(
+        'ERR_SDPO_INVALID_OPTION',
+        "Expected options.nonFinite to be 'skip' or 'propagate' where call.results is 'device', since nobody looks at the results and so nothing can throw, received \"throw\"",
+      );
+    }
+    const wanted = call.gradients ?? true;
+    const prepared = prepareOnDevice(batch, call, this.options, this.#fixed);
+    const into = call.into === undefined ? undefined : reuseOnDevice(call.into, prepared.rows, prepared.device);
+    const reused = wanted && into !== undefined ? reusedGradients(into, batch) : undefined;
+    const gradients = wanted ? (reused ?? allocateGradients(batch)) : undefined;
+    let result = into;
+    try {
+      result ??= new DeviceResult(prepared.device, prepared.rows);
+      enqueue(layOutOnDevice(prepared, result, this.#passes(wanted), gradients));
+    } catch (error) {
+      if (gradients !== undefined && reused === undefined) disposeGradients(gradients);
+      if (into === undefined) result?.dispose();
+      throw error;
+    }
+    result.gradients = gradients;
+    return result;
+  }
+}
+
+/** The options of a call that stand for themselves. */
+function checkCall(call: CallOptions | DeviceCallOptions, fields: readonly string[]): void {
+  checkOptions('call', call, fields);
+  if (call.results !== undefined) checkOneOf('call.results', call.results, ['host', 'device']);
+  if (call.gradients !== undefined) checkBoolean('call.gradients', call.gradients);
+  if (call.gradientScale !== undefined) checkNumber('call.gradientScale', call.gradientScale);
+  if (call.denominator !== undefined) checkNumberAbove('call.denominator', call.denominator, 0);
+}
+
+function enqueueGradients(batch: Batch | DeviceBatch, prepared: Prepared, result: DeviceResult): Gradients {
+  placeOf(result.packed, 'coefficients');
+  const { rows, device } = DeviceResult.count(result);
+  if (rows !== prepared.rows || device !== prepared.device) {
+    failValue(
+      'coefficients',
+      `of ${prepared.rows} rows on ${prepared.device}`,
+      `those of ${rows} rows on ${device}`,
+      'ERR_SDPO_INVALID_LENGTH',
+    );
+  }
+  const gradients = allocateGradients(batch);
+  try {
+    enqueue(layOutGradients(prepared, result, gradients));
+  } catch (error) {
+    disposeGradients(gradients);
+    throw error;
+  }
+  return gradients;
 }
 
 /** The result of a call that is over: nothing reads its scalars any more. */
 function finished({ result, scalars }: PendingCall): ResultBuffers {
   ResultBuffers.keepScalars(result, scalars);
   return result.finish();
-}
-
-/** Fresh gradients of the kind of each policy; views of one stacked gradient where the policies are the two views of one stacked tensor. */
-function allocateGradients(batch: Batch): Gradients {
-  const chosen = batch.chosen.policy;
-  const rejected = batch.rejected.policy;
-  if (chosen instanceof Tensor && rejected instanceof Tensor) {
-    const from = Tensor.origin(chosen);
-    const other = Tensor.origin(rejected);
-    const complementary = from?.part === 'chosen' && other?.part === 'rejected';
-    if (complementary && from.base === other.base && from.layout === other.layout) {
-      const stacked = Tensor.allocate(from.base.shape, from.base.dtype, from.base.device, false);
-      return { ...split(stacked, from.layout), stacked };
-    }
-  }
-  const gradient = sameKind(chosen);
-  try {
-    return { chosen: gradient, rejected: sameKind(rejected) };
-  } catch (error) {
-    if (gradient instanceof Tensor) gradient.dispose();
-    throw error;
-  }
 }
 
 function reuse(into: unknown, rows: number): ResultBuffers {
@@ -229,33 +353,19 @@ function reuse(into: unknown, rows: number): ResultBuffers {
   return into;
 }
 
-/** The gradients of an earlier result, where it has any, if they fit the batch. */
-function reusedGradients(result: ResultBuffers, batch: Batch): Gradients | undefined {
-  const gradients = result.gradients;
-  if (gradients === undefined) return undefined;
-  for (const branch of BRANCHES) {
-    const old = gradients[branch];
-    const policy = batch[branch].policy;
-    const same =
-      old instanceof Tensor
-        ? policy instanceof Tensor &&
-          old.dtype === policy.dtype &&
-          old.device === policy.device &&
-          sameShape(old.shape, policy.shape)
-        : old.constructor === policy?.constructor && old.length === (policy as Float32Array).length;
-    if (!same)
-      failValue(
-        `call.into.gradients.${branch}`,
-        `of the kind, dtype, shape and device of batch.${branch}.policy`,
-        old,
-        'ERR_SDPO_INVALID_LENGTH',
-      );
+function reuseOnDevice(into: unknown, rows: number, device: string): DeviceResult {
+  if (!(into instanceof DeviceResult)) failType('call.into', "a result of evaluate with results 'device'", into);
+  placeOf(into.packed, 'call.into');
+  const found = DeviceResult.count(into);
+  if (found.rows !== rows || found.device !== device) {
+    failValue(
+      'call.into',
+      `a result of ${rows} rows on ${device}`,
+      `one of ${found.rows} rows on ${found.device}`,
+      'ERR_SDPO_INVALID_LENGTH',
+    );
   }
-  return gradients;
-}
-
-function sameShape(a: readonly number[], b: readonly number[]): boolean {
-  return a.length === b.length && a.every((length, axis) => length === b[axis]);
+  return into;
 }
 
 function readCoefficients(

@@ -4,6 +4,7 @@ import type { Batch, EvaluateOptions, Fixed } from './batch.js';
 import { ROW_INPUT } from './contract.js';
 import { SdpoRangeError } from './errors.js';
 import { hasMask, type ResolvedOptions } from './options.js';
+import { Tensor } from './tensor.js';
 import { checkNumber, checkNumberList, checkOptions, failType, failValue, isNumberList } from './validate.js';
 
 export type BranchName = 'chosen' | 'rejected';
@@ -15,7 +16,7 @@ export function perBranch(
   value: unknown,
 ): { chosen: ArrayLike<number>; rejected: ArrayLike<number> } {
   if (isNumberList(value)) return { chosen: value, rejected: value };
-  if (typeof value !== 'object' || value === null) {
+  if (typeof value !== 'object' || value === null || value instanceof Tensor) {
     failType(argument, 'an array or typed array of numbers, or { chosen, rejected } of such', value);
   }
   checkOptions(argument, value, BRANCHES);

@@ -58,6 +58,8 @@ interface Parts {
   shape: readonly number[];
   dtype: DType;
   origin?: ViewOrigin;
+  /** The memory is another tensor's: disposing this one frees nothing. */
+  borrowed?: boolean;
 }
 
 /**
@@ -73,14 +75,16 @@ export class Tensor {
   readonly device: string;
   #storage: Storage | DeviceStorage | undefined;
   readonly #origin: ViewOrigin | undefined;
+  readonly #borrowed: boolean;
 
-  private constructor({ storage, shape, dtype, origin }: Parts) {
+  private constructor({ storage, shape, dtype, origin, borrowed = origin !== undefined }: Parts) {
     this.#storage = storage;
     this.shape = Object.freeze(Array.from(shape));
     this.dtype = dtype;
     this.size = elementCount(shape);
     this.device = 'memory' in storage ? storage.memory.device : 'cpu';
     this.#origin = origin;
+    this.#borrowed = borrowed;
   }
 
   /**
@@ -163,6 +167,11 @@ export class Tensor {
   /** @internal A contiguous tensor in memory of a device. */
   static onDevice(memory: DeviceMemory, shape: readonly number[], dtype: DType): Tensor {
     return new Tensor({ storage: { memory, offset: 0, rowStride: rowLength(shape) }, shape, dtype });
+  }
+
+  /** @internal A contiguous view of part of the memory of a device, `offset` bytes from its start, which ends with that memory and does not free it. */
+  static within(memory: DeviceMemory, offset: number, shape: readonly number[], dtype: DType): Tensor {
+    return new Tensor({ storage: { memory, offset, rowStride: rowLength(shape) }, shape, dtype, borrowed: true });
   }
 
   /** Size of the elements in bytes. */
@@ -258,7 +267,7 @@ export class Tensor {
   dispose(): void {
     const storage = this.#storage;
     this.#storage = undefined;
-    if (storage !== undefined && 'memory' in storage && this.#origin === undefined) storage.memory.dispose();
+    if (storage !== undefined && 'memory' in storage && !this.#borrowed) storage.memory.dispose();
   }
 
   [Symbol.dispose](): void {

@@ -4,6 +4,7 @@
 #include "backends.h"
 #include "call.h"
 #include "device_addon.h"
+#include "row_inputs.h"
 #include "worker.h"
 
 namespace sdpo {
@@ -21,6 +22,7 @@ Napi::Value evaluate(const Napi::CallbackInfo& info) {
 Napi::Value evaluate_async(const Napi::CallbackInfo& info) {
   double* out = nullptr;
   const Problem problem = read_problem(info, &out);
+  if (out == nullptr) fail(info.Env(), "a call with scalars on a device is evaluate's");  // it returns without waiting
   if (problem.tensors.kind != Location::host) return evaluate_on_device(info, problem);
   return EvaluateWorker::start(info, problem, out);
 }
@@ -141,6 +143,8 @@ Napi::Object tables(Napi::Env env) {
   out.Set("statuses", names(env, kStatusNames));
   out.Set("failureTensors", names(env, kFailureTensorNames));
   out.Set("failureFields", names(env, kFailureFieldNames));
+  out.Set("rowFactors", names(env, kRowFactorNames));
+  out.Set("rowChecks", names(env, kRowCheckNames));
   return out;
 }
 

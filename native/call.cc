@@ -84,6 +84,12 @@ double* float64_array(const Napi::CallbackInfo& info, size_t index, double least
   return static_cast<double*>(memory.data);
 }
 
+double* float64_address(const Napi::CallbackInfo& info, size_t index) {
+  void* const data = address(info[index]);
+  if (data == nullptr || reinterpret_cast<uintptr_t>(data) % sizeof(double) != 0) fail(info.Env(), "an address of scalars is null or not aligned");
+  return static_cast<double*>(data);
+}
+
 struct OperandMemory {
   void* data;
   int64_t stride;
@@ -134,12 +140,20 @@ Problem read_problem(const Napi::CallbackInfo& info, double** failure) {
   problem.rows = integer(env, at(Header::rows));
   problem.size = integer(env, at(Header::size));
 
-  problem.row_inputs = float64_array(info, kRowInputs, static_cast<double>(problem.rows) * RowInput::count);
-  problem.row_outputs = float64_array(info, kRowOutputs, static_cast<double>(problem.rows) * RowOutput::count);
-  problem.metrics = float64_array(info, kMetrics, kMetricsLength);
-  *failure = problem.metrics + Metric::count;
-
   problem.tensors = location(env, at(Header::device));
+  if (info[kRowInputs].IsBigInt()) {
+    if (problem.tensors.kind == Location::host) fail(env, "scalars are on a device and tensors are not");
+    problem.scalars = problem.tensors;
+    problem.row_inputs = float64_address(info, kRowInputs);
+    problem.row_outputs = float64_address(info, kRowOutputs);
+    problem.metrics = float64_address(info, kMetrics);
+    *failure = nullptr;
+  } else {
+    problem.row_inputs = float64_array(info, kRowInputs, static_cast<double>(problem.rows) * RowInput::count);
+    problem.row_outputs = float64_array(info, kRowOutputs, static_cast<double>(problem.rows) * RowOutput::count);
+    problem.metrics = float64_array(info, kMetrics, kMetricsLength);
+    *failure = problem.metrics + Metric::count;
+  }
   problem.stream = address(info[kStream]);
   const auto read = [&](Operand::Index index) { return operand(info, header, index, problem.rows, problem.size, problem.tensors); };
   problem.chosen = {view<TensorView>(read(Operand::policyChosen)), view<TensorView>(read(Operand::referenceChosen)),
@@ -185,7 +199,7 @@ Problem read_problem(const Napi::CallbackInfo& info, double** failure) {
 }
 
 int report(Status status, const Failure& failure, double* out) {
-  if (status != Status::ok) {
+  if (status != Status::ok && out != nullptr) {
     out[FailureField::row] = static_cast<double>(failure.row);
     out[FailureField::branch] = failure.branch;
     out[FailureField::tensor] = static_cast<int>(failure.tensor);

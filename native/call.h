@@ -48,7 +48,8 @@ Location location(Napi::Env env, double number);
 // An address or a stream handle given as a bigint; null and undefined are a null pointer.
 void* address(const Napi::Value& value);
 
-// Reads the arguments of evaluate. Throws a Napi::Error for anything that would read or write outside of the arrays; everything else
+// Reads the arguments of evaluate. Row inputs, row outputs and metrics are Float64Arrays, or all three addresses on the device of the
+// tensors; then *failure is null, since such a call reports nothing. Throws a Napi::Error for anything that would read or write outside of the arrays; everything else
 // was checked in TypeScript.
 Problem read_problem(const Napi::CallbackInfo& info, double** failure);
 

@@ -220,6 +220,53 @@ Napi::Value stream_wait(const Napi::CallbackInfo& info) {
   return env.Undefined();
 }
 
+// deviceRowInputs(device, rows, given, sources, addresses, out, stream). sources: scale, factor, check and dtype of each field, then the
+// dtypes of omega of both branches and the size of the table; addresses: the list of each field, omega of both branches, the table.
+Napi::Value device_row_inputs(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  constexpr size_t kFields = RowInput::count, kEach = 4;
+  RowInputsProblem problem;
+  problem.location.kind = Location::cuda;
+  problem.location.ordinal = ordinal_at(info, 0);
+  problem.rows = static_cast<int64_t>(size_at(info, 1));
+  const ArrayMemory given = array_memory(info, 2), sources = array_memory(info, 3), addresses = array_memory(info, 4);
+  if (given.type != napi_float64_array || static_cast<double>(given.length) < static_cast<double>(problem.rows) * kFields ||
+      sources.type != napi_float64_array || sources.length < kEach * kFields + 3 || addresses.type != napi_biguint64_array ||
+      addresses.length < kFields + 3) {
+    fail(env, "the sources of row inputs are missing or too short");
+  }
+  problem.given = static_cast<const double*>(given.data);
+  const double* const source = static_cast<const double*>(sources.data);
+  const uint64_t* const address_of = static_cast<const uint64_t*>(addresses.data);
+  const auto choice = [&](double value, size_t count) {
+    if (!(value >= 0 && value < static_cast<double>(count))) fail(env, "an enumerator is out of range");
+    return static_cast<uint8_t>(value);
+  };
+  const auto list = [&](size_t index, double number) {
+    const DType dtype = static_cast<DType>(choice(number, kDTypeCount));
+    if (dtype != DType::float64 && dtype != DType::float32) fail(env, "a list of a device is neither float64 nor float32");
+    if (address_of[index] % dtype_size(dtype) != 0) fail(env, "an address is not aligned to its dtype");
+    return RowList{reinterpret_cast<const void*>(static_cast<uintptr_t>(address_of[index])), dtype};
+  };
+  RowSources& out = problem.sources;
+  for (size_t branch = 0; branch < 2; ++branch) out.omega[branch] = list(kFields + branch, source[kEach * kFields + branch]);
+  for (size_t f = 0; f < kFields; ++f) {
+    RowField& field = out.fields[f];
+    field.scale = source[kEach * f];
+    field.factor = static_cast<RowFactor>(choice(source[kEach * f + 1], std::size(kRowFactorNames)));
+    field.check = static_cast<RowCheck>(choice(source[kEach * f + 2], std::size(kRowCheckNames)));
+    field.list = list(f, source[kEach * f + 3]);
+    if (field.factor != RowFactor::none && out.omega[f % 2].data == nullptr) fail(env, "a field has a factor and its branch has no omega");
+  }
+  out.table = static_cast<const double*>(list(kFields + 2, 0).data);
+  out.table_size = static_cast<int64_t>(source[kEach * kFields + 2]);
+  problem.out = static_cast<double*>(address(info[5]));
+  if (problem.out == nullptr && problem.rows > 0) fail(env, "an address is null");
+  problem.stream = address(info[6]);
+  check(env, problem.location.ordinal, cuda::row_inputs(problem));
+  return env.Undefined();
+}
+
 // onDeviceError(make): how failures of devices become errors.
 Napi::Value on_device_error(const Napi::CallbackInfo& info) {
   info.Env().GetInstanceData<Environment>()->make_error = Napi::Persistent(info[0].As<Napi::Function>());
@@ -339,6 +386,7 @@ void export_device(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(new Environment(env));
   exports.Set("deviceAllocate", Napi::Function::New<allocate>(env, "deviceAllocate"));
   exports.Set("deviceCopy", Napi::Function::New<copy>(env, "deviceCopy"));
+  exports.Set("deviceRowInputs", Napi::Function::New<device_row_inputs>(env, "deviceRowInputs"));
   exports.Set("ownedHandle", Napi::Function::New<owned_handle>(env, "ownedHandle"));
   exports.Set("ownedFree", Napi::Function::New<owned_free>(env, "ownedFree"));
   exports.Set("streamCreate", Napi::Function::New<stream_create>(env, "streamCreate"));
@@ -346,7 +394,7 @@ void export_device(Napi::Env env, Napi::Object exports) {
   exports.Set("streamSynchronize", Napi::Function::New<stream_synchronize>(env, "streamSynchronize"));
   exports.Set("streamWait", Napi::Function::New<stream_wait>(env, "streamWait"));
 #else
-  for (const char* name : {"deviceAllocate", "deviceCopy", "ownedHandle", "ownedFree", "streamCreate", "streamRelease",
+  for (const char* name : {"deviceAllocate", "deviceCopy", "deviceRowInputs", "ownedHandle", "ownedFree", "streamCreate", "streamRelease",
                            "streamSynchronize", "streamWait"}) {
     exports.Set(name, Napi::Function::New<not_built>(env, name));
   }

@@ -30,12 +30,16 @@ function usages(report: string): Usage[] {
   }));
 }
 
-/** `Uniform<BFloat16>` and `plain` from a mangled name of the fused kernel. */
+/** `Uniform<BFloat16>` and `plain`, or `cluster`, from a mangled name of a kernel of the loss. */
 function describe(kernel: string): { access: string; variant: string } | undefined {
-  const match = /evaluate_kernelINS0_\d+(Uniform|Mixed)I(d|f|NS_\d+(\w+?)E)EELb(\d)EE/.exec(kernel);
+  const match = /(evaluate|cluster)_kernelINS0_\d+(Uniform|Mixed)I(d|f|NS_\d+(\w+?)E)EE(?:Lb(\d)E)?E/.exec(kernel);
   if (match === null) return undefined;
-  const element = match[2] === 'd' ? 'double' : match[2] === 'f' ? 'float' : match[3];
-  return { access: `${match[1]}<${element}>`, variant: match[4] === '1' ? 'plain' : 'general' };
+  const [, name, access, type, named, plain] = match;
+  const element = type === 'd' ? 'double' : type === 'f' ? 'float' : named;
+  return {
+    access: `${access}<${element}>`,
+    variant: name === 'cluster' ? 'cluster' : plain === '1' ? 'plain' : 'general',
+  };
 }
 
 t.test(
@@ -44,7 +48,10 @@ t.test(
   async (t) => {
     const budget = JSON.parse(await readFile(new URL('cuda-host/budget.json', import.meta.url), 'utf8')) as {
       evaluate_kernel: Record<string, Record<string, number>>;
+      cluster_kernel: Record<string, number>;
     };
+    const allowedFor = (access: string, variant: string): number | undefined =>
+      variant === 'cluster' ? budget.cluster_kernel[access] : budget.evaluate_kernel[access]?.[variant];
     const sources = (await readdir(folder)).filter((name) => /^(loss_|elementwise|diagnose).*\.cu$/.test(name)).sort();
     const seen: string[] = [];
     await inFolder(async (out) => {
@@ -72,7 +79,7 @@ t.test(
           if (described === undefined) continue;
           const { access, variant } = described;
           seen.push(`${access} ${variant}`);
-          const allowed = budget.evaluate_kernel[access]?.[variant];
+          const allowed = allowedFor(access, variant);
           t.ok(
             allowed !== undefined && registers <= allowed,
             `${access} ${variant}: ${registers} registers of ${allowed}`,
@@ -86,9 +93,12 @@ t.test(
       };
       await Promise.all([worker(), worker()]);
     });
-    const budgeted = Object.entries(budget.evaluate_kernel).flatMap(([access, variants]) =>
-      Object.keys(variants).map((variant) => `${access} ${variant}`),
-    );
+    const budgeted = [
+      ...Object.entries(budget.evaluate_kernel).flatMap(([access, variants]) =>
+        Object.keys(variants).map((variant) => `${access} ${variant}`),
+      ),
+      ...Object.keys(budget.cluster_kernel).map((access) => `${access} cluster`),
+    ];
     t.same(seen.sort(), budgeted.sort(), 'every kernel has a budget, every budget a kernel');
   },
 );

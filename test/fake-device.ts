@@ -1,7 +1,7 @@
-/** The addon with a stand-in for CUDA (fake-cuda/cuda.cc), built once per test run, for what the API does with devices on machines without one. */
+/** The addon with a stand-in for CUDA (fake-cuda/cuda.cc), built once per test file, for what the API does with devices on machines without one. */
 
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, readdirSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, renameSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -18,6 +18,9 @@ export function fakeDevice(): { env: Record<string, string> } | { missing: strin
   if (!existsSync(objects)) return { missing: 'the addon was not built in build/' };
   const base = join(root, 'build/fake-cuda');
   mkdirSync(join(base, 'build/Release'), { recursive: true });
+  // Test files run at the same time: each puts a finished file in place, and what is loaded stays as it was.
+  const library = join(base, 'build/Release/sdpo.node');
+  const made = `${library}.${process.pid}`;
   const include = (folder: string) => ['-isystem', join(root, 'node_modules', folder)];
   const { status, stderr } = spawnSync(
     compiler,
@@ -25,7 +28,7 @@ export function fakeDevice(): { env: Record<string, string> } | { missing: strin
       ...['-std=c++17', '-O1', '-Wall', '-Wextra', '-Werror', '-fPIC', '-shared', '-pthread'],
       ...['-DSDPO_WITH_CUDA', '-DNAPI_VERSION=8', '-DNODE_ADDON_API_CPP_EXCEPTIONS', `-I${join(root, 'native')}`],
       ...[...include('node-addon-api'), ...include('node-api-headers/include')],
-      ...['-o', join(base, 'build/Release/sdpo.node'), join(root, 'test/fake-cuda/cuda.cc')],
+      ...['-o', made, join(root, 'test/fake-cuda/cuda.cc')],
       ...sources.map((name) => join(root, 'native', `${name}.cc`)),
       ...readdirSync(objects).map((name) => join(objects, name)),
       '-Wl,-z,nodelete',
@@ -33,5 +36,6 @@ export function fakeDevice(): { env: Record<string, string> } | { missing: strin
     { encoding: 'utf8' },
   );
   if (status !== 0) throw new Error(`the addon with a fake device does not compile:\n${stderr}`);
+  renameSync(made, library);
   return { env: { SDPO_PREBUILD: base } };
 }

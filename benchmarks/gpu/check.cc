@@ -1,6 +1,8 @@
-// Checks the CUDA backend on a device against its host emulation and the CPU backend, then times it. Prints one JSON object.
+// Checks the CUDA backend on a device against its host emulation and the CPU backend, then times it, in both designs. Prints one JSON object.
 //
-//   check [--device N] [--quick] [--no-timing] [--commit HASH]          exit code 0: everything agreed
+//   check [--device N] [--design tiles|clusters] [--quick] [--no-timing] [--only-timing] [--shape NAME] [--rows N] [--commit HASH]
+//
+// Exit code 0: everything agreed. Without --design both are checked and timed. --shape and --rows choose among the timings.
 #include <algorithm>
 #include <cstring>
 
@@ -19,26 +21,40 @@ using checks::DeviceMemory;
 using checks::must;
 
 struct Timing {
-  double median, low, high;  // microseconds; the middle half lies between low and high
+  double median, low, high;  // microseconds of a call; the middle half of the samples lies between low and high
 };
 
-// Each call between two events, after some calls to warm up.
+// Work that keeps a stream busy while the calls to be timed are put behind it: otherwise short ones would wait for the processor, and that
+// would be timed. `bytes` are filled with zeros a few times.
+struct Ballast {
+  void* memory;
+  size_t bytes;
+};
+
+// Samples of `each` calls between two events, after some calls to warm up.
 template <class Call>
-Timing time_calls(int device, void* stream, int count, const Call& call) {
-  std::vector<void*> events(static_cast<size_t>(count) + 1);
+Timing time_calls(int device, void* stream, const Ballast& ballast, int samples, int each, const Call& call) {
+  std::vector<void*> events(static_cast<size_t>(samples) + 1);
   for (void*& event : events) must(cuda::create_event(device, &event), "create_event");
   for (int i = 0; i < 5; ++i) call();
-  must(cuda::record_event(device, events[0], stream), "record_event");
-  for (int i = 0; i < count; ++i) {
-    call();
-    must(cuda::record_event(device, events[static_cast<size_t>(i) + 1], stream), "record_event");
-  }
-  must(cuda::synchronize(device, stream), "synchronize");
   std::vector<double> times;
-  for (int i = 0; i < count; ++i) {
-    float milliseconds = 0;
-    must(cuda::elapsed(device, events[static_cast<size_t>(i)], events[static_cast<size_t>(i) + 1], &milliseconds), "elapsed");
-    times.push_back(1e3 * milliseconds);
+  // A few samples at a time: a stream takes about a thousand pieces of work before it makes the caller wait.
+  constexpr int kPieces = 512;
+  const int batch = std::max(1, std::min(samples, kPieces / (each + 1)));
+  for (int done = 0; done < samples; done += batch) {
+    const int count = std::min(batch, samples - done);
+    for (int i = 0; i < 8; ++i) must(cuda::fill_zero(device, ballast.memory, ballast.bytes, stream), "fill_zero");
+    must(cuda::record_event(device, events[0], stream), "record_event");
+    for (int i = 0; i < count; ++i) {
+      for (int k = 0; k < each; ++k) call();
+      must(cuda::record_event(device, events[static_cast<size_t>(i) + 1], stream), "record_event");
+    }
+    must(cuda::synchronize(device, stream), "synchronize");
+    for (int i = 0; i < count; ++i) {
+      float milliseconds = 0;
+      must(cuda::elapsed(device, events[static_cast<size_t>(i)], events[static_cast<size_t>(i) + 1], &milliseconds), "elapsed");
+      times.push_back(1e3 * milliseconds / each);
+    }
   }
   for (void* event : events) must(cuda::destroy_event(device, event), "destroy_event");
   std::sort(times.begin(), times.end());
@@ -46,11 +62,11 @@ Timing time_calls(int device, void* stream, int count, const Call& call) {
 }
 
 // Bytes read plus bytes written per second, by the device's own copy of a gigabyte.
-double copy_bandwidth(int device, void* stream) {
+double copy_bandwidth(int device, void* stream, const Ballast& ballast) {
   const size_t bytes = size_t{1} << 30;
   const DeviceMemory from(device, bytes), to(device, bytes);
   must(cuda::fill_zero(device, from.data(), bytes, stream), "fill_zero");
-  const Timing t = time_calls(device, stream, 20, [&] { must(cuda::copy(device, to.data(), from.data(), bytes, stream), "copy"); });
+  const Timing t = time_calls(device, stream, ballast, 20, 1, [&] { must(cuda::copy(device, to.data(), from.data(), bytes, stream), "copy"); });
   return 2 * static_cast<double>(bytes) / (t.median * 1e-6);
 }
 
@@ -66,7 +82,10 @@ constexpr Shape kShapes[] = {
     {"wan2.1", int64_t{16} * 21 * 60 * 104},
 };
 
-void time_shape(const Shape& shape, DType dtype, int64_t rows, int device, void* stream, double bandwidth, bool first) {
+const char* name_of(bool clusters) { return clusters ? "clusters" : "tiles"; }
+
+void time_shape(const Shape& shape, DType dtype, int64_t rows, int device, void* stream, const Ballast& ballast, double bandwidth,
+                const std::vector<cuda::Design>& designs, bool* first) {
   const size_t bytes = static_cast<size_t>(rows * shape.size) * dtype_size(dtype);
   std::vector<DeviceMemory> tensors;
   for (int i = 0; i < 8; ++i) {
@@ -113,38 +132,70 @@ void time_shape(const Shape& shape, DType dtype, int64_t rows, int device, void*
   p.non_finite = NonFinite::propagate;
   p.stream = stream;
   Failure failure;
-  const int64_t before = cuda::device_info(device, true).freeMemory;
-  must(cuda::evaluate(p, &failure), "evaluate");
-  must(cuda::synchronize(device, stream), "synchronize");
-  const int64_t extra = before - cuda::device_info(device, true).freeMemory;
-  const Timing t = time_calls(device, stream, 50, [&] { must(cuda::evaluate(p, &failure), "evaluate"); });
+  bool chosen = false;  // what a call does that nobody tells
+  cuda::set_design(cuda::Design::automatic);
+  must(cuda::uses_clusters(p, &chosen), "uses_clusters");
   const double floor_bytes = 8.0 * static_cast<double>(bytes);  // four tensors of two branches
-  std::printf("%s    {\"shape\": \"%s\", \"dtype\": \"%s\", \"rows\": %lld, \"microseconds\": %.3f, \"quartiles\": [%.3f, %.3f], "
-              "\"floorBytes\": %.0f, \"gigabytesPerSecond\": %.1f, \"shareOfCopy\": %.4f, \"extraBytes\": %lld}",
-              first ? "" : ",\n", shape.name, kDTypeNames[static_cast<int>(dtype)], static_cast<long long>(rows), t.median, t.low, t.high,
-              floor_bytes,
-              floor_bytes / (t.median * 1e3), floor_bytes / (t.median * 1e-6) / bandwidth, static_cast<long long>(extra));
-  std::fflush(stdout);
+  for (const cuda::Design design : designs) {
+    bool clusters = false;
+    cuda::set_design(design);
+    must(cuda::uses_clusters(p, &clusters), "uses_clusters");
+    if (design == cuda::Design::clusters && !clusters) continue;  // the row does not fit
+    const int64_t before = cuda::device_info(device, true).freeMemory;
+    must(cuda::evaluate(p, &failure), "evaluate");
+    must(cuda::synchronize(device, stream), "synchronize");
+    const int64_t extra = before - cuda::device_info(device, true).freeMemory;
+    const auto call = [&] { must(cuda::evaluate(p, &failure), "evaluate"); };
+    // The time between events that enclose a single call, and the time of one call among many: the first has what events cost in it.
+    const Timing single = time_calls(device, stream, ballast, 50, 1, call);
+    const Timing t = single.median < 100 ? time_calls(device, stream, ballast, 50, 16, call) : single;
+    std::printf("%s    {\"shape\": \"%s\", \"dtype\": \"%s\", \"rows\": %lld, \"design\": \"%s\", \"chosen\": %s, \"microseconds\": %.3f, "
+                "\"quartiles\": [%.3f, %.3f], \"singleCall\": %.3f, \"floorBytes\": %.0f, \"gigabytesPerSecond\": %.1f, \"shareOfCopy\": %.4f, "
+                "\"extraBytes\": %lld}",
+                *first ? "" : ",\n", shape.name, kDTypeNames[static_cast<int>(dtype)], static_cast<long long>(rows), name_of(clusters),
+                clusters == chosen ? "true" : "false", t.median, t.low, t.high, single.median, floor_bytes, floor_bytes / (t.median * 1e3),
+                floor_bytes / (t.median * 1e-6) / bandwidth, static_cast<long long>(extra));
+    std::fflush(stdout);
+    *first = false;
+  }
 }
 
 }  // namespace
 
+int usage() {
+  std::fprintf(stderr, "usage: check [--device N] [--design tiles|clusters] [--quick] [--no-timing] [--only-timing] [--shape NAME] "
+                       "[--rows N] [--commit HASH]\n");
+  return 2;
+}
+
 int main(int argc, char** argv) {
   int device = 0;
-  bool quick = false, timing = true;
-  const char* commit = "unknown";
+  bool quick = false, timing = true, checking = true;
+  const char *commit = "unknown", *only_shape = nullptr;
+  int only_rows = 0;
+  std::vector<cuda::Design> designs = {cuda::Design::tiles, cuda::Design::clusters};
   for (int i = 1; i < argc; ++i) {
-    if (std::strcmp(argv[i], "--device") == 0 && i + 1 < argc) {
+    const auto is = [&](const char* name, bool value) { return std::strcmp(argv[i], name) == 0 && (!value || i + 1 < argc); };
+    if (is("--device", true)) {
       device = std::atoi(argv[++i]);
-    } else if (std::strcmp(argv[i], "--quick") == 0) {
+    } else if (is("--design", true)) {
+      const char* const name = argv[++i];
+      if (std::strcmp(name, "tiles") != 0 && std::strcmp(name, "clusters") != 0) return usage();
+      designs = {std::strcmp(name, "tiles") == 0 ? cuda::Design::tiles : cuda::Design::clusters};
+    } else if (is("--quick", false)) {
       quick = true;
-    } else if (std::strcmp(argv[i], "--no-timing") == 0) {
+    } else if (is("--no-timing", false)) {
       timing = false;
-    } else if (std::strcmp(argv[i], "--commit") == 0 && i + 1 < argc) {
+    } else if (is("--only-timing", false)) {
+      checking = false;
+    } else if (is("--shape", true)) {
+      only_shape = argv[++i];
+    } else if (is("--rows", true)) {
+      only_rows = std::atoi(argv[++i]);
+    } else if (is("--commit", true)) {
       commit = argv[++i];
     } else {
-      std::fprintf(stderr, "usage: check [--device N] [--quick] [--no-timing] [--commit HASH]\n");
-      return 2;
+      return usage();
     }
   }
   std::string why;
@@ -153,22 +204,29 @@ int main(int argc, char** argv) {
     return 2;
   }
   const cuda::DeviceInfo info = cuda::device_info(device);
-  checks::check_everything(device, quick);
+  for (const cuda::Design design : designs) {
+    if (!checking) break;
+    cuda::set_design(design);
+    checks::check_everything(device, quick);
+  }
+  if (checking) checks::check_designs(device);
   std::printf("{\n  \"gpu\": \"%s\", \"computeCapability\": \"%d.%d\", \"multiProcessors\": %d, \"driver\": %d, \"runtime\": %d,\n"
-              "  \"commit\": \"%s\", \"checks\": %ld, \"failures\": %ld",
+              "  \"commit\": \"%s\", \"checks\": %ld, \"failures\": %ld, \"checkedInClusters\": %ld",
               info.name.c_str(), info.computeMajor, info.computeMinor, info.multiProcessors, cuda::driver_version(), cuda::runtime_version(),
-              commit, g_checks, g_failures);
+              commit, g_checks, g_failures, checks::g_in_clusters);
   if (g_failures == 0 && timing) {  // what is wrong is not timed
     void* stream = nullptr;
     must(cuda::create_stream(device, &stream), "create_stream");
-    const double bandwidth = copy_bandwidth(device, stream);
+    const DeviceMemory memory(device, size_t{1} << 30);
+    const Ballast ballast{memory.data(), memory.bytes()};
+    const double bandwidth = copy_bandwidth(device, stream, ballast);
     std::printf(",\n  \"copyGigabytesPerSecond\": %.1f,\n  \"timings\": [\n", bandwidth / 1e9);
     bool first = true;
     for (const Shape& shape : kShapes) {
+      if (only_shape != nullptr && std::strcmp(only_shape, shape.name) != 0) continue;
       for (const DType dtype : {DType::bfloat16, DType::float32}) {
         for (const int64_t rows : {1, 4, 16, 64}) {
-          time_shape(shape, dtype, rows, device, stream, bandwidth, first);
-          first = false;
+          if (only_rows == 0 || only_rows == rows) time_shape(shape, dtype, rows, device, stream, ballast, bandwidth, designs, &first);
         }
       }
     }
@@ -176,5 +234,5 @@ int main(int argc, char** argv) {
     must(cuda::destroy_stream(device, stream), "destroy_stream");
   }
   std::printf("\n}\n");
-  return g_failures == 0 && g_checks > 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+  return g_failures == 0 && (g_checks > 0 || !checking) ? EXIT_SUCCESS : EXIT_FAILURE;
 }

@@ -78,6 +78,9 @@ inline bool same_tensor(const Tensor& t, const std::vector<unsigned char>& a, co
   return true;
 }
 
+// Cases that ran in clusters.
+inline long g_in_clusters = 0;
+
 // The kernels add and multiply as the emulation does, so moments and, from the device's own A and B, gradients have its bits. The
 // objective uses the device's exp and log, which are within 2 ulp (CUDA programming guide); the loss multiplies that a few times.
 inline void check_case(const Case& c, int device) {
@@ -87,6 +90,9 @@ inline void check_case(const Case& c, int device) {
   const Status status = cuda::evaluate(d.problem(), &failure);
   EXPECT(status == Status::ok, "%s: %s", c.name.c_str(), status == Status::device ? cuda::last_error().message().c_str() : "not ok");
   if (status != Status::ok) return;
+  bool clusters = false;
+  must(cuda::uses_clusters(d.problem(), &clusters), "uses_clusters");
+  g_in_clusters += clusters;
   HostResult host(c, c.row_outputs);
   EXPECT(emulate(c, host.problem) == 0, "%s", c.name.c_str());
   for (int field = 0; field < RowOutput::count; ++field) {
@@ -268,16 +274,103 @@ inline void check_elementwise(Maker& make, int device) {
     dout.read(ours.data());
     EXPECT(ours == out, "combine in %s", kDTypeNames[type]);
   }
-  const double table[] = {0.5, 1.5, INFINITY};
-  const int64_t index[] = {2, 0, 1, 3, -1};
-  DeviceMemory dtable(device, sizeof table), dindex(device, sizeof index), dout(device, 5 * sizeof(double));
-  dtable.write(table);
-  dindex.write(index);
-  must(cuda::gather(device, static_cast<const double*>(dtable.data()), 3, static_cast<const int64_t*>(dindex.data()), 5, 2,
-                    static_cast<double*>(dout.data()), nullptr), "gather");
-  double out[5];
-  dout.read(out);
-  EXPECT(std::isinf(out[0]) && out[1] == 1 && out[2] == 3 && std::isnan(out[3]) && std::isnan(out[4]), "gather");
+}
+
+// Row inputs from a table and lists on the device: the numbers that the same function gives on the host, for few rows and for many.
+inline void check_row_inputs(Maker& make, int device) {
+  const double table[] = {0.5, 1.5, INFINITY, 0};
+  for (const int64_t rows : {5, 70, 1000}) {
+    for (const bool same : {true, false}) {
+      const size_t count = static_cast<size_t>(rows);
+      std::vector<float> steps(count);
+      std::vector<double> list(count), given(RowInput::count * count), out(given.size()), expected(given.size());
+      for (size_t i = 0; i < count; ++i) {
+        steps[i] = static_cast<float>(make.pick(6)) - 1 + (make.pick(8) == 0 ? 0.5f : 0);  // some lie outside of the table or between its entries
+        list[i] = make.pick(9) == 0 ? NAN : make.uniform(-1, 2);
+      }
+      for (size_t i = 0; i < given.size(); ++i) given[i] = same ? 1 + static_cast<double>(i / count) : make.uniform(-2, 2);
+      DeviceMemory dtable(device, sizeof table), dsteps(device, count * sizeof(float)), dlist(device, count * sizeof(double));
+      DeviceMemory dout(device, out.size() * sizeof(double));
+      dtable.write(table);
+      dsteps.write(steps.data());
+      dlist.write(list.data());
+      RowInputsProblem p;
+      p.rows = rows;
+      p.given = given.data();
+      p.location = {Location::cuda, device};
+      RowSources& s = p.sources;
+      s.table_size = 4;
+      s.fields[RowInput::psiScaleChosen].factor = s.fields[RowInput::weightScaleRejected].factor = RowFactor::omega;
+      s.fields[RowInput::weightNoiseRejected] = {{nullptr, DType::float64}, 3, RowFactor::root, RowCheck::finite};
+      s.fields[RowInput::rowWeight].check = RowCheck::not_negative;
+      const auto at = [&](const void* t, const void* l, const void* k) {
+        s.table = static_cast<const double*>(k);
+        s.omega[0] = s.omega[1] = {t, DType::float32};
+        s.fields[RowInput::weightNoiseRejected].list = s.fields[RowInput::rowWeight].list = {l, DType::float64};
+      };
+      at(steps.data(), list.data(), table);
+      for (int64_t row = 0; row < rows; ++row) fill_row(s, given.data() + row, rows, row, rows, expected.data());
+      at(dsteps.data(), dlist.data(), dtable.data());
+      p.out = static_cast<double*>(dout.data());
+      must(cuda::row_inputs(p), "row_inputs");
+      dout.read(out.data());
+      for (size_t i = 0; i < out.size(); ++i) EXPECT(checks::same(out[i], expected[i]), "row input %d: %.17g and %.17g", static_cast<int>(i), out[i], expected[i]);
+    }
+  }
+}
+
+// Both designs give the same bits, also one after the other on one stream, and where rows fail.
+inline void check_designs(int device) {
+  Maker make(7);
+  for (const int64_t size : {1000, 16384, 65536, 65531, 200000}) {
+    for (const DType dtype : {DType::bfloat16, DType::float32, DType::float64}) {
+      for (const int64_t rows : {1, 3, 40}) {
+        if (rows * size > 3000000) continue;
+        const Case c = make.make(dtype, false, rows, size, false);
+        std::vector<DeviceCase> results;
+        results.reserve(4);
+        for (int i = 0; i < 4; ++i) {
+          results.emplace_back(c, device);
+          cuda::set_design(i % 2 == 0 ? cuda::Design::tiles : cuda::Design::clusters);
+          Failure failure;
+          EXPECT(cuda::evaluate(results.back().problem(), &failure) == Status::ok, "%s", c.name.c_str());
+          for (size_t k = 0; k < c.row_outputs.size(); ++k) EXPECT(same(results[0].outputs[k], results.back().outputs[k]), "%s: designs differ", c.name.c_str());
+          for (size_t k = 0; k < c.metrics.size(); ++k) EXPECT(same(results[0].metrics[k], results.back().metrics[k]), "%s: designs differ", c.name.c_str());
+          for (const int slot : {Case::gradient_c, Case::gradient_r}) EXPECT(results[0].bytes(slot) == results.back().bytes(slot), "%s: designs differ", c.name.c_str());
+        }
+      }
+    }
+  }
+  cuda::set_design(cuda::Design::automatic);
+}
+
+// With results on the device a bad row is told by its outputs, and its gradient is NaN where the call would have failed.
+inline void check_bad_rows(Maker& make, int device) {
+  Case c = make.make(DType::float32, false, 3, 5000, false);
+  for (auto& x : c.row_inputs) x = std::isinf(x) ? 1 : x;
+  c.problem.options.kl_weight = 0;
+  c.problem.non_finite = NonFinite::fail;
+  set_element(c.tensors[Case::policy_c], c.tensors[Case::policy_c].row_stride + 77, NAN);
+  DeviceCase d(c, device);
+  DeviceMemory inputs(device, c.row_inputs.size() * sizeof(double)), outputs(device, c.row_outputs.size() * sizeof(double));
+  DeviceMemory metrics(device, Metric::count * sizeof(double));
+  inputs.write(c.row_inputs.data());
+  Problem p = d.problem();
+  p.scalars = {Location::cuda, device};
+  p.row_inputs = static_cast<const double*>(inputs.data());
+  p.row_outputs = static_cast<double*>(outputs.data());
+  p.metrics = static_cast<double*>(metrics.data());
+  Failure failure;
+  must(cuda::evaluate(p, &failure), "evaluate");
+  must(cuda::synchronize(device, nullptr), "synchronize");
+  outputs.read(d.outputs.data());
+  metrics.read(d.metrics.data());
+  for (size_t row = 0; row < 3; ++row) {
+    EXPECT(d.outputs[RowOutput::nonFinite * 3 + row] == (row == 1 ? 1 : 0), "row %d", static_cast<int>(row));
+    const double g = element(c.tensors[Case::gradient_c], d.bytes(Case::gradient_c).data(), static_cast<int64_t>(row) * c.tensors[Case::gradient_c].row_stride);
+    EXPECT(std::isnan(g) == (row == 1), "gradient of row %d: %g", static_cast<int>(row), g);
+  }
+  EXPECT(d.metrics[Metric::nonFiniteRows] == 1, "%g rows", d.metrics[Metric::nonFiniteRows]);
 }
 
 inline void check_everything(int device, bool quick) {
@@ -298,6 +391,8 @@ inline void check_everything(int device, bool quick) {
   check_streams(make, device);
   check_failures(make, device);
   check_elementwise(make, device);
+  check_row_inputs(make, device);
+  check_bad_rows(make, device);
 }
 
 }  // namespace sdpo::checks

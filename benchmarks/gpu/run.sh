@@ -4,9 +4,16 @@
 #   OUT=folder benchmarks/gpu/run.sh [build]
 #
 # `build` only compiles build/gpu/check, to be carried to a machine without a compiler. Without it the program is compiled where nvcc is
-# found, and otherwise taken as it lies there. ARCH (default: native, or sm_90 when only building) chooses the architecture, DEVICE the
-# device, PYTHON the interpreter with PyTorch. What a machine refuses or lacks is recorded in status.txt and passed over; the exit code is
-# that of the checks.
+# found, and otherwise taken as it lies there. What a machine refuses or lacks is recorded in status.txt and passed over; the exit code is
+# that of the checks. Settings, all optional:
+#
+#   ARCH     architecture; default native, or sm_90 when only building
+#   DEVICE   number of the device; default 0
+#   PYTHON   the interpreter with PyTorch; default python3
+#   COMMIT   what the results are of, where there is no git; default git's HEAD
+#   SECONDS_PER_TOOL, SECONDS_FOR_PEERS   how long a sanitizer (default 90) and the peers (default 180) may take
+#
+# The order is that of worth, since a machine may be lent for minutes: checks, timings, a first look at the peers, sanitizers, other languages.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 OUT=${OUT:-build/gpu/results}
@@ -14,7 +21,7 @@ DEVICE=${DEVICE:-0}
 PYTHON=${PYTHON:-python3}
 build=build/gpu
 mkdir -p "$OUT" "$build"
-commit=$(git rev-parse HEAD 2>/dev/null || echo unknown)
+commit=${COMMIT:-$(git rev-parse HEAD 2>/dev/null || echo unknown)}
 
 compile() {
   local arch=$1 objects=() source object pids=()
@@ -51,12 +58,51 @@ else
   exit 1
 fi
 command -v nvidia-smi > /dev/null && nvidia-smi > "$OUT/nvidia-smi.txt" 2>&1
+# What the results are of. The check program tells the device, the driver and the runtime itself.
+{
+  echo "commit $commit"
+  command -v git > /dev/null && [ -n "$(git status --porcelain 2>/dev/null | head -n 1)" ] && echo "with changes that are not committed"
+  command -v nvcc > /dev/null && nvcc --version | tail -n 2
+  "$PYTHON" -c 'import torch, sys; print("python", sys.version.split()[0], "torch", torch.__version__)' 2> /dev/null
+} > "$OUT/versions.txt"
 
-# Correctness first: what is wrong is neither sanitized nor timed.
+# Correctness first, in both designs: what is wrong is neither timed nor sanitized.
 "$build/check" --device "$DEVICE" --no-timing --commit "$commit" > "$OUT/check.txt" 2>&1
 checked=$?
-note check "exit code $checked, $(grep -o '"failures": [0-9]*' "$OUT/check.txt" || echo 'no result')"
+note check "exit code $checked, $(grep -o '"failures": [0-9]*, "checkedInClusters": [0-9]*' "$OUT/check.txt" || echo 'no result')"
 [ $checked -eq 0 ] || exit $checked
+
+"$build/check" --device "$DEVICE" --only-timing --commit "$commit" > "$OUT/timings.json" 2> "$OUT/timings.log"
+note timings "exit code $?"
+
+# The C library, which the Python package uses; no Node is needed for it.
+if command -v cmake > /dev/null && command -v nvcc > /dev/null; then
+  generator=()
+  capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2> /dev/null | head -n 1 | tr -d .)
+  command -v ninja > /dev/null && generator=(-G Ninja)
+  if cmake -S . -B "$build/library" "${generator[@]}" -DSDPO_CUDA=ON -DSDPO_ADDON=OFF "-DSDPO_CUDA_ARCHITECTURES=${capability:-90}-real" \
+    > "$OUT/library.log" 2>&1 && cmake --build "$build/library" --parallel "${JOBS:-$(nproc)}" >> "$OUT/library.log" 2>&1; then
+    SDPO_LIBRARY=$(find "$PWD/$build/library" -name libsdpo.so | head -n 1)
+    export SDPO_LIBRARY PYTHONPATH="$PWD/python${PYTHONPATH:+:$PYTHONPATH}"
+    note library ok
+  else
+    note library "failed, see library.log"
+  fi
+else
+  note library "no cmake or no nvcc"
+fi
+
+if "$PYTHON" -c 'import torch' > /dev/null 2>&1; then
+  seconds=${SECONDS_FOR_PEERS:-180}
+  timeout $((seconds + 120)) "$PYTHON" benchmarks/gpu/peers.py --seconds "$seconds" --ours "$OUT/timings.json" > "$OUT/peers.json" 2> "$OUT/peers.log"
+  note peers "exit code $?"
+  if [ -n "${SDPO_LIBRARY:-}" ]; then
+    (cd python && timeout 300 "$PYTHON" -m unittest tests.test_cuda) > "$OUT/python.txt" 2>&1
+    note python "exit code $?, $(tail -n 1 "$OUT/python.txt")"
+  fi
+else
+  note peers "no PyTorch"
+fi
 
 sanitized=0
 for tool in memcheck racecheck initcheck synccheck; do
@@ -64,7 +110,8 @@ for tool in memcheck racecheck initcheck synccheck; do
     note "$tool" "no compute-sanitizer"
     continue
   fi
-  timeout 600 compute-sanitizer --tool "$tool" --error-exitcode 99 "$build/check" --device "$DEVICE" --quick --no-timing > "$OUT/$tool.txt" 2>&1
+  timeout "${SECONDS_PER_TOOL:-90}" compute-sanitizer --tool "$tool" --error-exitcode 99 "$build/check" --device "$DEVICE" --quick --no-timing \
+    > "$OUT/$tool.txt" 2>&1
   code=$?
   note "$tool" "exit code $code, $(grep -E 'ERROR SUMMARY|RACECHECK SUMMARY' "$OUT/$tool.txt" | tail -n 1)"
   if [ $code -eq 99 ]; then
@@ -74,18 +121,26 @@ for tool in memcheck racecheck initcheck synccheck; do
   fi
 done
 
-# The selftest of the installed package, where there is one.
-if [ -f dist/index.js ] && command -v npx > /dev/null; then
-  npx --no-install sdpo selftest --device "cuda:$DEVICE" > "$OUT/selftest.txt" 2>&1
-  note selftest "exit code $?"
+# What the profiler says of the two designs: the time of a launch, and where its reads come from.
+if command -v ncu > /dev/null; then
+  metrics=gpu__time_duration.sum,dram__bytes_read.sum,dram__bytes_write.sum
+  metrics+=,lts__t_sectors_srcunit_tex_lookup_hit.sum,lts__t_sectors_srcunit_tex_lookup_miss.sum
+  for case in "tiles sdxl 1" "clusters sdxl 1" "tiles cogvideox 4"; do
+    read -r design shape rows <<< "$case"
+    timeout 60 ncu --kernel-name 'regex:(evaluate|cluster)_kernel' --launch-skip 3 --launch-count 3 --csv --metrics "$metrics" \
+      "$build/check" --device "$DEVICE" --design "$design" --shape "$shape" --rows "$rows" --only-timing > "$OUT/ncu-$design-$shape-$rows.csv" 2>&1
+    note "ncu $case" "exit code $?"
+  done
+else
+  note ncu "no Nsight Compute"
 fi
 
-"$build/check" --device "$DEVICE" --quick --commit "$commit" > "$OUT/timings.json" 2> "$OUT/timings.log"
-note timings "exit code $?"
-if "$PYTHON" -c 'import torch' > /dev/null 2>&1; then
-  "$PYTHON" benchmarks/gpu/peers.py --ours "$OUT/timings.json" > "$OUT/peers.json" 2> "$OUT/peers.log"
-  note peers "exit code $?"
+# The self-test of the package: where there is a Node (a binary may be carried in carry/), the built addon and dist/.
+node=$(command -v node || find carry -name node -type f -perm -u+x 2> /dev/null | head -n 1)
+if [ -n "$node" ] && [ -f dist/cli.js ] && [ -f build/Release/sdpo.node ]; then
+  timeout 300 "$node" dist/cli.js selftest --device "cuda:$DEVICE" > "$OUT/selftest.txt" 2>&1
+  note selftest "exit code $?"
 else
-  note peers "no PyTorch"
+  note selftest "no Node, no dist/ or no build/Release/sdpo.node"
 fi
 exit $sanitized

@@ -3,8 +3,10 @@
 
 #include <cstdint>
 
+#include "../objectives.h"
 #include "../problem.h"
 #include "order.h"
+#include "policy.h"
 
 namespace sdpo::cuda {
 
@@ -67,5 +69,41 @@ struct LossArguments {
   NonFinite non_finite;
   double denominator, gradient_scale;
 };
+
+// Everything about a call but its workspace, and where the launcher moves row scalars. `pack`: elements that a thread reads at a time;
+// `blocks`: how many run at once.
+inline LossArguments make_arguments(const Problem& p, int pack, int64_t blocks) {
+  const auto wants = [&](int pass) { return (p.passes & pass) != 0; };
+  const Tiling tiles = tiling(p.size, pack);
+  LossArguments a{};
+  a.chosen = p.chosen;
+  a.rejected = p.rejected;
+  a.element_weights = p.element_weights;
+  a.rows = p.rows;
+  a.size = p.size;
+  a.tile_elements = tiles.elements;
+  a.packs = tiles.packs;
+  a.passes = p.passes;
+  a.wants_sums = wants(Pass::moments) || p.element_weights.data != nullptr;
+  const bool gradients = wants(Pass::gradients) && (p.chosen.gradient.data != nullptr || p.rejected.gradient.data != nullptr);
+  // Whether a B other than 0 can come out: a question of cache hints only.
+  a.wants_drift = gradients && (has_drift_gradient(p.options) || !wants(Pass::objective));
+  // Without sums one empty tile per row runs the objective; the gradient alone needs no such tile.
+  const int64_t moment_tiles = a.wants_sums ? tiles.count : wants(Pass::objective) ? 1 : 0;
+  a.order = make_order(p.rows, moment_tiles, gradients ? tiles.count : 0, lead_tiles(blocks));
+  a.row_inputs = p.row_inputs;
+  a.row_outputs = p.row_outputs;
+  a.metrics = p.metrics;
+  a.options = p.options;
+  a.non_finite = p.non_finite;
+  a.denominator = p.denominator;
+  a.gradient_scale = p.gradient_scale;
+  return a;
+}
+
+// Partial sums that the workspace of a launch of `grid` blocks has room for.
+inline int64_t ring_of(const LossArguments& a, int64_t grid) {
+  return a.order.moment_tiles == 0 ? 0 : ring_tiles(a.order.moment_tiles, grid, a.rows * a.order.moment_tiles);
+}
 
 }  // namespace sdpo::cuda

@@ -11,6 +11,7 @@
 #include <string>
 
 #include "../backend.h"
+#include "../row_inputs.h"
 
 namespace sdpo::cuda {
 
@@ -72,6 +73,17 @@ using Completion = std::function<void(const Error* error)>;
 // sleeps in between. When this function itself fails, `done` is not called.
 Status when_done(int device, void* stream, Completion done);
 
+// ---- How the loss runs (docs/cuda.md). The bits of a result do not depend on it.
+
+// automatic: as policy.h says; clusters: wherever the device, the shape and the options allow it.
+enum class Design { automatic, tiles, clusters };
+
+// For all calls from now on. The environment variable SDPO_CUDA_DESIGN ("tiles", "clusters") says what is used before.
+void set_design(Design design);
+
+// Whether evaluate would run the problem in clusters.
+Status uses_clusters(const Problem& problem, bool* out);
+
 // ---- Operations, on the stream of the problem
 
 // Enqueues the call and returns. With scalars on the host `done` runs after the results have been written to row_outputs and metrics,
@@ -89,10 +101,9 @@ Status evaluate(const Problem& problem, Failure* failure);
 Status combine(const CombineProblem& problem);
 Status noise(const NoiseProblem& problem);
 
-// out[i] = factor * table[index[i]], everything in device memory; an index outside the table gives NaN. With a table of omega by
-// timestep it fills psiScale or weightScale of the row inputs without asking the host.
-Status gather(int device, const double* table, int64_t table_size, const int64_t* index, int64_t count, double factor, double* out,
-              void* stream);
+// Row inputs of a loss in device memory, from lists and tables that lie there and from what the host knows, without asking the device
+// anything.
+Status row_inputs(const RowInputsProblem& problem);
 
 }  // namespace sdpo::cuda
 

@@ -7,38 +7,13 @@
 
 #include <cuda_runtime.h>
 
+#include "exchange.cuh"
 #include "kernels.h"
 #include "reduce.cuh"
 #include "row.cuh"
 #include "tile.cuh"
 
 namespace sdpo::cuda {
-
-// ---- Words that blocks exchange. Release: what this thread (and, behind a barrier, its block) wrote before is visible to whoever
-// acquires the value.
-
-__device__ __forceinline__ unsigned int arrive(unsigned int* counter) {
-  unsigned int previous;
-  asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;" : "=r"(previous) : "l"(__cvta_generic_to_global(counter)) : "memory");
-  return previous;
-}
-
-__device__ __forceinline__ uint32_t load_acquire(const uint32_t* flag) {
-  uint32_t value;
-  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(__cvta_generic_to_global(flag)) : "memory");
-  return value;
-}
-
-__device__ __forceinline__ void store_release(uint32_t* flag, uint32_t value) {
-  asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(__cvta_generic_to_global(flag)), "r"(value) : "memory");
-}
-
-// Waits for a row to be finished; asleep between looks, so that the blocks at work keep the issue slots.
-__device__ __forceinline__ uint32_t wait_for_row(const uint32_t* flag) {
-  uint32_t value;
-  while ((value = load_acquire(flag)) == RowFlag::pending) __nanosleep(64);
-  return value;
-}
 
 struct KernelShared {
   BlockSums sums;
@@ -149,11 +124,6 @@ __global__ void __launch_bounds__(kThreads, min_blocks(kPlain ? Variant::plain :
   if (threadIdx.x == 0) shared.word = arrive(&a.workspace.control->blocks_left) == gridDim.x - 1;
   __syncthreads();
   if (shared.word) reset(a);
-}
-
-template <class E, bool kPlain>
-KernelEntry kernel_entry() {
-  return {reinterpret_cast<const void*>(&evaluate_kernel<E, kPlain>), E::kPack};
 }
 
 }  // namespace sdpo::cuda

@@ -1,11 +1,13 @@
-// The fused kernels by element access: their addresses and how they cut rows. Each is compiled in a file of its own, in parallel.
+// The kernels by element access: their addresses and how they cut rows. Each is compiled in a file of its own, in parallel.
 #pragma once
 
 namespace sdpo::cuda {
 
 struct KernelEntry {
   const void* kernel;
-  int pack;  // elements that a thread reads at a time
+  const void* cluster_kernel;  // null: there is none
+  int pack;                    // elements that a thread reads at a time
+  int compute_bytes;           // of the type they are computed in
 };
 
 // Plain: both references, no element weights, no cross moment.

@@ -1,16 +1,15 @@
-// One call of the loss on a device: choice of the kernel, workspace, transfer of row scalars, launch, and how the call ends.
+// One call of the loss on a device: workspace, transfer of row scalars, launch, and how the call ends.
 #include <cmath>
 #include <cstring>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <vector>
 
 #include "../objectives.h"
+#include "arguments.h"
 #include "completion.h"
+#include "design.h"
 #include "diagnose.h"
-#include "kernels.h"
-#include "policy.h"
 #include "stream.h"
 
 namespace sdpo::cuda {
@@ -18,75 +17,6 @@ namespace {
 
 std::string shapes_of(const Problem& p) {
   return std::to_string(p.rows) + " rows of " + std::to_string(p.size) + " " + kDTypeNames[static_cast<int>(p.chosen.policy.dtype)];
-}
-
-// ---- Choice of the kernel
-
-struct Dtypes {
-  bool uniform;  // one dtype for all tensors, and element weights that do not ask for more precision
-  DType type;    // the one, or the compute type of the mixture
-};
-
-Dtypes dtypes_of(const Problem& p) {
-  Dtypes out{true, p.chosen.policy.dtype};
-  bool wide = false;
-  const auto see = [&](const void* data, DType type, bool input) {
-    if (data == nullptr) return;
-    out.uniform = out.uniform && type == out.type;
-    wide = wide || (input && type == DType::float64);
-  };
-  for (const Branch* branch : {&p.chosen, &p.rejected}) {
-    see(branch->policy.data, branch->policy.dtype, true);
-    see(branch->reference.data, branch->reference.dtype, true);
-    see(branch->target.data, branch->target.dtype, true);
-    see(branch->gradient.data, branch->gradient.dtype, false);
-  }
-  if (p.element_weights.data != nullptr && p.element_weights.dtype == DType::float64 && out.type != DType::float64) {
-    out.uniform = false;
-    wide = true;
-  }
-  if (!out.uniform) out.type = wide ? DType::float64 : DType::float32;
-  return out;
-}
-
-bool is_plain(const Problem& p) {
-  const bool references = p.chosen.reference.data != nullptr && p.rejected.reference.data != nullptr;
-  return p.element_weights.data == nullptr && !(p.passes & Pass::cross) && (references || !(p.passes & Pass::moments));
-}
-
-KernelEntry choose_kernel(const Problem& p, bool plain) {
-  const Dtypes dtypes = dtypes_of(p);
-  if (!dtypes.uniform) return dtypes.type == DType::float64 ? mixed_float64_kernel() : mixed_float32_kernel();
-  switch (dtypes.type) {
-    case DType::float64:
-      return float64_kernel(plain);
-    case DType::float32:
-      return float32_kernel(plain);
-    case DType::float16:
-      return float16_kernel(plain);
-    case DType::bfloat16:
-      break;
-  }
-  return bfloat16_kernel(plain);
-}
-
-// How many blocks of a kernel run at once on a device; asked once.
-Status resident(const void* kernel, int device, int64_t* out) {
-  static std::mutex mutex;
-  static std::map<std::pair<int, const void*>, int64_t>* const known = new std::map<std::pair<int, const void*>, int64_t>;
-  std::lock_guard<std::mutex> lock(mutex);
-  int64_t& blocks = (*known)[{device, kernel}];
-  if (blocks == 0) {
-    int per_multiprocessor = 0, multiprocessors = 0;
-    CUDA_TRY(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_multiprocessor, kernel, kThreads, 0), "asking for the occupancy", device,
-             std::string());
-    CUDA_TRY(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device), "asking for the occupancy", device,
-             std::string());
-    if (per_multiprocessor == 0) return report(cudaErrorLaunchOutOfResources, "asking for the occupancy", device, std::string());
-    blocks = static_cast<int64_t>(per_multiprocessor) * multiprocessors;
-  }
-  *out = blocks;
-  return Status::ok;
 }
 
 // ---- The call
@@ -211,49 +141,35 @@ class Call {
 
   Status launch() {
     const Problem& p = problem_;
-    const bool plain = is_plain(p);
-    const KernelEntry entry = choose_kernel(p, plain);
-    int64_t blocks = 0;
-    const Status asked = resident(entry.kernel, device_, &blocks);
-    if (asked != Status::ok) return asked;
-
-    const Tiling tiles = tiling(p.size, entry.pack);
-    LossArguments a{};
-    a.chosen = p.chosen;
-    a.rejected = p.rejected;
-    a.element_weights = p.element_weights;
-    a.rows = p.rows;
-    a.size = p.size;
-    a.tile_elements = tiles.elements;
-    a.packs = tiles.packs;
-    a.passes = p.passes;
-    a.wants_sums = wants(Pass::moments) || p.element_weights.data != nullptr;
-    const bool gradients = wants(Pass::gradients) && (p.chosen.gradient.data != nullptr || p.rejected.gradient.data != nullptr);
-    // Whether a B other than 0 can come out: a question of cache hints only.
-    a.wants_drift = gradients && (has_drift_gradient(p.options) || !wants(Pass::objective));
+    Launch how;
+    const Status chosen = choose_launch(p, device_, &how);
+    if (chosen != Status::ok) return chosen;
+    const bool cluster = how.cluster.blocks > 0;
+    LossArguments a = make_arguments(p, how.entry.pack, how.blocks);
     a.poison = !on_host_ && !result_;
-    // Without sums one empty tile per row runs the objective; the gradient alone needs no such tile.
-    const int64_t moment_tiles = a.wants_sums ? tiles.count : wants(Pass::objective) ? 1 : 0;
-    a.order = make_order(p.rows, moment_tiles, gradients ? tiles.count : 0, lead_tiles(blocks));
-    a.row_inputs = on_host_ ? staging_.device + Staging::inputs(p.rows) : p.row_inputs;
-    a.row_outputs = on_host_ ? staging_.device + Staging::outputs() : p.row_outputs;
-    a.metrics = on_host_ ? staging_.device + Staging::metrics() : p.metrics;
-    a.options = p.options;
-    a.non_finite = p.non_finite;
-    a.denominator = p.denominator;
-    a.gradient_scale = p.gradient_scale;
-
-    const int64_t grid = grid_blocks(blocks, a.order.tickets());
-    const int64_t ring = moment_tiles == 0 ? 0 : ring_tiles(moment_tiles, grid, p.rows * moment_tiles);
-    const Status room = state_->workspace(p.rows, ring, plain ? kPlainSums : Sum::count, &a.workspace);
+    if (on_host_) {
+      a.row_inputs = staging_.device + Staging::inputs(p.rows);
+      a.row_outputs = staging_.device + Staging::outputs();
+      a.metrics = staging_.device + Staging::metrics();
+    }
+    const int64_t grid = grid_blocks(how.blocks, a.order.tickets());
+    const int64_t ring = cluster ? 0 : ring_of(a, grid);
+    const Status room = state_->workspace(p.rows, ring, how.plain ? kPlainSums : Sum::count, &a.workspace);
     if (room != Status::ok) return room;
     // Without anybody to read it the failure stays behind the counters.
     a.failure = staging_.host != nullptr ? reinterpret_cast<unsigned long long*>(staging_.device)
                                          : reinterpret_cast<unsigned long long*>(a.workspace.control + 1);
     if (grid == 0) return nothing_to_launch(a.failure);
+    if (cluster) {
+      void* arguments[] = {&a, &how.cluster};
+      cudaLaunchAttribute attribute;
+      const cudaLaunchConfig_t config = cluster_launch(how.cluster, p.rows, stream_, &attribute);
+      CUDA_TRY(cudaLaunchKernelExC(&config, how.entry.cluster_kernel, arguments), "launching the loss", device_, shapes_of(p));
+      return Status::ok;
+    }
     void* arguments[] = {&a};
-    CUDA_TRY(cudaLaunchKernel(entry.kernel, dim3(static_cast<unsigned>(grid)), dim3(kThreads), arguments, 0, stream_), "launching the loss",
-             device_, shapes_of(p));
+    CUDA_TRY(cudaLaunchKernel(how.entry.kernel, dim3(static_cast<unsigned>(grid)), dim3(kThreads), arguments, 0, stream_),
+             "launching the loss", device_, shapes_of(p));
     return Status::ok;
   }
 

@@ -17,6 +17,7 @@ struct Architecture {
   int blocks_per_multiprocessor;
   int registers_per_multiprocessor;
   int shared_per_multiprocessor;  // bytes
+  int shared_per_block;           // bytes, with the opt-in that more than 48 KiB needs
   int multiprocessors;
   double bandwidth;  // bytes per second
   double latency;    // seconds
@@ -24,13 +25,13 @@ struct Architecture {
 };
 
 constexpr Architecture kArchitectures[] = {
-    {75, 1024, 16, 65536, 64 << 10, 72, 672e9, 600e-9, 6 << 20},            // TITAN RTX
-    {80, 2048, 32, 65536, 164 << 10, 108, 2039e9, 600e-9, 40 << 20},        // A100 80 GB
-    {86, 1536, 16, 65536, 100 << 10, 84, 1008e9, 600e-9, 6 << 20},          // RTX 3090 Ti
-    {89, 1536, 24, 65536, 100 << 10, 128, 1008e9, 700e-9, 72 << 20},        // RTX 4090
-    {90, 2048, 32, 65536, 228 << 10, 132, 4800e9, 700e-9, 50 << 20},        // H200
-    {100, 2048, 32, 65536, 228 << 10, 148, 8000e9, 800e-9, 126 << 20},      // B200
-    {120, 1536, 24, 65536, 100 << 10, 170, 1792e9, 800e-9, 96 << 20},       // RTX 5090
+    {75, 1024, 16, 65536, 64 << 10, 64 << 10, 72, 672e9, 600e-9, 6 << 20},            // TITAN RTX
+    {80, 2048, 32, 65536, 164 << 10, 163 << 10, 108, 2039e9, 600e-9, 40 << 20},        // A100 80 GB
+    {86, 1536, 16, 65536, 100 << 10, 99 << 10, 84, 1008e9, 600e-9, 6 << 20},          // RTX 3090 Ti
+    {89, 1536, 24, 65536, 100 << 10, 99 << 10, 128, 1008e9, 700e-9, 72 << 20},        // RTX 4090
+    {90, 2048, 32, 65536, 228 << 10, 227 << 10, 132, 4800e9, 700e-9, 50 << 20},        // H200
+    {100, 2048, 32, 65536, 228 << 10, 227 << 10, 148, 8000e9, 800e-9, 126 << 20},      // B200
+    {120, 1536, 24, 65536, 100 << 10, 99 << 10, 170, 1792e9, 800e-9, 96 << 20},       // RTX 5090
 };
 
 // ---- Loads
@@ -89,6 +90,9 @@ constexpr Tiling tiling(int64_t size, int pack) {
   return {packs, elements, size > elements ? (size + elements - 1) / elements : 1};
 }
 
+// The most blocks of a grid in x.
+constexpr int64_t kMostGridBlocks = 2147483647;
+
 // Persistent blocks: as many as run at once, each drawing tickets, and never more than there are tickets.
 constexpr int64_t grid_blocks(int64_t resident, int64_t tickets) { return tickets < resident ? tickets : resident; }
 
@@ -102,6 +106,62 @@ constexpr int64_t lead_tiles(int64_t blocks) { return blocks / 2; }
 constexpr int64_t ring_tiles(int64_t tiles_per_row, int64_t blocks, int64_t total) {
   const int64_t wanted = 2 * tiles_per_row + 2 * blocks;
   return wanted < total ? wanted : total;
+}
+
+// ---- The cluster kernel, where a row's d = u_theta - u waits in the shared memory of a cluster of blocks (sm_90 and later): every tensor is read once.
+
+constexpr int kClusterCapability = 90;
+constexpr int kLargestCluster = 8;  // what every device with clusters runs
+
+// A block works on up to four tiles at a time, each by kThreads threads as in the other kernel, so that the sums are cut alike. 512 threads with six
+// 16-byte loads have 48 KiB in flight, what a multiprocessor needs alone; and they may have 128 registers, more than the objective wants.
+constexpr int kClusterGroups = 4;
+
+// Shared memory that the kernel declares itself (a few hundred bytes), and what is left of a block's.
+constexpr int64_t kClusterStaticShared = 1024;
+
+// How a row is spread over a cluster: its tile t belongs to block t % blocks.
+struct ClusterPlan {
+  int blocks;      // of a cluster; 0: the row does not fit
+  int groups;      // of kThreads threads in a block
+  int tiles;       // of the first block; others have as many, or one less
+  int slots;       // packs of each branch that a thread keeps
+  int kept_bytes;  // dynamic shared memory: first d, then the sums of the row's tiles (used in the first block), then those of the block's warps
+  int tile_sums_bytes;
+  int shared_bytes;  // all of it
+};
+
+// As many blocks as the row has tiles, up to a whole cluster: the more multiprocessors read, the sooner a single row is there.
+constexpr ClusterPlan cluster_plan(int64_t size, int pack, int compute_bytes, int sums, int64_t shared_per_block) {
+  constexpr int64_t kTooMany = 1 << 16;  // tiles; keeps the products below small
+  const Tiling t = tiling(size, pack);
+  ClusterPlan plan{};
+  if (t.count > kTooMany) return plan;
+  int blocks = 1;
+  while (2 * blocks <= kLargestCluster && 2 * blocks <= t.count) blocks *= 2;
+  const int64_t tiles = (t.count + blocks - 1) / blocks;
+  const int64_t groups = tiles < kClusterGroups ? tiles : kClusterGroups;
+  const int64_t slots = (tiles + groups - 1) / groups * t.packs;
+  const int64_t kept = 2 * slots * pack * compute_bytes * groups * kThreads;
+  const int64_t tile_sums = t.count * sums * static_cast<int64_t>(sizeof(double));
+  const int64_t shared = kept + tile_sums + tiles * (kThreads / 32) * sums * compute_bytes;
+  if (shared > shared_per_block - kClusterStaticShared) return plan;
+  plan.blocks = blocks;
+  plan.groups = static_cast<int>(groups);
+  plan.tiles = static_cast<int>(tiles);
+  plan.slots = static_cast<int>(slots);
+  plan.kept_bytes = static_cast<int>(kept);
+  plan.tile_sums_bytes = static_cast<int>(tile_sums);
+  plan.shared_bytes = static_cast<int>(shared);
+  return plan;
+}
+
+// Clusters for as many rows as run at once, a block on each multiprocessor. There a call takes as long as its chain of dependent steps, and the
+// chain of the cluster is the shorter one: loads, two hardware barriers around the objective, stores; the other draws tickets, passes sums and
+// the flag through L2, and loads again. With more rows its tiles keep reading while others wait or store, which a cluster that has its
+// multiprocessors to itself cannot. That is arithmetic, not measurement: benchmarks/gpu/run.sh times both.
+constexpr bool prefer_clusters(const ClusterPlan& plan, int64_t rows, int64_t multiprocessors) {
+  return plan.blocks > 0 && rows <= multiprocessors / plan.blocks;
 }
 
 // ---- Elementwise kernels (combine, noise): no reductions, so only bytes in flight matter.

@@ -41,17 +41,20 @@ SDPO_HD inline RowFlag::Value finish_row(const LossArguments& a, int64_t row, co
     return RowFlag::invalid;
   };
   if (weighted && a.wants_sums && !(size > 0 && is_finite(size) && sums[Sum::lowest_weight] >= 0)) {
+    if (a.passes & (Pass::moments | Pass::objective)) {  // what nobody looks at before it is used must not be what was there before
+      for (int field = 0; field < RowOutput::count; ++field) a.row_outputs[field * a.rows + row] = NAN;
+      a.row_outputs[RowOutput::nonFinite * a.rows + row] = 1;
+    }
     return fail(RowFailure::element_weights);
   }
+  bool finite = true;
   const bool drift_c = a.chosen.reference.data != nullptr, drift_r = a.rejected.reference.data != nullptr;
   BranchMoments chosen, rejected;
   if (a.passes & Pass::moments) {
     chosen = branch_moments(a, true, row, sums, size);
     rejected = branch_moments(a, false, row, sums, size);
     store_moments(chosen, rejected, a.passes & Pass::cross ? sums[Sum::cross] / size : NAN, size, a.row_outputs, a.rows, row);
-    if (a.non_finite == NonFinite::fail && !(finite_moments(chosen, drift_c) && finite_moments(rejected, drift_r))) {
-      return fail(RowFailure::non_finite);
-    }
+    finite = finite_moments(chosen, drift_c) && finite_moments(rejected, drift_r);
   } else if (a.passes & Pass::objective) {
     chosen = load_moments(a.row_outputs, a.rows, row, true);
     rejected = load_moments(a.row_outputs, a.rows, row, false);
@@ -60,8 +63,10 @@ SDPO_HD inline RowFlag::Value finish_row(const LossArguments& a, int64_t row, co
     const RowResult result = evaluate_row(a.options, a.non_finite, load_row_scalars(a.row_inputs, a.rows, row), chosen, rejected, size,
                                           drift_c, drift_r, a.gradient_scale / a.denominator, a.row_outputs[RowOutput::cross * a.rows + row]);
     store_row_result(result, a.row_outputs, a.rows, row);
-    if (result.non_finite && a.non_finite == NonFinite::fail) return fail(RowFailure::non_finite);
+    finite = finite && !result.non_finite;
   }
+  // After all outputs are there: with results on the device the flag of the row is what tells of it.
+  if (!finite && a.non_finite == NonFinite::fail) return fail(RowFailure::non_finite);
   if (a.passes & Pass::gradients) *coefficients = row_coefficients(a, row, size);
   return RowFlag::ready;
 }

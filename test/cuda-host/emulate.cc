@@ -61,6 +61,39 @@ unsigned long long emulate(Kind kind, const Problem& p, bool plain) {
   return cuda::Emulator<cuda::Mixed<double>, false>::run(p, 3);
 }
 
+template <class E>
+cuda::ClusterPlan plan_as(int64_t size, int64_t shared) {
+  return cuda::ClusterEmulator<E>::plan(size, shared);
+}
+
+cuda::ClusterPlan plan_of(Kind kind, int64_t size, int64_t shared) {
+  switch (kind) {
+    case Kind::float64:
+      return plan_as<cuda::Uniform<double>>(size, shared);
+    case Kind::float32:
+      return plan_as<cuda::Uniform<float>>(size, shared);
+    case Kind::float16:
+      return plan_as<cuda::Uniform<Float16>>(size, shared);
+    case Kind::bfloat16:
+      return plan_as<cuda::Uniform<BFloat16>>(size, shared);
+    default:
+      return {};
+  }
+}
+
+unsigned long long emulate_cluster(Kind kind, const Problem& p, const cuda::ClusterPlan& plan) {
+  switch (kind) {
+    case Kind::float64:
+      return cuda::ClusterEmulator<cuda::Uniform<double>>::run(p, plan);
+    case Kind::float32:
+      return cuda::ClusterEmulator<cuda::Uniform<float>>::run(p, plan);
+    case Kind::float16:
+      return cuda::ClusterEmulator<cuda::Uniform<Float16>>::run(p, plan);
+    default:
+      return cuda::ClusterEmulator<cuda::Uniform<BFloat16>>::run(p, plan);
+  }
+}
+
 // NaN equals NaN, whatever its bits.
 bool same(double a, double b) { return a == b || (std::isnan(a) && std::isnan(b)); }
 
@@ -143,6 +176,8 @@ void expect_moments(const Case& c, const Result& cuda, const Result& cpu, bool w
   }
 }
 
+long g_clusters = 0;
+
 void check(const Case& c, Kind kind) {
   const bool plain = !c.tensors[Case::weights].present && c.tensors[Case::reference_c].present && c.tensors[Case::reference_r].present &&
                      !(c.problem.passes & Pass::cross);
@@ -163,6 +198,18 @@ void check(const Case& c, Kind kind) {
     expect_outputs(c, fused, rest, 0, RowOutput::count, "objective");
     for (int k = 0; k < Metric::count; ++k) EXPECT(same(fused.metrics[k], rest.metrics[k]), "%s: %s", c.name.c_str(), kMetricNames[k]);
     expect_gradients(c, fused, rest, "fused");
+  }
+
+  // The cluster kernel gives the same bits, also over the policy itself, and where a B makes it read the tensors again.
+  // (Long rows, which have several packs per thread, get more memory than any device has.)
+  const cuda::ClusterPlan plan = plan_of(kind, c.problem.size, c.problem.size > 500000 ? 64 << 20 : 227 << 10);
+  if (plain && plan.blocks > 0) {
+    Result cluster = prepare(c, c.row_outputs);
+    EXPECT(emulate_cluster(kind, cluster.problem, plan) == 0, "%s: a failure", c.name.c_str());
+    expect_outputs(c, cluster, fused, 0, RowOutput::count, "cluster");
+    for (int k = 0; k < Metric::count; ++k) EXPECT(same(cluster.metrics[k], fused.metrics[k]), "%s: cluster: %s", c.name.c_str(), kMetricNames[k]);
+    expect_gradients(c, cluster, fused, "cluster");
+    ++g_clusters;
   }
 
   // The passes one by one give the bits of the fused call.
@@ -186,7 +233,11 @@ void check(const Case& c, Kind kind) {
     in_place.problem.chosen.gradient.data = in_place.tensors[Case::policy_c].data() + over.tensors[Case::policy_c].offset;
     in_place.problem.rejected.gradient.data = in_place.tensors[Case::policy_r].data() + over.tensors[Case::policy_r].offset;
     emulate(kind, apart.problem, plain);
-    emulate(kind, in_place.problem, plain);
+    if (plain && plan.blocks > 0) {
+      emulate_cluster(kind, in_place.problem, plan);
+    } else {
+      emulate(kind, in_place.problem, plain);
+    }
     EXPECT(same_elements(over.tensors[Case::gradient_c], apart.tensors[Case::gradient_c], in_place.tensors[Case::policy_c]), "%s: in place",
            c.name.c_str());
     EXPECT(same_elements(over.tensors[Case::gradient_r], apart.tensors[Case::gradient_r], in_place.tensors[Case::policy_r]), "%s: in place",
@@ -225,6 +276,13 @@ void check_failures(checks::Maker& make) {
   const unsigned long long code = failed(r, true);
   EXPECT(code != 0 && (cuda::kFailureBase - code) / 2 == 1 && (cuda::kFailureBase - code) % 2 == cuda::RowFailure::non_finite,
          "the lowest bad row: %llu", cuda::kFailureBase - code);
+  for (int64_t row = 0; row < 5; ++row) {
+    const double flag = r.outputs[static_cast<size_t>(RowOutput::nonFinite * 5 + row)];
+    EXPECT(flag == (row == 1 || row == 3 ? 1 : 0), "row %d says %g", static_cast<int>(row), flag);
+  }
+  EXPECT(r.metrics[Metric::nonFiniteRows] == 2, "two rows are counted");
+  Result clustered = prepare(c, c.row_outputs);
+  EXPECT(emulate_cluster(Kind::float32, clustered.problem, plan_of(Kind::float32, 1500, 227 << 10)) == code, "the same row in a cluster");
   c.problem.non_finite = NonFinite::skip;
   Result skipped = prepare(c, c.row_outputs), cpu = prepare(c, c.row_outputs);
   EXPECT(failed(skipped, true) == 0, "skip");
@@ -250,6 +308,11 @@ void check_failures(checks::Maker& make) {
     EXPECT(weight_code != 0 && (cuda::kFailureBase - weight_code) / 2 == 2 &&
                (cuda::kFailureBase - weight_code) % 2 == cuda::RowFailure::element_weights,
            "a weight of %g: %llu", bad, cuda::kFailureBase - weight_code);
+    for (int field = 0; field < RowOutput::count; ++field) {
+      const double out = w.outputs[static_cast<size_t>(field * 3 + 2)];
+      EXPECT(field == RowOutput::nonFinite ? out == 1 : std::isnan(out), "%s of the row: %g", kRowOutputNames[field], out);
+    }
+    EXPECT(w.metrics[Metric::nonFiniteRows] == 1 && std::isnan(w.metrics[Metric::batchLoss]), "the metrics tell of it");
   }
 }
 
@@ -308,6 +371,11 @@ int main() {
       check(c, wide ? Kind::mixed_float64 : Kind::mixed_float32);
     }
   }
+  // Rows of the models: clusters of one block to eight, whole ones and cut ones; and rows whose tiles outnumber the threads that add them up.
+  for (const int64_t size : {16384, 65536, 65531, 131072 + 8}) {
+    for (const Kind kind : {Kind::bfloat16, Kind::float32}) check(make.make(kind == Kind::float32 ? DType::float32 : DType::bfloat16, false, 2, size, false), kind);
+  }
+  EXPECT(g_clusters >= 60, "%ld cases with clusters", g_clusters);
   check_failures(make);
   return report_checks();
 }

@@ -1,10 +1,13 @@
-// The fused kernel on the host: the same tiles, sums, rows and order as kernel.cuh, ticket by ticket and thread by thread.
+// The kernels on the host: the same tiles, sums, rows and order as kernel.cuh, ticket by ticket and thread by thread, and as cluster.cuh.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <vector>
 
+#include "../../native/cuda/keep.cuh"
 #include "../../native/cuda/policy.h"
 #include "../../native/cuda/reduce.cuh"
 #include "../../native/cuda/row.cuh"
@@ -20,28 +23,8 @@ class Emulator {
 
   // Returns the failure number the kernel would leave behind (arguments.h).
   static unsigned long long run(const Problem& p, int64_t blocks) {
-    const auto wants = [&](int pass) { return (p.passes & pass) != 0; };
-    const Tiling tiles = tiling(p.size, E::kPack);
-    LossArguments a{};
-    a.chosen = p.chosen;
-    a.rejected = p.rejected;
-    a.element_weights = p.element_weights;
-    a.rows = p.rows;
-    a.size = p.size;
-    a.tile_elements = tiles.elements;
-    a.packs = tiles.packs;
-    a.passes = p.passes;
-    a.wants_sums = wants(Pass::moments) || p.element_weights.data != nullptr;
-    const int64_t moment_tiles = a.wants_sums ? tiles.count : wants(Pass::objective) ? 1 : 0;
-    a.order = make_order(p.rows, moment_tiles, wants(Pass::gradients) ? tiles.count : 0, lead_tiles(blocks));
-    a.row_inputs = p.row_inputs;
-    a.row_outputs = p.row_outputs;
-    a.metrics = p.metrics;
-    a.options = p.options;
-    a.non_finite = p.non_finite;
-    a.denominator = p.denominator;
-    a.gradient_scale = p.gradient_scale;
-    Emulator emulator(a, moment_tiles == 0 ? 0 : ring_tiles(moment_tiles, blocks, p.rows * moment_tiles));
+    const LossArguments a = make_arguments(p, E::kPack, blocks);
+    Emulator emulator(a, ring_of(a, grid_blocks(blocks, a.order.tickets())));
     return emulator.all();
   }
 
@@ -114,6 +97,87 @@ class Emulator {
   std::vector<RowCoefficients> coefficients_;
   std::vector<double> partials_;
   int64_t rows_done_ = 0;
+  unsigned long long failure_ = 0;
+};
+
+// The cluster kernel, row by row, block by block and thread by thread, with the shared memory of each block.
+template <class E>
+class ClusterEmulator {
+ public:
+  // As Emulator::run. The row has to fit.
+  static unsigned long long run(const Problem& p, const ClusterPlan& plan) {
+    ClusterEmulator emulator(make_arguments(p, E::kPack, 1), plan);
+    for (int64_t row = 0; row < p.rows; ++row) emulator.run_row(row);
+    for (int k = 0; k < Metric::count; ++k) p.metrics[k] = batch_metric(k, p.options.objective, p.denominator, p.row_outputs, p.rows);
+    return emulator.failure_;
+  }
+
+  // Smaller than a device's, or the size of one.
+  static ClusterPlan plan(int64_t size, int64_t shared) {
+    return cluster_plan(size, E::kPack, static_cast<int>(sizeof(typename E::Compute)), kPlainSums, shared);
+  }
+
+ private:
+  using S = typename E::Compute;
+
+  ClusterEmulator(const LossArguments& a, const ClusterPlan& plan)
+      : a_(a), plan_(plan), threads_(plan.groups * kThreads), memory_(static_cast<size_t>(plan.blocks * plan.kept_bytes) / sizeof(Chunk<S>)) {}
+
+  // Calls use(tile of the row, slot of the block's threads, kept, thread of the tile) for every thread of a block and each of its tiles.
+  template <class Use>
+  void for_tiles(int rank, const Use& use) {
+    const int64_t tiles = a_.order.moment_tiles;
+    const size_t room = static_cast<size_t>(plan_.kept_bytes) / sizeof(Chunk<S>);
+    for (int t = 0; t < threads_; ++t) {
+      const Kept<E> kept{memory_.data() + static_cast<size_t>(rank) * room, threads_, t};
+      int slot = 0;
+      for (int64_t j = t / kThreads; rank + j * plan_.blocks < tiles; j += plan_.groups, slot += a_.packs) {
+        EXPECT(j < plan_.tiles && slot + a_.packs <= plan_.slots, "a tile that has no room");
+        use(rank + j * plan_.blocks, slot, kept, t % kThreads);
+      }
+    }
+  }
+
+  void run_row(int64_t row) {
+    // Sums of another row would show.
+    for (auto& chunk : memory_) std::fill_n(chunk.v, Chunk<S>::kCount, std::numeric_limits<S>::quiet_NaN());
+    const int64_t tiles = a_.order.moment_tiles;
+    struct TileValues {
+      S of[kThreads][kPlainSums];
+    };
+    std::vector<TileValues> values(static_cast<size_t>(tiles));
+    std::vector<int> seen(static_cast<size_t>(tiles));
+    for (int rank = 0; rank < plan_.blocks; ++rank) {
+      for_tiles(rank, [&](int64_t tile, int slot, const Kept<E>& kept, int thread) {
+        keep_moments_of_tile<E>(a_, make_cache_hints(), row, tile, thread, slot, kept, values[static_cast<size_t>(tile)].of[thread]);
+        ++seen[static_cast<size_t>(tile)];
+      });
+    }
+    std::vector<double> partials(static_cast<size_t>(tiles) * kPlainSums);
+    EXPECT(static_cast<int64_t>(partials.size() * sizeof(double)) <= plan_.tile_sums_bytes, "sums that have no room");
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+      EXPECT(seen[static_cast<size_t>(tile)] == kThreads, "every tile once");
+      host_block_total<kPlainSums>(values[static_cast<size_t>(tile)].of, partials.data() + tile * kPlainSums);
+    }
+    double sums[kThreads][kPlainSums], totals[Sum::count] = {};
+    for (int thread = 0; thread < kThreads; ++thread) thread_total_of_tiles(partials.data(), 0, tiles, tiles, thread, sums[thread]);
+    host_block_total<kPlainSums>(sums, totals);
+    RowCoefficients coefficients{};
+    unsigned long long failure = 0;
+    const RowFlag::Value flag = finish_row(a_, row, totals, &coefficients, &failure);
+    failure_ = failure > failure_ ? failure : failure_;
+    if (flag == RowFlag::invalid) return;
+    for (int rank = 0; rank < plan_.blocks; ++rank) {
+      for_tiles(rank, [&](int64_t tile, int slot, const Kept<E>& kept, int thread) {
+        kept_gradient_of_tile<E>(a_, make_cache_hints(), row, tile, thread, slot, kept, coefficients);
+      });
+    }
+  }
+
+  const LossArguments a_;
+  const ClusterPlan plan_;
+  const int threads_;
+  std::vector<Chunk<S>> memory_;  // what the blocks of a cluster keep
   unsigned long long failure_ = 0;
 };
 

@@ -68,6 +68,49 @@ void check_tiling() {
   }
 }
 
+// Which rows fit into a cluster on each architecture, what they take, and that every tile has its place.
+void check_clusters() {
+  for (const Architecture& a : kArchitectures) {
+    EXPECT(a.shared_per_block + 1024 <= a.shared_per_multiprocessor || a.capability == 75, "sm_%d: the system keeps 1 KiB", a.capability);
+    EXPECT(kClusterGroups * kThreads <= a.threads_per_multiprocessor && kClusterGroups * kThreads <= 1024, "sm_%d", a.capability);
+  }
+  EXPECT(kClusterGroups * kThreads * 128 <= 65536, "registers of a block");
+  for (int type = 0; type < kDTypeCount; ++type) {
+    const int pack = pack_elements(static_cast<DType>(type)), compute = type == static_cast<int>(DType::float64) ? 8 : 4;
+    for (const int64_t limit : {int64_t{99} << 10, int64_t{227} << 10}) {
+      bool fits = true;
+      for (int64_t size = 0; size <= int64_t{1} << 33; size = size * 6 / 5 + 1) {
+        const ClusterPlan p = cluster_plan(size, pack, compute, kPlainSums, limit);
+        const Tiling t = tiling(size, pack);
+        EXPECT(fits || p.blocks == 0, "%lld fits and a shorter row does not", static_cast<long long>(size));
+        fits = p.blocks > 0;
+        if (!fits) continue;
+        EXPECT(p.blocks <= kLargestCluster && (p.blocks & (p.blocks - 1)) == 0 && p.blocks <= t.count, "%d blocks", p.blocks);
+        EXPECT(int64_t{p.tiles} * p.blocks >= t.count && int64_t{p.tiles - 1} * p.blocks < t.count, "%d tiles a block", p.tiles);
+        EXPECT(p.groups >= 1 && p.groups <= kClusterGroups && p.groups <= p.tiles, "%d groups", p.groups);
+        EXPECT(p.slots * p.groups >= p.tiles * t.packs, "%d slots", p.slots);
+        EXPECT(p.kept_bytes == 2 * p.slots * p.groups * kThreads * pack * compute && p.kept_bytes % 16 == 0, "%d bytes", p.kept_bytes);
+        EXPECT(p.tile_sums_bytes == t.count * kPlainSums * 8 && p.tile_sums_bytes % 8 == 0, "%d bytes", p.tile_sums_bytes);
+        EXPECT(p.shared_bytes == p.kept_bytes + p.tile_sums_bytes + p.tiles * kWarps * kPlainSums * compute, "%d bytes", p.shared_bytes);
+        EXPECT(p.shared_bytes + kClusterStaticShared <= limit, "%d bytes", p.shared_bytes);
+      }
+      EXPECT(!fits, "a row of 2^33 elements cannot fit");
+    }
+  }
+  // The shapes of the models: SD1.5 and SDXL fit on sm_90, in 16-bit floats and in float32; the rows of videos do not.
+  constexpr int64_t kHopper = 227 << 10, kSd15 = 4 * 64 * 64, kSdxl = 4 * 128 * 128, kCogvideox = int64_t{13} * 16 * 60 * 90;
+  for (const int pack : {8, 4}) {
+    const ClusterPlan sd15 = cluster_plan(kSd15, pack, 4, kPlainSums, kHopper), sdxl = cluster_plan(kSdxl, pack, 4, kPlainSums, kHopper);
+    EXPECT(sd15.blocks == 8 && sd15.kept_bytes == 16 << 10, "SD1.5: %d blocks, %d bytes", sd15.blocks, sd15.kept_bytes);
+    EXPECT(sdxl.blocks == 8 && sdxl.kept_bytes == 64 << 10 && sdxl.groups == kClusterGroups, "SDXL: %d blocks, %d bytes", sdxl.blocks,
+           sdxl.kept_bytes);
+    EXPECT(cluster_plan(kSdxl, pack, 4, kPlainSums, 99 << 10).blocks == 8, "SDXL on sm_120");
+    EXPECT(cluster_plan(kCogvideox, pack, 4, kPlainSums, kHopper).blocks == 0, "CogVideoX");
+    EXPECT(prefer_clusters(sdxl, 1, 132) && prefer_clusters(sdxl, 16, 132) && !prefer_clusters(sdxl, 17, 132), "as many rows as run at once");
+  }
+  EXPECT(!prefer_clusters(ClusterPlan{}, 1, 132), "a row that does not fit");
+}
+
 struct Shape {
   int64_t rows, moments, gradients, blocks;
 };
@@ -145,6 +188,7 @@ void check_progress(const Shape& s, int resident, unsigned seed) {
 int main() {
   check_architectures();
   check_tiling();
+  check_clusters();
   for (const int64_t rows : {1, 2, 3, 8, 65}) {
     for (const int64_t tiles : {1, 2, 5, 64, 275}) {
       for (const int64_t blocks : {1, 2, 7, 660}) {

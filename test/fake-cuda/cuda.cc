@@ -87,6 +87,7 @@ struct Device {
   std::map<void*, Queue*> streams;
   size_t bytes = 0;
   int evaluations = 0;
+  std::atomic<int> waits{0}, allocations{0};
   bool lost = false;
   Error cause;
   Queue standard;
@@ -120,6 +121,12 @@ std::vector<Queue*> all_queues() {
   return out;
 }
 
+// A thread of the caller waits for the device; it is counted.
+void wait(Queue& queue) {
+  ++the_device().waits;
+  queue.wait(queue.added());
+}
+
 #define FAKE_ENTER()                      \
   do {                                    \
     const Status usable_status = usable(); \
@@ -128,7 +135,7 @@ std::vector<Queue*> all_queues() {
 
 // The CPU's answer to a problem whose memory is said to lie on the device.
 Problem on_host(Problem problem) {
-  problem.tensors = Location();
+  problem.tensors = problem.scalars = Location();
   problem.stream = nullptr;
   problem.abort = nullptr;
   return problem;
@@ -147,6 +154,7 @@ Status allocate(int device, size_t bytes, void** out) {
   if (bytes > kCapacity - the_device().bytes) {
     return failed(2, "cudaErrorMemoryAllocation", "out of memory", "allocating device memory", device, std::to_string(bytes) + " bytes");
   }
+  ++the_device().allocations;
   *out = std::malloc(bytes);
   std::memset(*out, 0xff, bytes);
   the_device().blocks[*out] = bytes;
@@ -157,7 +165,7 @@ Status allocate(int device, size_t bytes, void** out) {
 Status release(int, void* memory) {
   if (memory == nullptr) return Status::ok;
   FAKE_ENTER();
-  for (Queue* queue : all_queues()) queue->wait(queue->added());
+  for (Queue* queue : all_queues()) wait(*queue);
   std::lock_guard<std::mutex> lock(the_device().mutex);
   const auto found = the_device().blocks.find(memory);
   if (found == the_device().blocks.end()) std::abort();
@@ -210,8 +218,7 @@ Status release_workspace(int device, void* stream) { return synchronize(device, 
 
 Status synchronize(int, void* stream) {
   FAKE_ENTER();
-  Queue& queue = queue_of(stream);
-  queue.wait(queue.added());
+  wait(queue_of(stream));
   return usable();
 }
 
@@ -260,16 +267,28 @@ Status evaluate_async(const Problem& problem, EvaluateCompletion done) {
 Status evaluate(const Problem& problem, Failure* failure) {
   Status ended = Status::ok;
   Error error;
-  const Status status = evaluate_async(problem, [&](Status s, const Failure& f, const Error* e) {
+  // With scalars on the device nobody waits, so there is nobody to tell.
+  const EvaluateCompletion nobody = [](Status, const Failure&, const Error*) {};
+  const EvaluateCompletion tell = [&](Status s, const Failure& f, const Error* e) {
     ended = s;
     *failure = f;
     if (e != nullptr) error = *e;
-  });
+  };
+  const Status status = evaluate_async(problem, problem.scalars.kind == Location::host ? tell : nobody);
   if (status != Status::ok) return status;
-  Queue& queue = queue_of(problem.stream);
-  queue.wait(queue.added());
+  if (problem.scalars.kind != Location::host) return Status::ok;
+  wait(queue_of(problem.stream));
   t_last = error;
   return ended;
+}
+
+Status row_inputs(const RowInputsProblem& problem) {
+  FAKE_ENTER();
+  const std::vector<double> given(problem.given, problem.given + RowInput::count * problem.rows);
+  queue_of(problem.stream).add([=] {
+    for (int64_t row = 0; row < problem.rows; ++row) fill_row(problem.sources, given.data() + row, problem.rows, row, problem.rows, problem.out);
+  });
+  return Status::ok;
 }
 
 Status combine(const CombineProblem& problem) {
@@ -297,12 +316,12 @@ int runtime_version() { return 13000; }
 int driver_version() { return 13000; }
 int device_count(std::string*) { return 1; }
 
-// What is in use, where a device tells what it has: the tests look for leaks.
+// What is in use and what was done, where a device tells what it has: the tests look for leaks, and for calls that wait or allocate.
 DeviceInfo device_info(int device, bool) {
   if (device != 0) throw std::runtime_error("no such device");
   std::lock_guard<std::mutex> lock(the_device().mutex);
   DeviceInfo info;
-  info.name = "fake";
+  info.name = std::to_string(the_device().waits) + " waits, " + std::to_string(the_device().allocations) + " allocations";
   info.computeMajor = 9;
   info.totalMemory = static_cast<int64_t>(the_device().bytes);
   info.multiProcessors = static_cast<int>(the_device().streams.size());
