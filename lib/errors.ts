@@ -16,6 +16,9 @@ export type ErrorCode =
   | 'ERR_SDPO_NO_PEER'
   | 'ERR_SDPO_DEVICE'
   | 'ERR_SDPO_OUT_OF_MEMORY'
+  | 'ERR_SDPO_DATA'
+  | 'ERR_SDPO_CHECKPOINT'
+  | 'ERR_SDPO_REFERENCE_CACHE'
   | 'ERR_SDPO_INTERNAL';
 
 /** An argument of the wrong JavaScript type or kind. */
