@@ -95,8 +95,12 @@ export async function syncFolder(path: string): Promise<void> {
   }
 }
 
+/** SHA-256 in hexadecimal; one update takes at most 2 GiB. */
 export function sha256(data: Uint8Array | string): string {
-  return createHash('sha256').update(data).digest('hex');
+  const hash = createHash('sha256');
+  if (typeof data === 'string') return hash.update(data).digest('hex');
+  for (let at = 0; at < data.length; at += MOST_AT_ONCE) hash.update(data.subarray(at, at + MOST_AT_ONCE));
+  return hash.digest('hex');
 }
 
 /** How much of a file a fingerprint looks at. */
