@@ -8,6 +8,7 @@ export type ErrorCode =
   | 'ERR_SDPO_INVALID_OPTION'
   | 'ERR_SDPO_UNKNOWN_OPTION'
   | 'ERR_SDPO_UNSUPPORTED_CONFIG'
+  | 'ERR_SDPO_CONFIG'
   | 'ERR_SDPO_NON_FINITE'
   | 'ERR_SDPO_ELEMENT_WEIGHTS'
   | 'ERR_SDPO_ABORTED'
@@ -19,6 +20,8 @@ export type ErrorCode =
   | 'ERR_SDPO_DIVERGED'
   | 'ERR_SDPO_RESUME'
   | 'ERR_SDPO_DATA'
+  | 'ERR_SDPO_CHECKPOINT'
+  | 'ERR_SDPO_REFERENCE_CACHE'
   | 'ERR_SDPO_INTERNAL';
 
 /** An argument of the wrong JavaScript type or kind. */
