@@ -1,0 +1,28 @@
+/** Mistakes in a config or on the command line: messages without a stack, and an exit code of their own. */
+
+import { type ErrorCode, SdpoError } from '../errors.js';
+
+export function configError(message: string, cause?: unknown): SdpoError {
+  return new SdpoError('ERR_SDPO_CONFIG', message, { cause });
+}
+
+/** Errors of this package's own checks of options. */
+const OPTION_ERRORS: readonly ErrorCode[] = [
+  'ERR_SDPO_INVALID_ARG_TYPE',
+  'ERR_SDPO_INVALID_ARG_VALUE',
+  'ERR_SDPO_INVALID_OPTION',
+  'ERR_SDPO_UNKNOWN_OPTION',
+  'ERR_SDPO_UNSUPPORTED_CONFIG',
+];
+
+/** Runs what takes the part `path` of a config as its `options`, and says where in the config the mistake is. */
+export function withPath<T>(path: string, make: () => T): T {
+  try {
+    return make();
+  } catch (error) {
+    const { code, message } = error as SdpoError;
+    if (!OPTION_ERRORS.includes(code)) throw error;
+    const named = message.replace(/^Expected (options|config|name)\b/, `Expected ${path}`);
+    throw configError(named === message ? `${path}: ${message}` : named, error);
+  }
+}
