@@ -15,6 +15,12 @@ const OPTION_ERRORS: readonly ErrorCode[] = [
   'ERR_SDPO_UNSUPPORTED_CONFIG',
 ];
 
+/** The same error as one of the config, where it is about options that come from there. */
+export function asConfigError(error: unknown): unknown {
+  const { code, message } = error as SdpoError;
+  return OPTION_ERRORS.includes(code) ? configError(message, error) : error;
+}
+
 /** Runs what takes the part `path` of a config as its `options`, and says where in the config the mistake is. */
 export function withPath<T>(path: string, make: () => T): T {
   try {

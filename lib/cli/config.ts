@@ -4,6 +4,7 @@ import { readFileSync } from 'node:fs';
 import { dirname, relative, resolve } from 'node:path';
 import { type PreferenceLossOptions, USED_BY } from '../options.js';
 import type { DiffusersConfig, PredictionType, PresetName } from '../schedule.js';
+import type { ParquetPairOptions, SafetensorsPairOptions } from '../trainer/data.js';
 import type { Sampling, TimestepSampling } from '../trainer/draws.js';
 import type { LearningRateOptions } from '../trainer/learning-rate.js';
 import { configError } from './config-error.js';
@@ -18,7 +19,8 @@ export interface ModuleConfig {
 }
 
 export type DataConfig =
-  | { readonly format: 'safetensors' | 'parquet'; readonly files: readonly string[] }
+  | ({ readonly format: 'safetensors'; readonly files: readonly string[] } & SafetensorsPairOptions)
+  | ({ readonly format: 'parquet'; readonly files: readonly string[] } & ParquetPairOptions)
   | ({ readonly format: 'module' } & ModuleConfig);
 
 export type ReferenceConfig = { readonly kind: 'policy' } | { readonly kind: 'cache'; readonly folder: string };
@@ -129,11 +131,13 @@ function dropUnused({ loss }: TrainConfig): void {
 }
 
 /** What a schema cannot say: fields that depend on one another. */
-function furtherProblems({ training, loss, threshold }: TrainConfig): string[] {
+function furtherProblems({ schedule, training, loss, threshold }: TrainConfig): string[] {
   const problems: string[] = [];
   const demand = (fits: boolean, path: string, expected: string, received: unknown) => {
     if (!fits) problems.push(`Expected ${path} to be ${expected}, received ${JSON.stringify(received)}`);
   };
+  const { preset, ignore } = schedule;
+  demand(preset === undefined || ignore === undefined, 'schedule.ignore', 'absent with a preset', ignore);
   const { steps, pairsPerStep, accumulate, learningRate, onNonFinite, maxSkipped, timesteps } = training;
   const { peak, warmupSteps, decay, final } = learningRate;
   const rate = 'training.learningRate';
@@ -156,6 +160,7 @@ function furtherProblems({ training, loss, threshold }: TrainConfig): string[] {
     const [low, high] = timesteps.range;
     demand(low <= high, 'training.timesteps.range', '[low, high] with low <= high', timesteps.range);
   }
+  // Without a mask there is no threshold to adjust.
   const masked = USED_BY.maskThreshold.includes(loss.objective);
   demand(threshold === undefined || masked, 'threshold', `absent, since objective '${loss.objective}' has no mask`, threshold);
   return problems;

@@ -9,6 +9,7 @@ interface Schema {
   readonly type?: string;
   readonly enum?: readonly unknown[];
   readonly const?: unknown;
+  readonly default?: unknown;
   readonly anyOf?: readonly Schema[];
   readonly oneOf?: readonly Schema[];
   readonly required?: readonly string[];
@@ -68,7 +69,9 @@ class Wording {
       case 'additionalProperties': {
         const known = Object.keys(schema.properties ?? {});
         const name = String(params.additionalProperty);
-        return `Expected ${at} to have only the fields ${known.join(', ')}, received ${JSON.stringify(name)}${suggest(name, known)}`;
+        const hint = suggest(name, known);
+        const fields = hint === '' ? `the fields ${known.join(', ')}` : 'known fields';
+        return `Expected ${at} to have only ${fields}, received ${JSON.stringify(name)}${hint}`;
       }
       case 'required': {
         const name = String(params.missingProperty);

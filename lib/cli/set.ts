@@ -1,41 +1,43 @@
-/** `--set key=value`: changes of a config that are given on the command line. */
+/** `--set path=value`: changes of a config that are given on the command line. */
 
 import { configError } from './config-error.js';
 
-type Container = Record<string, unknown> | unknown[];
+type Container = Record<string, unknown>;
 
 /**
  * Applies `loss.beta=30` to a config: a path of names and of indexes of existing arrays, and a value in JSON; what is no JSON is a string.
  * Objects on the way are made where there are none.
  * @throws SdpoError ERR_SDPO_CONFIG for what is no such assignment.
  */
-export function applySetting(config: Record<string, unknown>, assignment: string): void {
+export function applySetting(config: Container, assignment: string): void {
   const at = assignment.indexOf('=');
   const path = at < 0 ? assignment : assignment.slice(0, at);
   const names = path.split('.');
-  if (at < 0 || names.some((name) => name === '')) {
-    throw configError(`Expected --set to be <path>=<value>, such as loss.beta=30, received ${JSON.stringify(assignment)}`);
+  if (at < 0 || names.includes('')) {
+    throw configError(
+      `Expected --set to be followed by <path>=<value>, such as loss.beta=30, received ${JSON.stringify(assignment)}`,
+    );
   }
-  let container: Container = config;
-  for (const [depth, name] of names.entries()) {
-    const here = `--set ${path}: ${names.slice(0, depth).join('.') || 'the config'}`;
-    if (Array.isArray(container) && !/^\d+$/.test(name)) {
-      throw configError(`Expected an index behind ${here}, which is an array, received ${JSON.stringify(name)}`);
+  const last = names.pop()!;
+  let container = config;
+  names.forEach((name, depth) => {
+    if (!Object.hasOwn(container, name)) define(container, name, {}, path);
+    const next = container[name];
+    if (typeof next !== 'object' || next === null) {
+      const here = names.slice(0, depth + 1).join('.');
+      throw configError(`Expected ${here} of --set ${path} to be an object, received ${JSON.stringify(next)}`);
     }
-    if (depth === names.length - 1) define(container, name, parse(assignment.slice(at + 1)));
-    else {
-      const next: unknown = Object.hasOwn(container, name) ? (container as Record<string, unknown>)[name] : undefined;
-      if (next === undefined) define(container, name, {});
-      else if (typeof next !== 'object' || next === null) {
-        throw configError(`Expected ${here ? `${path}` : ''} to go through objects, received ${JSON.stringify(next)} at ${names.slice(0, depth + 1).join('.')}`);
-      }
-      container = (container as Record<string, Container>)[name];
-    }
-  }
+    container = next as Container;
+  });
+  define(container, last, parse(assignment.slice(at + 1)), path);
 }
 
-/** A field of its own even where the name is `__proto__`, so that the check of the names sees it. */
-function define(container: Container, name: string, value: unknown): void {
+/** Makes a field of its own even where the name is `__proto__`, so that the check of the names sees it. */
+function define(container: Container, name: string, value: unknown, path: string): void {
+  if (Array.isArray(container) && !Object.hasOwn(container, name)) {
+    const expected = `an index below ${container.length}`;
+    throw configError(`Expected the part ${JSON.stringify(name)} of --set ${path} to be ${expected}, received none`);
+  }
   Object.defineProperty(container, name, { value, enumerable: true, configurable: true, writable: true });
 }
 

@@ -1,0 +1,74 @@
+/** Makes what a config describes: schedule, loss, data, policy, evaluation and reference. */
+
+import { resolve } from 'node:path';
+import { PreferenceLoss } from '../loss.js';
+import { NoiseSchedule } from '../schedule.js';
+import { pairsFromParquet, pairsFromSafetensors } from '../trainer/data.js';
+import type { PreferenceTrainerOptions } from '../trainer/options.js';
+import type { PairSource, Policy } from '../trainer/types.js';
+import { type LoadedConfig, readJsonObject } from './config.js';
+import { withPath } from './config-error.js';
+import { callModule, type EvaluationModuleContext, type PolicyModuleContext } from './modules.js';
+
+/** The parts of a training that both `train` and `calibrate` need. */
+export interface TrainingParts {
+  readonly loss: PreferenceLoss;
+  readonly schedule: NoiseSchedule;
+  readonly data: PairSource;
+  readonly policy: Policy;
+  readonly context: PolicyModuleContext;
+}
+
+/** The schedule that a config describes. */
+export function makeSchedule({ config, base }: LoadedConfig): NoiseSchedule {
+  const { preset, config: scheduler, ignore, ...options } = config.schedule;
+  if (preset !== undefined) return withPath('schedule', () => NoiseSchedule.preset(preset, options));
+  const content = typeof scheduler === 'string' ? readJsonObject(resolve(base, scheduler)) : scheduler!;
+  return withPath('schedule', () => NoiseSchedule.fromDiffusers(content, { ...options, ignore }));
+}
+
+/** The loss that a config describes. */
+export function makeLoss({ config }: LoadedConfig, schedule: NoiseSchedule): PreferenceLoss {
+  return withPath('loss', () => new PreferenceLoss({ ...config.loss, schedule }));
+}
+
+/** Makes all parts; the loss first, since its mistakes are found soonest. */
+export async function makeParts(loaded: LoadedConfig): Promise<TrainingParts> {
+  const { config, base } = loaded;
+  const schedule = makeSchedule(loaded);
+  const loss = makeLoss(loaded, schedule);
+  const dataContext = { folder: base, seed: config.seed, schedule };
+  const data = await makeData(loaded, dataContext);
+  const context: PolicyModuleContext = { ...dataContext, shape: data.shape };
+  const policy = await callModule<Policy>('policy', config.policy, base, context);
+  return { loss, schedule, data, policy, context };
+}
+
+async function makeData({ config, base }: LoadedConfig, context: object): Promise<PairSource> {
+  const { data } = config;
+  if (data.format === 'module') return callModule<PairSource>('data', data, base, context);
+  const paths = data.files.map((file) => resolve(base, file));
+  if (data.format === 'safetensors') {
+    const { format, files, ...options } = data;
+    return pairsFromSafetensors(paths, options);
+  }
+  const { format, files, ...options } = data;
+  return pairsFromParquet(paths, options);
+}
+
+/** The evaluation that a config names. */
+export async function makeEvaluation(
+  { config, base }: LoadedConfig,
+  { context, data }: TrainingParts,
+): Promise<PreferenceTrainerOptions['evaluate']> {
+  if (config.evaluation === undefined) return undefined;
+  const { every, atStart, ...module } = config.evaluation;
+  const full: EvaluationModuleContext = { ...context, data };
+  const run = await callModule<NonNullable<PreferenceTrainerOptions['evaluate']>['run']>(
+    'evaluation',
+    module,
+    base,
+    full,
+  );
+  return { every, atStart, run };
+}
