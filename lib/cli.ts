@@ -11,7 +11,9 @@ import { addStudy } from './cli/study.js';
 import { addTrain } from './cli/train.js';
 
 const program = new Command('sdpo')
-  .description('Preference losses for diffusion models: training, calibration, studies, and a check of the installation')
+  .description(
+    'Preference losses for diffusion models: training, calibration, studies, and a check of the installation',
+  )
   .addHelpText('after', EXIT_CODE_HELP)
   .showHelpAfterError('(--help says more)')
   .exitOverride();

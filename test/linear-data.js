@@ -13,7 +13,8 @@ function generator(seed) {
 
 export function makePairs({ count = 64, seed = 1, spread = 0.3 } = {}) {
   const random = generator(seed);
-  const cloud = (center) => Float32Array.from({ length: SIZE }, (_, i) => center * (i % 2 === 0 ? 1 : -1) + spread * random());
+  const cloud = (center) =>
+    Float32Array.from({ length: SIZE }, (_, i) => center * (i % 2 === 0 ? 1 : -1) + spread * random());
   return Array.from({ length: count }, (_, i) => ({ id: `pair ${i}`, chosen: cloud(0.5), rejected: cloud(-0.5) }));
 }
 

@@ -21,14 +21,21 @@ export function asConfigError(error: unknown): unknown {
   return OPTION_ERRORS.includes(code) ? configError(message, error) : error;
 }
 
-/** Runs what takes the part `path` of a config as its `options`, and says where in the config the mistake is. */
-export function withPath<T>(path: string, make: () => T): T {
+/**
+ * Runs what takes a part of a config as its `options`, and says where in the config the mistake is.
+ *
+ * @param where path of the part, or a function that gives the path of an argument such as `options.policy`
+ */
+export function withPath<T>(where: string | ((argument: string) => string), make: () => T): T {
+  const rename = typeof where === 'function' ? where : (argument: string) => argument.replace(/^\w+/, where);
   try {
     return make();
   } catch (error) {
     const { code, message } = error as SdpoError;
     if (!OPTION_ERRORS.includes(code)) throw error;
-    const named = message.replace(/^Expected (options|config|name)\b/, `Expected ${path}`);
-    throw configError(named === message ? `${path}: ${message}` : named, error);
+    throw configError(
+      message.replace(/^Expected ((?:options|config|name)[\w.[\]]*)/, (_, name) => `Expected ${rename(name)}`),
+      error,
+    );
   }
 }

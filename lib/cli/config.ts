@@ -141,7 +141,12 @@ function furtherProblems({ schedule, training, loss, threshold }: TrainConfig): 
   const { steps, pairsPerStep, accumulate, learningRate, onNonFinite, maxSkipped, timesteps } = training;
   const { peak, warmupSteps, decay, final } = learningRate;
   const rate = 'training.learningRate';
-  demand(pairsPerStep % accumulate === 0, 'training.accumulate', `a divisor of pairsPerStep (${pairsPerStep})`, accumulate);
+  demand(
+    pairsPerStep % accumulate === 0,
+    'training.accumulate',
+    `a divisor of pairsPerStep (${pairsPerStep})`,
+    accumulate,
+  );
   demand(warmupSteps < steps, `${rate}.warmupSteps`, `less than training.steps (${steps})`, warmupSteps);
   demand(final === undefined || decay !== 'constant', `${rate}.final`, 'absent with the constant decay', final);
   demand(final === undefined || final <= peak, `${rate}.final`, `at most the peak (${peak})`, final);
@@ -162,6 +167,11 @@ function furtherProblems({ schedule, training, loss, threshold }: TrainConfig): 
   }
   // Without a mask there is no threshold to adjust.
   const masked = USED_BY.maskThreshold.includes(loss.objective);
-  demand(threshold === undefined || masked, 'threshold', `absent, since objective '${loss.objective}' has no mask`, threshold);
+  demand(
+    threshold === undefined || masked,
+    'threshold',
+    `absent, since objective '${loss.objective}' has no mask`,
+    threshold,
+  );
   return problems;
 }

@@ -36,7 +36,11 @@ export async function finish(command: () => Promise<ExitCode>, { json = false }:
 
 /** One line of JSON on standard output, or text on standard error; with the stack where the error is not one that this package words. */
 export function printError(error: unknown, json: boolean): void {
-  const { code, message = String(error), stack } = (error ?? {}) as { code?: unknown; message?: string; stack?: string };
+  const {
+    code,
+    message = String(error),
+    stack,
+  } = (error ?? {}) as { code?: unknown; message?: string; stack?: string };
   const ours = String(code).startsWith('ERR_SDPO_');
   if (json) console.log(JSON.stringify({ error: { code, message } }));
   else console.error(ours ? message : (stack ?? message));

@@ -38,7 +38,8 @@ export function summarizeProfile(
 
 export function describeProfile({ perStep, overheadShare, outside }: ProfileSummary): string {
   const whole = Object.values(perStep).reduce((total, value) => total + value, 0);
-  const row = (name: string, value: string, share: string) => `${name.padEnd(12)}${value.padStart(12)}${share.padStart(10)}`;
+  const row = (name: string, value: string, share: string) =>
+    `${name.padEnd(12)}${value.padStart(12)}${share.padStart(10)}`;
   const percent = (share: number) => `${(100 * share).toFixed(1)} %`;
   const lines = Object.entries(perStep).map(([name, value]) =>
     row(name, `${value.toFixed(3)} ms`, percent(whole === 0 ? 0 : value / whole)),

@@ -39,10 +39,7 @@ export function checkRunFolder({ config, base, out }: LoadedConfig, resume: bool
     throw configError(`Expected ${out} to hold a run, received a folder without ${RUN_FILES.config}`);
   }
   const before = readJsonObject(join(out, RUN_FILES.config)) as unknown as TrainConfig;
-  const difference = differenceOf(
-    deciding(before, resolve(out, before.base ?? '.')),
-    deciding(config, base),
-  );
+  const difference = differenceOf(deciding(before, resolve(out, before.base ?? '.')), deciding(config, base));
   if (difference !== undefined) {
     const { path, before, now } = difference;
     throw configError(

@@ -121,7 +121,8 @@ class Wording {
         return schema.minLength === undefined ? 'a string' : 'a string that is not empty';
       case 'array': {
         const { minItems, maxItems, items = {} } = schema;
-        const count = minItems === undefined ? '' : minItems === maxItems ? ` of length ${minItems}` : ' that is not empty';
+        const count =
+          minItems === undefined ? '' : minItems === maxItems ? ` of length ${minItems}` : ' that is not empty';
         return `an array${count}, each entry ${this.#expectation(items)}`;
       }
       case 'boolean':

@@ -51,7 +51,11 @@ function printSummary({ total, done, skipped, failed, seconds }: StudySummary, o
 }
 
 function outputOf({ quiet, json }: StudyCommandOptions): StudyOutput {
-  if (json) return onEachEnd((progress) => console.log(JSON.stringify(progress)), () => {});
+  if (json)
+    return onEachEnd(
+      (progress) => console.log(JSON.stringify(progress)),
+      () => {},
+    );
   if (quiet) return { update() {}, note() {}, stop() {} };
   const line = (text: string) => process.stderr.write(`${text}\n`);
   return process.stderr.isTTY ? terminalBar() : onEachEnd((progress) => line(describe(progress)), line);

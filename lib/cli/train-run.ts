@@ -9,10 +9,9 @@ import { encodeSafetensors } from '../safetensors.js';
 import { CheckpointStore } from '../trainer/checkpoint.js';
 import { learningRateSchedule } from '../trainer/learning-rate.js';
 import type { PreferenceTrainerOptions } from '../trainer/options.js';
-import { ThresholdTracker } from '../trainer/threshold-tracker.js';
 import { PreferenceTrainer } from '../trainer/trainer.js';
 import type { MetricsWriter, Policy } from '../trainer/types.js';
-import { JsonlWriter } from '../trainer/writers.js';
+import { jsonlWriter } from '../trainer/writers.js';
 import { type LoadedConfig, loadConfig } from './config.js';
 import { withPath } from './config-error.js';
 import { EXIT, type ExitCode } from './exit.js';
@@ -47,7 +46,6 @@ export async function train(file: string, options: TrainOptions): Promise<ExitCo
   const output = trainOutput({ mode: modeOf(options), steps, every: options.logEvery });
   const parts = await makeParts(loaded);
   try {
-    await recordRun(loaded);
     return await run(loaded, parts, goesOn, output, options);
   } finally {
     parts.policy.dispose?.();
@@ -75,18 +73,21 @@ async function run(
     output.note('Stopping after this step, with a checkpoint; once more, and it stops at once.'),
   );
   try {
-    const checkpoints = await openCheckpoints(loaded, goesOn);
-    const log = await openLog(join(out, RUN_FILES.metrics), checkpoints.latest?.progress.step ?? 0);
+    const store = new CheckpointStore(join(out, RUN_FILES.checkpoints), { keep: config.checkpoints.keep });
+    const state = goesOn ? await store.latest() : undefined;
+    const log = jsonlWriter(join(out, RUN_FILES.metrics), state?.progress.step ?? -1);
     const trainer = makeTrainer(loaded, parts, {
       evaluate,
-      checkpoints: { store: checkpoints.store, every: config.checkpoints.every },
+      checkpoints: { store, every: config.checkpoints.every },
       writers: [log, output, last],
       signal: interruption.signal,
     });
-    if (checkpoints.latest !== undefined) {
-      await trainer.load(checkpoints.latest);
+    if (state !== undefined) {
+      await trainer.load(state);
       output.note(`Goes on after step ${trainer.step}.`);
     }
+    // Only now, since everything before may have found that the config does not fit.
+    await recordRun(loaded);
     const first = trainer.step;
     const began = performance.now();
     output.start(first);
@@ -128,7 +129,7 @@ function statusOf(step: number, steps: number, failure: unknown, signal: AbortSi
 }
 
 function makeTrainer(
-  { config, base }: LoadedConfig,
+  { config }: LoadedConfig,
   { loss, data, policy }: TrainingParts,
   rest: Pick<PreferenceTrainerOptions, 'evaluate' | 'checkpoints' | 'writers' | 'signal'>,
 ): PreferenceTrainer {
@@ -137,16 +138,19 @@ function makeTrainer(
   const rate = withPath('training.learningRate', () =>
     learningRateSchedule({ ...learningRate, ...(decay === 'constant' ? {} : { steps }) }),
   );
-  return withPath('training', () =>
-      new PreferenceTrainer({
-        ...training,
-        ...rest,
-        ...{ policy, data, loss, seed: config.seed },
-        learningRate: rate,
-        maxGradientNorm: maxGradientNorm ?? Infinity,
-        maxSkipped,
-      }),
-  );
+  const make = () =>
+    new PreferenceTrainer({
+      ...training,
+      ...rest,
+      ...{ policy, data, loss, seed: config.seed },
+      learningRate: rate,
+      maxGradientNorm: maxGradientNorm ?? Infinity,
+      maxSkipped,
+    });
+  return withPath((argument) => {
+    const name = argument.replace(/^options\./, '');
+    return Object.hasOwn(config, name.split('.')[0]) ? name : `training.${name}`;
+  }, make);
 }
 
 /** Keeps the last entry of each kind, for the summary. */
@@ -171,7 +175,11 @@ async function writeWeights({ config, out }: LoadedConfig, policy: Policy, step:
   if (config.training.ema !== undefined) await write(RUN_FILES.averageWeights, 'average');
 }
 
-function profileOf(profile: Readonly<Record<string, number>>, updates: number, { config }: LoadedConfig): ProfileSummary {
+function profileOf(
+  profile: Readonly<Record<string, number>>,
+  updates: number,
+  { config }: LoadedConfig,
+): ProfileSummary {
   return summarizeProfile(profile, updates, config.reference.kind === 'policy');
 }
 
@@ -191,7 +199,9 @@ function printSummary(summary: Summary, first: number, { json, quiet }: TrainOpt
   if (profile !== undefined) console.log(describeProfile(profile)); // asked for, hence also where it is quiet
   if (quiet) return;
   const loss = metrics.loss === undefined ? '' : `, loss ${shortNumber(metrics.loss)}`;
-  console.log(`${STATUS_TEXT[status]} at step ${step} of ${steps}: ${step - first} steps in ${duration(seconds)}${loss}`);
+  console.log(
+    `${STATUS_TEXT[status]} at step ${step} of ${steps}: ${step - first} steps in ${duration(seconds)}${loss}`,
+  );
   const files = Object.values(RUN_FILES).filter((name) => existsSync(join(out, name)));
   console.log(`${out}: ${files.join(', ')}`);
   if (status === 'interrupted') console.log('Go on with the same command and --resume.');

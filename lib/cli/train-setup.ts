@@ -24,7 +24,8 @@ export function makeSchedule({ config, base }: LoadedConfig): NoiseSchedule {
   const { preset, config: scheduler, ignore, ...options } = config.schedule;
   if (preset !== undefined) return withPath('schedule', () => NoiseSchedule.preset(preset, options));
   const content = typeof scheduler === 'string' ? readJsonObject(resolve(base, scheduler)) : scheduler!;
-  return withPath('schedule', () => NoiseSchedule.fromDiffusers(content, { ...options, ignore }));
+  const rename = (argument: string) => `schedule.${argument.replace(/^options\./, '')}`;
+  return withPath(rename, () => NoiseSchedule.fromDiffusers(content, { ...options, ignore }));
 }
 
 /** The loss that a config describes. */

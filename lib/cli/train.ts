@@ -21,7 +21,11 @@ export function addTrain(program: Command): void {
     .option('--set <path=value>', 'change the config: loss.beta=30 (repeatable)', collect, [])
     .option('--out <folder>', "folder of the run, in place of the config's out")
     .option('--resume', 'go on from the latest checkpoint of the run in the folder; begin where there is none')
-    .option('--log-every <steps>', 'steps between lines of output (default: a twentieth of all; 1 with --json)', positiveInteger)
+    .option(
+      '--log-every <steps>',
+      'steps between lines of output (default: a twentieth of all; 1 with --json)',
+      positiveInteger,
+    )
     .option('--quiet', 'print errors only')
     .option('--json', 'print one JSON object per line: the log entries, then a summary')
     .option('--profile', 'print where the time went')
