@@ -9,6 +9,8 @@ export type ArmLoss = Omit<PreferenceLossOptions, 'schedule' | 'beta'>;
 export interface Arm {
   /** How tables and plots call it. */
   readonly title: string;
+  /** Arms of one family are settings of one method, among which the comparison at equal budget chooses. Default: the arm's own name. */
+  readonly family?: string;
   readonly loss: ArmLoss;
   /** Further settings, whose names and values the experiment defines (a control of the mask, a factor of the learning rate). */
   readonly settings?: Readonly<Record<string, string | number | boolean>>;
@@ -22,7 +24,10 @@ export interface StudyGroup {
   /** Names of arms. */
   readonly arms: readonly string[];
   readonly seeds: readonly number[];
-  /** Settings for all its runs, on top of those of the arm. */
+  /**
+   * Settings for all its runs, on top of those of the arm. `base` names what a run starts from, and runs of several bases are replicates of each
+   * other; every other setting is a condition of its own, which is never averaged with another.
+   */
   readonly settings?: Readonly<Record<string, string | number | boolean>>;
 }
 
@@ -35,6 +40,8 @@ export interface StudyQuestion {
   readonly baseline: string;
   readonly sources: readonly string[];
   readonly betas: readonly number[];
+  /** The condition that the runs must have: settings of their group beside `base`. Default: none. */
+  readonly settings?: Readonly<Record<string, string | number | boolean>>;
 }
 
 /** The declaration of a study, as its JSON file holds it. */
@@ -78,6 +85,8 @@ export interface StudyRun {
   readonly bins: Readonly<Record<string, readonly (number | null)[]>>;
   /** A few samples after the last step, [count, side · side] gray values 0…255. */
   readonly samples: readonly (readonly number[])[];
+  /** The same samples, from the same noise, before the first step. */
+  readonly before?: readonly (readonly number[])[];
   /** Updates made; fewer than planned where the run diverged, and why. */
   readonly steps: number;
   readonly diverged?: string;
@@ -97,7 +106,9 @@ export interface Experiment {
 
 export interface ExperimentContext {
   readonly options: Readonly<Record<string, string | number | boolean>>;
-  /** Folder for what the runs share. */
+  /** The metric by which `peak` is chosen. */
+  readonly decidingMetric: string;
+  /** Folder for what the runs share; another one where the options are others. */
   readonly shared: string;
   readonly signal: AbortSignal;
   /** Says how far a run is: updates made, and of how many. */
