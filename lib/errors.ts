@@ -20,6 +20,8 @@ export type ErrorCode =
   | 'ERR_SDPO_DIVERGED'
   | 'ERR_SDPO_RESUME'
   | 'ERR_SDPO_DATA'
+  | 'ERR_SDPO_CHECKPOINT'
+  | 'ERR_SDPO_REFERENCE_CACHE'
   | 'ERR_SDPO_INTERNAL';
 
 /** An argument of the wrong JavaScript type or kind. */

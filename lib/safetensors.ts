@@ -51,8 +51,8 @@ export interface SafetensorsFile {
   readonly metadata: Record<string, string>;
 }
 
-/** Bytes of the little-endian length in front of the header. */
-const LENGTH_BYTES = 8;
+/** @internal Bytes of the little-endian length in front of the header. */
+export const LENGTH_BYTES = 8;
 /** The header is padded so that the data after it begins on a multiple of the widest element. */
 const ALIGNMENT = 8;
 /** The limit of the reference implementation, which keeps a damaged length from asking for all memory. */
@@ -111,19 +111,10 @@ export function decodeSafetensors(bytes: Uint8Array): SafetensorsFile {
   if (bytes.length < LENGTH_BYTES) {
     failValue('bytes', `a safetensors file of at least ${LENGTH_BYTES} bytes`, bytes);
   }
-  const headerBytes = Number(new DataView(bytes.buffer, bytes.byteOffset, LENGTH_BYTES).getBigUint64(0, true));
-  const available = bytes.length - LENGTH_BYTES;
-  if (headerBytes > MAX_HEADER_BYTES || headerBytes > available) {
-    failFile('the header length', `at most ${Math.min(MAX_HEADER_BYTES, available)} bytes`, `${headerBytes}`);
-  }
-  const header = parseHeader(bytes.subarray(LENGTH_BYTES, LENGTH_BYTES + headerBytes));
+  const headerBytes = headerLength(bytes, bytes.length);
+  const header = bytes.subarray(LENGTH_BYTES, LENGTH_BYTES + headerBytes);
   const content = bytes.subarray(LENGTH_BYTES + headerBytes);
-
-  const metadata = Object.hasOwn(header, METADATA) ? checkMetadata(METADATA, header[METADATA], failMetadata) : {};
-  const fields = Object.keys(header)
-    .filter((name) => name !== METADATA)
-    .map((name) => ({ name, ...parseField(name, header[name]) }));
-  checkCoverage(fields, content.length);
+  const { fields, metadata } = decodeHeader(header, content.length);
 
   const tensors: Record<string, SafetensorsEntry> = {};
   for (const { name, row, shape, begin, end } of fields) {
@@ -145,7 +136,32 @@ export function decodeSafetensors(bytes: Uint8Array): SafetensorsFile {
   return { tensors, metadata };
 }
 
-interface Field {
+/** @internal Bytes of the header behind its length, from the first bytes of a file of this size. */
+export function headerLength(start: Uint8Array, fileBytes: number): number {
+  const headerBytes = Number(new DataView(start.buffer, start.byteOffset, LENGTH_BYTES).getBigUint64(0, true));
+  const available = fileBytes - LENGTH_BYTES;
+  if (headerBytes > MAX_HEADER_BYTES || headerBytes > available) {
+    failFile('the header length', `at most ${Math.min(MAX_HEADER_BYTES, available)} bytes`, `${headerBytes}`);
+  }
+  return headerBytes;
+}
+
+/** @internal The tensors that a header describes, in its order, checked against the bytes that follow it; `begin` counts from there. */
+export function decodeHeader(
+  bytes: Uint8Array,
+  contentBytes: number,
+): { fields: ({ name: string } & Field)[]; metadata: Record<string, string> } {
+  const header = parseHeader(bytes);
+  const metadata = Object.hasOwn(header, METADATA) ? checkMetadata(METADATA, header[METADATA], failMetadata) : {};
+  const fields = Object.keys(header)
+    .filter((name) => name !== METADATA)
+    .map((name) => ({ name, ...parseField(name, header[name]) }));
+  checkCoverage(fields, contentBytes);
+  return { fields, metadata };
+}
+
+/** @internal A tensor as a header describes it. */
+export interface Field {
   row: DtypeRow;
   shape: number[];
   begin: number;

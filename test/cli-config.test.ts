@@ -106,7 +106,7 @@ t.test('a config is completed', async (t) => {
     training: { timestepsPerPair: 1, learningRate: { decay: 'linear', warmupSteps: 0 }, maxGradientNorm: 1 },
     data: { options: { count: 16 } },
     reference: { kind: 'policy' },
-    checkpoints: { every: 5, keep: 2 },
+    checkpoints: { every: 5, keep: 3 },
     seed: 0,
   });
   t.notOk('pairWeight' in config.loss, 'an option of other objectives is left out');

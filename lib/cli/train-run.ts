@@ -74,16 +74,17 @@ async function run(
   );
   try {
     const store = new CheckpointStore(join(out, RUN_FILES.checkpoints), { keep: config.checkpoints.keep });
-    const state = goesOn ? await store.latest() : undefined;
-    const log = jsonlWriter(join(out, RUN_FILES.metrics), state?.progress.step ?? -1);
+    const latest = goesOn ? await store.latest() : undefined;
+    for (const warning of latest?.warnings ?? []) console.error(warning);
+    const log = jsonlWriter(join(out, RUN_FILES.metrics), latest?.step ?? -1);
     const trainer = makeTrainer(loaded, parts, {
       evaluate,
       checkpoints: { store, every: config.checkpoints.every },
       writers: [log, output, last],
       signal: interruption.signal,
     });
-    if (state !== undefined) {
-      await trainer.load(state);
+    if (latest !== undefined) {
+      await trainer.load(latest.state);
       output.note(`Goes on after step ${trainer.step}.`);
     }
     // Only now, since everything before may have found that the config does not fit.
