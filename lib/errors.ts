@@ -16,6 +16,9 @@ export type ErrorCode =
   | 'ERR_SDPO_NO_PEER'
   | 'ERR_SDPO_DEVICE'
   | 'ERR_SDPO_OUT_OF_MEMORY'
+  | 'ERR_SDPO_DIVERGED'
+  | 'ERR_SDPO_RESUME'
+  | 'ERR_SDPO_DATA'
   | 'ERR_SDPO_INTERNAL';
 
 /** An argument of the wrong JavaScript type or kind. */
@@ -88,6 +91,34 @@ export class AbortError extends SdpoError {
   }
   override get name(): string {
     return 'AbortError';
+  }
+}
+
+/** A training that met something that is not finite: which update, which pairs, at which timestep, and in which tensor it was seen. */
+export class DivergenceError extends SdpoError {
+  /** The update, counted from 1. */
+  readonly step: number;
+  /** Ids of the pairs concerned: one where the row is known, else those of the batch. */
+  readonly pairs: readonly string[];
+  /** Of that pair's row; undefined where no single row is to blame. */
+  readonly timestep: number | undefined;
+  /** 'chosen.policy', …, 'the loss of chosen', 'loss' or 'gradient' (of the parameters). */
+  readonly tensor: string;
+  constructor(step: number, pairs: readonly string[], timestep: number | undefined, tensor: string, cause?: unknown) {
+    const shown = pairs.length > 8 ? `${pairs.slice(0, 8).join(', ')} and ${pairs.length - 8} more` : pairs.join(', ');
+    const at = timestep === undefined ? '' : ` at timestep ${timestep}`;
+    super(
+      'ERR_SDPO_DIVERGED',
+      `Expected finite values in update ${step}, received a non-finite value in ${tensor} (pairs ${shown}${at})`,
+      { cause },
+    );
+    this.step = step;
+    this.pairs = pairs;
+    this.timestep = timestep;
+    this.tensor = tensor;
+  }
+  override get name(): string {
+    return 'DivergenceError';
   }
 }
 

@@ -8,6 +8,7 @@ export {
   AbortError,
   CudaError,
   type DeviceFailure,
+  DivergenceError,
   type ErrorCode,
   NonFiniteError,
   type NonFiniteSource,

@@ -1,6 +1,6 @@
 /** AdamW (Loshchilov & Hutter, arXiv 1711.05101) over a flat record of parameters, with clipping by the global gradient norm. */
 
-import { dispose, jit, np, type Params, zerosLike } from './jax.js';
+import { dispose, jit, np, type Params, ref, zerosLike } from './jax.js';
 
 export interface AdamWOptions {
   learningRate: number;
@@ -17,6 +17,7 @@ export interface AdamWOptions {
 /** Keeps the moments of one set of parameters. */
 export class AdamW {
   readonly #options: Required<AdamWOptions>;
+  readonly #norm = compileNorm();
   readonly #update: ReturnType<typeof compileUpdate>;
   #first: Params;
   #second: Params;
@@ -31,48 +32,80 @@ export class AdamW {
   }
 
   /**
-   * One step. Consumes the parameters and the gradients and returns the new parameters, and the gradient norm before clipping.
-   * `learningRate` overrides the option for this step, for schedules.
+   * One step. Consumes the parameters and the gradients and returns the new parameters, and the gradient norm before clipping. Where that is not
+   * finite, the parameters come back as they were and the moments stay. The arguments override the options for this step, for schedules.
    */
   step(
     params: Params,
     gradients: Params,
     learningRate = this.#options.learningRate,
+    maxGradientNorm = this.#options.maxGradientNorm,
   ): { params: Params; gradientNorm: number } {
+    const gradientNorm: number = this.#norm(ref(gradients)).item();
+    if (!Number.isFinite(gradientNorm)) {
+      dispose(gradients);
+      return { params, gradientNorm };
+    }
     this.#steps++;
     const [beta1, beta2] = this.#options.betas;
-    const result = this.#update(
+    const next = this.#update(
       { params, gradients, first: this.#first, second: this.#second },
       np.array(learningRate),
+      np.array(Math.min(1, maxGradientNorm / (gradientNorm + 1e-6))),
       np.array(1 - beta1 ** this.#steps),
       np.array(1 - beta2 ** this.#steps),
     );
-    this.#first = result.first;
-    this.#second = result.second;
-    return { params: result.params, gradientNorm: result.norm.item() };
+    this.#first = next.first;
+    this.#second = next.second;
+    return { params: next.params, gradientNorm };
   }
 
-  /** Releases the moments and the compiled update. */
+  /** Updates made. */
+  get steps(): number {
+    return this.#steps;
+  }
+
+  /** The moments, which are not consumed. */
+  get moments(): { first: Params; second: Params } {
+    return { first: this.#first, second: this.#second };
+  }
+
+  /** Goes on from moments, which are consumed, after so many updates. */
+  restore(steps: number, { first, second }: { first: Params; second: Params }): void {
+    dispose(this.#first);
+    dispose(this.#second);
+    this.#first = first;
+    this.#second = second;
+    this.#steps = steps;
+  }
+
+  /** Releases the moments and the compiled functions. */
   dispose(): void {
     dispose(this.#first);
     dispose(this.#second);
+    this.#norm.dispose();
     this.#update.dispose();
   }
 }
 
 type State = { params: Params; gradients: Params; first: Params; second: Params };
 
+/** Global norm of a record of arrays, which are consumed. */
+function compileNorm() {
+  return jit((gradients: Params) =>
+    np.sqrt(
+      Object.values(gradients)
+        .map((gradient) => np.square(gradient).sum())
+        .reduce((sum, value) => sum.add(value)),
+    ),
+  );
+}
+
 /** The whole update as one compiled function; what changes from step to step comes in as arrays, the rest is constant. */
-function compileUpdate({ betas: [beta1, beta2], epsilon, weightDecay, maxGradientNorm }: Required<AdamWOptions>) {
-  return jit((state: State, rate: np.Array, correction1: np.Array, correction2: np.Array) => {
-    const names = Object.keys(state.params);
-    const squares = names.map((name) => np.square(state.gradients[name].ref).sum());
-    const norm = np.sqrt(squares.reduce((sum, value) => sum.add(value)));
-    const scale = Number.isFinite(maxGradientNorm)
-      ? np.minimum(np.array(maxGradientNorm).div(norm.ref.add(1e-6)), 1)
-      : np.array(1);
-    const next = { params: {} as Params, first: {} as Params, second: {} as Params, norm };
-    for (const name of names) {
+function compileUpdate({ betas: [beta1, beta2], epsilon, weightDecay }: Required<AdamWOptions>) {
+  return jit((state: State, rate: np.Array, scale: np.Array, correction1: np.Array, correction2: np.Array) => {
+    const next = { params: {} as Params, first: {} as Params, second: {} as Params };
+    for (const name of Object.keys(state.params)) {
       const gradient = state.gradients[name].mul(scale.ref);
       const first = state.first[name].mul(beta1).add(gradient.ref.mul(1 - beta1));
       const second = state.second[name].mul(beta2).add(np.square(gradient).mul(1 - beta2));

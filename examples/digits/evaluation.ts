@@ -1,7 +1,7 @@
 /** Measures samples of a denoiser: do they satisfy the preference, and are they still digits? */
 
 import { noise } from 'sdpo';
-import { CLASSES, type Digits, image, PIXELS } from './data.js';
+import { CLASSES, type Digits, image, PIXELS, rowsWhere } from './data.js';
 import { sample } from './diffusion.js';
 import type { Params } from './jax.js';
 import { classify, mostProbable } from './judge.js';
@@ -23,6 +23,8 @@ export interface Evaluation {
   valid: number;
   /** Share of samples that are valid and show a preferred digit both to the judge and by their nearest training digit. */
   good: number;
+  /** Share of the preferred training digits that are the nearest one of a good sample: falls where samples look alike. Grows with the number of samples. */
+  coverage: number;
 }
 
 /** The same per sample, with the images `[count, 64]`. */
@@ -40,11 +42,11 @@ export class Evaluator {
   /** Largest distance to the nearest training digit at which a sample counts as a digit. */
   readonly validDistance: number;
 
-  /** Keeps `judge` without consuming it; draws the `count` starting points once. */
-  constructor(digits: { train: Digits; test: Digits }, judge: Params, count: number) {
+  /** Keeps `judge` without consuming it; draws the `count` starting points once, from starting point `first` on: other samples for choices than for reports. */
+  constructor(digits: { train: Digits; test: Digits }, judge: Params, count: number, first = 0) {
     this.#train = digits.train;
     this.#judge = judge;
-    this.#start = noise(EVALUATION_SEED, 0, new Float32Array(count * PIXELS));
+    this.#start = noise(EVALUATION_SEED, first * PIXELS, new Float32Array(count * PIXELS));
     const distances = Array.from(
       digits.test.labels.keys(),
       (row) => nearest(digits.train, image(digits.test, row)).distance,
@@ -59,19 +61,22 @@ export class Evaluator {
     const seen = mostProbable(probabilities);
     const validRows: boolean[] = [];
     const goodRows: boolean[] = [];
+    const covered = new Set<number>();
     let reward = 0;
     for (let row = 0; row < seen.length; row++) {
       for (let digit = 0; digit < CLASSES; digit++) {
         if (isPreferred(digit)) reward += probabilities[row * CLASSES + digit];
       }
-      const { distance, label } = nearest(this.#train, images.subarray(row * PIXELS, (row + 1) * PIXELS));
+      const { distance, label, index } = nearest(this.#train, images.subarray(row * PIXELS, (row + 1) * PIXELS));
       validRows.push(distance <= this.validDistance);
       goodRows.push(validRows[row] && isPreferred(seen[row]) && isPreferred(label));
+      if (goodRows[row]) covered.add(index);
     }
     return {
       reward: reward / seen.length,
       valid: share(validRows),
       good: share(goodRows),
+      coverage: covered.size / rowsWhere(this.#train, isPreferred).length,
       images,
       validRows,
       goodRows,
@@ -80,18 +85,18 @@ export class Evaluator {
 }
 
 /** The training digit at the smallest Euclidean distance from `pixels`. */
-function nearest(train: Digits, pixels: Float32Array): { distance: number; label: number } {
+function nearest(train: Digits, pixels: Float32Array): { distance: number; label: number; index: number } {
   let best = Infinity;
-  let label = -1;
+  let index = -1;
   for (let row = 0; row < train.labels.length; row++) {
     let squared = 0;
     for (let i = 0; i < PIXELS; i++) squared += (pixels[i] - train.images[row * PIXELS + i]) ** 2;
     if (squared < best) {
       best = squared;
-      label = train.labels[row];
+      index = row;
     }
   }
-  return { distance: Math.sqrt(best), label };
+  return { distance: Math.sqrt(best), label: train.labels[index], index };
 }
 
 /** The value below which the share `q` of the values lies, by linear interpolation between order statistics. */

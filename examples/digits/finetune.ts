@@ -1,21 +1,22 @@
-/** The fine-tuning loop: a copy of the base learns a preference from pairs, with the loss and its gradient computed by sdpo. */
+/** Fine-tuning: a copy of the base learns a preference from pairs, by the trainer of sdpo. */
 
-import { setImmediate as nextTick } from 'node:timers/promises';
-import { createRandom, logEntries, NoiseSchedule, noise, PreferenceLoss } from 'sdpo';
+import { NoiseSchedule, noise, PreferenceLoss } from 'sdpo';
 import { preferenceValueAndGrad } from 'sdpo/jax';
-import { AdamW } from './adamw.js';
+import { PreferenceTrainer } from 'sdpo/trainer';
 import { PIXELS } from './data.js';
 import { SCHEDULER_CONFIG, TRAINING_INFERENCE_STEPS } from './diffusion.js';
 import { type Params, ref } from './jax.js';
 import { apply, inputsOf } from './model.js';
-import type { Pairs } from './pairs.js';
+import { datasetOf, type Pairs } from './pairs.js';
+import { DenoiserPolicy } from './policy.js';
 import type { Seeds } from './seeds.js';
 
 const PAIRS_PER_STEP = 32;
 const LEARNING_RATE = 1e-4;
 const MAX_GRADIENT_NORM = 1;
 
-const schedule = NoiseSchedule.fromDiffusers(SCHEDULER_CONFIG, { inferenceSteps: TRAINING_INFERENCE_STEPS });
+/** Whose transitions the loss weighs. */
+export const schedule = NoiseSchedule.fromDiffusers(SCHEDULER_CONFIG, { inferenceSteps: TRAINING_INFERENCE_STEPS });
 
 /** Methods under comparison; both use the same β, pairs, timesteps and noise. */
 export const METHODS = {
@@ -50,31 +51,24 @@ export interface Finetuned {
 /** Fine-tunes a copy of `base`, which is not consumed. */
 export async function finetune(options: FinetuneOptions): Promise<Finetuned> {
   const { base, loss, pairs, steps, seeds, signal } = options;
-  const random = createRandom(seeds.draws);
-  const optimizer = new AdamW(base, { learningRate: LEARNING_RATE, maxGradientNorm: MAX_GRADIENT_NORM });
-  const valueAndGrad = preferenceValueAndGrad(apply, loss);
+  const policy = new DenoiserPolicy(base);
+  const trainer = new PreferenceTrainer({
+    policy,
+    data: datasetOf(pairs, 'main job'),
+    loss,
+    seed: seeds.draws,
+    pairsPerStep: PAIRS_PER_STEP,
+    sampling: 'replacement',
+    learningRate: LEARNING_RATE,
+    maxGradientNorm: MAX_GRADIENT_NORM,
+    signal,
+  });
   const began = performance.now();
-  let lossMilliseconds = 0;
-  let params = ref(base);
-  let step = 0;
-  while (step < steps && !signal.aborted) {
-    // One timestep and one noise image per pair, shared by its branches.
-    const rows = Array.from({ length: PAIRS_PER_STEP }, () => Math.floor(random() * pairs.count));
-    const timesteps = schedule.sampleTimesteps(PAIRS_PER_STEP, { distribution: 'uniform', random });
-    const epsilon = noise(seeds.noise, step * PAIRS_PER_STEP * PIXELS, new Float32Array(PAIRS_PER_STEP * PIXELS));
-    const batch = makeBatch(pairs, rows, timesteps, epsilon);
-
-    const out = await valueAndGrad(ref(params), { ...batch, referenceParams: ref(base) });
-    lossMilliseconds += out.lossMilliseconds;
-    const update = optimizer.step(params, out.gradients);
-    params = update.params;
-    step++;
-    options.onStep(step, { loss: out.loss, grad_norm: update.gradientNorm, ...logEntries(out.metrics) });
-    await nextTick(); // the computation is synchronous: this is where a signal is noticed
-  }
-  optimizer.dispose();
-  valueAndGrad.dispose();
-  return { params, steps: step, milliseconds: { total: performance.now() - began, loss: lossMilliseconds } };
+  for await (const { step, metrics } of trainer.run(steps)) options.onStep(step, metrics);
+  const milliseconds = { total: performance.now() - began, loss: trainer.profile.loss ?? 0 };
+  const params = ref(policy.params);
+  policy.dispose();
+  return { params, steps: trainer.step, milliseconds };
 }
 
 /**

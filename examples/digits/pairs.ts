@@ -1,6 +1,7 @@
 /** Preference pairs: a digit from 0 to 4 is chosen over one from 5 to 9, and each side may come from a flawed source. */
 
 import { createRandom, noise } from 'sdpo';
+import type { PairDataset } from 'sdpo/trainer';
 import { type Digits, image, PIXELS, rowsWhere } from './data.js';
 import { isPreferred } from './evaluation.js';
 import type { Seeds } from './seeds.js';
@@ -50,6 +51,18 @@ export interface Pairs {
   readonly chosen: Float32Array;
   readonly rejected: Float32Array;
   readonly count: number;
+}
+
+/** The pairs as the trainer takes them; `name` says how they were made, so that a checkpoint knows them again. */
+export function datasetOf(pairs: Pairs, name: string): PairDataset {
+  const row = (images: Float32Array, index: number) => images.subarray(index * PIXELS, (index + 1) * PIXELS);
+  return {
+    kind: 'indexed',
+    length: pairs.count,
+    shape: [PIXELS],
+    fingerprint: `digits ${name}, ${pairs.count} pairs`,
+    get: (index) => ({ id: `${index}`, chosen: row(pairs.chosen, index), rejected: row(pairs.rejected, index) }),
+  };
 }
 
 export interface PairOptions {

@@ -62,8 +62,8 @@ export class Results {
     const summary = {
       ...details,
       outcomes: outcomes.map(({ name, samples, implicitAccuracy, training }) => {
-        const { reward, valid, good }: Evaluation = samples;
-        return { name, reward, valid, good, implicitAccuracy, ...training };
+        const { reward, valid, good, coverage }: Evaluation = samples;
+        return { name, reward, valid, good, coverage, implicitAccuracy, ...training };
       }),
     };
     writeFileSync(join(this.folder, 'summary.json'), `${JSON.stringify(summary, null, 2)}\n`);

@@ -1,6 +1,6 @@
 /** Seeds for the tasks of a run that need random numbers, so that none of them shares its numbers with another. */
 
-const TASKS = ['training pairs', 'held-out pairs', 'training', 'implicit accuracy'] as const;
+const TASKS = ['training pairs', 'held-out pairs', 'training', 'implicit accuracy', 'calibration'] as const;
 
 /** Seeds of one task. Uniform draws and normal noise from one seed would be made of the same integers, so each has its own. */
 export interface Seeds {

@@ -24,7 +24,7 @@ export interface LinearizedPrediction {
   readonly prediction: LatentArray;
   /**
    * Adds the gradient of the parameters that belongs to this cotangent, of the kind, dtype and shape of `prediction`, to the gradient the policy
-   * holds. Called at most once.
+   * holds. Called at most once; the trainer writes the cotangent again once this has settled.
    */
   pullback(cotangent: LatentArray): MaybePromise<void>;
   /** Frees what the pullback keeps; called once, whether `pullback` was or not. */
@@ -59,7 +59,10 @@ export interface Policy<C = unknown> {
   predict(inputs: ModelInputs<C>): MaybePromise<LatentArray>;
   /** The frozen reference's prediction for the same inputs; needed unless the trainer is given another `reference`. */
   reference?(inputs: ModelInputs<C>): MaybePromise<LatentArray>;
-  /** Clips the accumulated gradient, updates the parameters, clears the gradient; gives its norm before clipping. */
+  /**
+   * Clips the accumulated gradient, updates the parameters, clears the gradient; gives its norm before clipping. Where the norm is not finite, the
+   * parameters and the optimizer stay as they are and only the gradient is cleared: the trainer then stops or skips the update.
+   */
   step(options: StepOptions): MaybePromise<{ gradientNorm: number }>;
   /** Clears the accumulated gradient without an update. */
   discard(): MaybePromise<void>;
@@ -176,6 +179,8 @@ export interface TrainerProgress {
   readonly setup: Readonly<Record<string, unknown>>;
   /** State of the threshold tracker, where there is one. */
   readonly threshold?: unknown;
+  /** Statistics by timestep that have not been logged yet. */
+  readonly bins?: unknown;
 }
 
 export interface TrainerState {

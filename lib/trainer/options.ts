@@ -1,0 +1,217 @@
+/** Options of a training: their meaning, their defaults and their checks. */
+
+import type { Batch } from '../batch.js';
+import { type CallOptions, PreferenceLoss } from '../loss.js';
+import { isReferenceFree } from '../options.js';
+import type { Statistics } from '../result.js';
+import { TIMESTEP_DISTRIBUTIONS } from '../schedule/sampling.js';
+import type { NoiseSchedule } from '../schedule.js';
+import {
+  checkInteger,
+  checkNumber,
+  checkNumberAbove,
+  checkOneOf,
+  checkOptions,
+  failType,
+  failValue,
+} from '../validate.js';
+import { MAX_SEED, SAMPLINGS, type Sampling, type TimestepSampling } from './draws.js';
+import type {
+  MaybePromise,
+  MetricsWriter,
+  PairSource,
+  Policy,
+  Reference,
+  ReferencePrediction,
+  TrainerState,
+  TrainingRows,
+} from './types.js';
+
+export const NOISES = ['shared', 'independent'] as const;
+export const ON_NON_FINITE = ['stop', 'skip'] as const;
+
+/** Keeps the mask's threshold while the model moves, as `ThresholdTracker` does. */
+export interface Threshold {
+  /** τ of each row. */
+  threshold(timesteps: ArrayLike<number>): ArrayLike<number>;
+  /** Learns from the rows of an update. */
+  observe(timesteps: ArrayLike<number>, rows: Statistics['rows']): void;
+  /** Plain JSON for a checkpoint. */
+  state(): unknown;
+  load(state: unknown): void;
+}
+
+/** Keeps checkpoints, as `CheckpointStore` does. */
+export interface Checkpoints {
+  save(state: TrainerState): MaybePromise<unknown>;
+}
+
+/** What an evaluation callback is told. */
+export interface EvaluationContext<C = unknown> {
+  /** Updates made. */
+  readonly step: number;
+  readonly policy: Policy<C>;
+  readonly signal: AbortSignal | undefined;
+}
+
+/** A last word on what the loss is given for some rows, for experiments: weights of rows, a threshold for each row. */
+export type BeforeLoss<C = unknown> = (
+  batch: Batch,
+  rows: TrainingRows<C>,
+  /** Evaluates the batch without gradients. */
+  statistics: () => Statistics,
+) => MaybePromise<{ batch?: Batch; call?: Pick<CallOptions, 'maskThreshold'> } | undefined>;
+
+export interface PreferenceTrainerOptions<C = unknown> {
+  policy: Policy<C>;
+  data: PairSource<C>;
+  /** Its `schedule` noises the latents and makes the targets, so it has to have one. */
+  loss: PreferenceLoss;
+  /** Integer in [0, 2^48): decides order, timesteps and noise. */
+  seed: number;
+  /** Pairs of one update. Default 32. */
+  pairsPerStep?: number;
+  /** Rows made of each pair, every one with a timestep and noise of its own. Default 1. */
+  timestepsPerPair?: number;
+  /** Parts in which the batch of an update is computed, one after another; divides `pairsPerStep`. The gradient is that of the whole batch. Default 1. */
+  accumulate?: number;
+  /** Whether the two branches of a row get the same noise, as in Diffusion-DPO, or each its own. Default 'shared'. */
+  noise?: (typeof NOISES)[number];
+  /** Distribution of the timesteps. Default uniform over all. */
+  timesteps?: TimestepSampling;
+  /** Order of the pairs of a data set; a stream has its own. Default 'shuffle'. */
+  sampling?: Sampling;
+  /** Constant, or a function of the number of updates made before (see `learningRateSchedule`). */
+  learningRate: number | ((step: number) => number);
+  /** Global norm to which gradients are clipped by the policy. Default 1; Infinity: no clipping. */
+  maxGradientNorm?: number;
+  /** Moving average of the parameters, kept by the policy: decay min(decay, (1 + n) / (10 + n)) after n updates, or constant with `warmup: false`. */
+  ema?: { decay: number; warmup?: boolean };
+  /** Where reference predictions come from. Default: the policy's own `reference`. */
+  reference?: Reference<C> | ((rows: TrainingRows<C>) => MaybePromise<ReferencePrediction>);
+  /** Gives the mask's threshold in place of the loss's `maskThreshold`. For objectives with a mask. */
+  threshold?: Threshold;
+  /** A non-finite loss, row or gradient norm: 'stop' with a DivergenceError, or 'skip' the update. Default 'stop'. */
+  onNonFinite?: (typeof ON_NON_FINITE)[number];
+  /** Updates skipped in a row after which the training stops after all. Default 10. */
+  maxSkipped?: number;
+  /** Bins of the statistics by timestep. Default 10. */
+  bins?: number;
+  /** The statistics by timestep are logged, and begin anew, every so many updates. Default 100; 0: never, they are only read. */
+  logBinsEvery?: number;
+  /** Get every update's metrics and every evaluation's. */
+  writers?: readonly MetricsWriter[];
+  /** Called after every `every` updates (and before the first, with `atStart`); what it gives is logged. */
+  evaluate?: {
+    every: number;
+    atStart?: boolean;
+    run(context: EvaluationContext<C>): MaybePromise<Readonly<Record<string, number>>>;
+  };
+  /** Saved after every `every` updates, and when the training stops by its end or by the signal. */
+  checkpoints?: { store: Checkpoints; every: number };
+  /** Stops after the update under way. */
+  signal?: AbortSignal;
+  beforeLoss?: BeforeLoss<C>;
+}
+
+/** Options with the defaults filled in. */
+export type ResolvedTrainerOptions<C> = Readonly<
+  Required<Omit<PreferenceTrainerOptions<C>, OptionalName>> & Pick<PreferenceTrainerOptions<C>, OptionalName>
+> & { readonly schedule: NoiseSchedule };
+
+type OptionalName = 'ema' | 'reference' | 'threshold' | 'evaluate' | 'checkpoints' | 'signal' | 'beforeLoss';
+
+// biome-ignore format: names read best in rows
+const NAMES = [
+  'policy', 'data', 'loss', 'seed', 'pairsPerStep', 'timestepsPerPair', 'accumulate', 'noise', 'timesteps', 'sampling', 'learningRate',
+  'maxGradientNorm', 'ema', 'reference', 'threshold', 'onNonFinite', 'maxSkipped', 'bins', 'logBinsEvery', 'writers', 'evaluate',
+  'checkpoints', 'signal', 'beforeLoss',
+];
+
+/** Checks options and fills in the defaults. */
+export function resolveTrainerOptions<C>(options: PreferenceTrainerOptions<C>): ResolvedTrainerOptions<C> {
+  checkOptions('options', options, NAMES);
+  const at = (name: keyof PreferenceTrainerOptions) => `options.${name}`;
+  const { policy, data, loss, reference } = options;
+  checkMethods(at('policy'), policy, ['linearize', 'predict', 'step', 'discard', 'state', 'load']);
+  if (data?.kind !== 'indexed' && data?.kind !== 'stream') failType(at('data'), 'a PairDataset or a PairStream', data);
+  if (!(loss instanceof PreferenceLoss)) failType(at('loss'), 'a PreferenceLoss', loss);
+  const { schedule } = loss.options;
+  if (schedule === undefined) failType('options.loss.options.schedule', 'a NoiseSchedule', schedule);
+  if (data.kind === 'indexed') checkInteger('options.data.length', data.length, 1);
+  if (data.kind === 'stream' && options.sampling !== undefined) {
+    failValue(at('sampling'), 'absent where the data are a stream', options.sampling, 'ERR_SDPO_INVALID_OPTION');
+  }
+  const pairsPerStep = checkInteger(at('pairsPerStep'), options.pairsPerStep ?? 32, 1);
+  const accumulate = checkInteger(at('accumulate'), options.accumulate ?? 1, 1);
+  if (pairsPerStep % accumulate !== 0)
+    failValue(at('accumulate'), `a divisor of pairsPerStep (${pairsPerStep})`, accumulate);
+  if (reference === undefined && policy.reference === undefined && !isReferenceFree(loss.options.objective)) {
+    failType(
+      at('reference'),
+      `given, since the policy has no reference() and '${loss.options.objective}' needs one`,
+      reference,
+    );
+  }
+  if (reference !== undefined && typeof reference !== 'function') checkMethods(at('reference'), reference, ['predict']);
+  if (options.threshold !== undefined) checkThreshold(at('threshold'), options.threshold, loss);
+  if (typeof options.learningRate !== 'function') checkNumber(at('learningRate'), options.learningRate, 0);
+  for (const name of ['evaluate', 'checkpoints'] as const) {
+    if (options[name] !== undefined) checkInteger(`options.${name}.every`, options[name].every, 1);
+  }
+  if (options.signal !== undefined && !(options.signal instanceof AbortSignal))
+    failType(at('signal'), 'an AbortSignal', options.signal);
+  const maxGradientNorm = options.maxGradientNorm ?? 1;
+  if (maxGradientNorm !== Infinity) checkNumberAbove(at('maxGradientNorm'), maxGradientNorm, 0);
+  return {
+    ...options,
+    schedule,
+    seed: checkInteger(at('seed'), options.seed, 0, MAX_SEED),
+    pairsPerStep,
+    timestepsPerPair: checkInteger(at('timestepsPerPair'), options.timestepsPerPair ?? 1, 1),
+    accumulate,
+    noise: checkOneOf(at('noise'), options.noise ?? 'shared', NOISES),
+    timesteps: checkTimesteps(at('timesteps'), options.timesteps ?? {}),
+    sampling: checkOneOf(at('sampling'), options.sampling ?? 'shuffle', SAMPLINGS),
+    maxGradientNorm,
+    ema: options.ema && checkEma(at('ema'), options.ema, policy),
+    onNonFinite: checkOneOf(at('onNonFinite'), options.onNonFinite ?? 'stop', ON_NON_FINITE),
+    maxSkipped: checkInteger(at('maxSkipped'), options.maxSkipped ?? 10, 0),
+    bins: checkInteger(at('bins'), options.bins ?? 10, 1),
+    logBinsEvery: checkInteger(at('logBinsEvery'), options.logBinsEvery ?? 100, 0),
+    writers: options.writers ?? [],
+  };
+}
+
+function checkMethods(argument: string, value: unknown, names: readonly string[]): void {
+  if (typeof value !== 'object' || value === null) failType(argument, 'an object', value);
+  for (const name of names) {
+    const method = (value as Record<string, unknown>)[name];
+    if (typeof method !== 'function') failType(`${argument}.${name}`, 'a function', method);
+  }
+}
+
+/** The draws themselves check the values; only the names are checked here. */
+function checkTimesteps(argument: string, value: TimestepSampling): TimestepSampling {
+  checkOptions(argument, value, ['distribution', 'range', 'mean', 'std']);
+  if (value.distribution !== undefined)
+    checkOneOf(`${argument}.distribution`, value.distribution, TIMESTEP_DISTRIBUTIONS);
+  return value;
+}
+
+function checkEma<C>(argument: string, ema: { decay: number; warmup?: boolean }, policy: Policy<C>) {
+  checkOptions(argument, ema, ['decay', 'warmup']);
+  checkNumber(`${argument}.decay`, ema.decay, 0, 1);
+  if (policy.updateAverage === undefined) {
+    failType('options.policy.updateAverage', 'a function, since there is an ema', policy.updateAverage);
+  }
+  return ema;
+}
+
+function checkThreshold(argument: string, threshold: Threshold, loss: PreferenceLoss): void {
+  checkMethods(argument, threshold, ['threshold', 'observe', 'state', 'load']);
+  const { objective } = loss.options;
+  if (objective !== 'dpo-cm' && objective !== 'sdpo') {
+    failValue(argument, `absent, since objective '${objective}' has no mask`, threshold, 'ERR_SDPO_INVALID_OPTION');
+  }
+}

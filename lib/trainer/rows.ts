@@ -1,0 +1,122 @@
+/** The rows of an update: pairs in their order, each with a timestep and noise, noised and with its target. */
+
+import { SdpoError } from '../errors.js';
+import { drawNoise, drawTimesteps, PairOrder } from './draws.js';
+import type { ResolvedTrainerOptions } from './options.js';
+import type { PreferencePair, TrainingRows } from './types.js';
+
+/** Gives the rows of each part of each update. */
+export class RowSource<C> {
+  readonly #options: ResolvedTrainerOptions<C>;
+  readonly #order: PairOrder | undefined;
+  readonly #size: number;
+  #iterator: AsyncIterator<PreferencePair<C>> | undefined;
+  /** Where the iterator stands. */
+  #taken = 0;
+  #position = 0;
+
+  constructor(options: ResolvedTrainerOptions<C>) {
+    this.#options = options;
+    const { data, sampling, seed } = options;
+    this.#order = data.kind === 'indexed' ? new PairOrder(data.length, sampling, seed) : undefined;
+    this.#size = data.shape.reduce((product, axis) => product * axis, 1);
+  }
+
+  /** Pairs taken so far by updates that are over. */
+  get position(): number {
+    return this.#position;
+  }
+
+  /** After an update of this many parts. */
+  advance(parts: number): void {
+    this.#position += (parts * this.#options.pairsPerStep) / this.#options.accumulate;
+  }
+
+  /** Goes to where a run was that took so many pairs. */
+  async seek(position: number): Promise<void> {
+    await this.#close();
+    this.#position = position;
+  }
+
+  async #close(): Promise<void> {
+    await this.#iterator?.return?.();
+    this.#iterator = undefined;
+  }
+
+  /** Rows of a part; undefined where a stream has fewer pairs left than it takes. */
+  async next(step: number, part: number): Promise<TrainingRows<C> | undefined> {
+    const { pairsPerStep, accumulate, timestepsPerPair, schedule, seed, data, noise } = this.#options;
+    const count = pairsPerStep / accumulate;
+    const pairs = await this.#pairs(this.#position + part * count, count);
+    if (pairs === undefined) return undefined;
+    const rows = count * timestepsPerPair;
+    const first = step * pairsPerStep * timestepsPerPair + part * rows;
+    const size = this.#size;
+    const timesteps = drawTimesteps(schedule, this.#options.timesteps, seed, first, rows);
+    const both = new Float64Array(2 * rows);
+    both.set(timesteps, 0);
+    both.set(timesteps, rows);
+
+    const latents = new Float32Array(2 * rows * size);
+    const shared = drawNoise(seed, first, rows, size);
+    const target = {} as { chosen: Float32Array; rejected: Float32Array };
+    for (const [offset, branch] of (['chosen', 'rejected'] as const).entries()) {
+      const x0 = new Float32Array(rows * size);
+      for (let row = 0; row < rows; row++) x0.set(pairs[Math.floor(row / timestepsPerPair)][branch], row * size);
+      const own = noise === 'independent' && branch === 'rejected' ? drawNoise(seed, first, rows, size, true) : shared;
+      latents.set(schedule.addNoise(x0, own, timesteps), offset * rows * size);
+      target[branch] = schedule.target(x0, own, timesteps);
+    }
+    const perRow = <T>(read: (pair: PreferencePair<C>) => T) =>
+      Array.from({ length: rows }, (_, row) => read(pairs[Math.floor(row / timestepsPerPair)]));
+    const conditions = perRow((pair) => pair.condition as C);
+    return {
+      step,
+      part,
+      rows,
+      ids: perRow((pair) => pair.id),
+      timesteps,
+      inputs: { latents, shape: data.shape, timesteps: both, conditions: [...conditions, ...conditions] },
+      target,
+      weights: Float64Array.from(perRow((pair) => pair.confidence ?? 1)),
+    };
+  }
+
+  async #pairs(position: number, count: number): Promise<PreferencePair<C>[] | undefined> {
+    const { data } = this.#options;
+    const pairs: PreferencePair<C>[] = [];
+    if (data.kind === 'indexed') {
+      for (let i = 0; i < count; i++) pairs.push(await data.get(this.#order!.at(position + i)));
+    } else {
+      // An update that was skipped half-way has left the iterator behind.
+      if (this.#iterator !== undefined && this.#taken !== position) await this.#close();
+      this.#iterator ??= data.read(position);
+      this.#taken = position + count;
+      for (let i = 0; i < count; i++) {
+        const { done, value } = await this.#iterator.next();
+        if (done) return undefined;
+        pairs.push(value);
+      }
+    }
+    for (const pair of pairs) this.#check(pair);
+    return pairs;
+  }
+
+  #check(pair: PreferencePair<C>): void {
+    for (const branch of ['chosen', 'rejected'] as const) {
+      const { length } = pair[branch];
+      if (length === this.#size) continue;
+      throw new SdpoError(
+        'ERR_SDPO_DATA',
+        `Expected ${branch} of pair ${pair.id} to have ${this.#size} elements (shape [${this.#options.data.shape}]), received ${length}`,
+      );
+    }
+    const { confidence } = pair;
+    if (confidence !== undefined && !(confidence >= 0 && Number.isFinite(confidence))) {
+      throw new SdpoError(
+        'ERR_SDPO_DATA',
+        `Expected the confidence of pair ${pair.id} to be a finite number >= 0, received ${confidence}`,
+      );
+    }
+  }
+}

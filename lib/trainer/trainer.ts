@@ -1,0 +1,387 @@
+/** The training loop: draws pairs, timesteps and noise, asks the policy and the reference for predictions, hands the loss's gradient back, and keeps count. */
+
+import type { Batch } from '../batch.js';
+import { DivergenceError, NonFiniteError, SdpoError } from '../errors.js';
+import type { CallOptions } from '../loss.js';
+import type { LatentArray } from '../operand.js';
+import { type Evaluation, logEntries, type Metrics } from '../result.js';
+import { split, Tensor } from '../tensor.js';
+import { checkInteger, failType, failValue } from '../validate.js';
+import { TimestepBins } from './bins.js';
+import { differenceOf } from './difference.js';
+import { type PreferenceTrainerOptions, type ResolvedTrainerOptions, resolveTrainerOptions } from './options.js';
+import { RowSource } from './rows.js';
+import { Stopwatch } from './stopwatch.js';
+import type { Policy, Reference, ReferencePrediction, StepReport, TrainerState, TrainingRows } from './types.js';
+
+/** From this many elements of a prediction on, the loss is computed off the event loop; below, handing it over costs more than it. */
+const ASYNC_ELEMENTS = 2 ** 18;
+
+/** A part of an update that has been through the loss. */
+interface PartResult {
+  readonly loss: number;
+  readonly metrics: Metrics;
+  readonly rows: number;
+}
+
+/**
+ * Fine-tunes a policy on preference pairs. The trainer owns batches, timesteps, noise, accumulation, statistics, evaluation and checkpoints; the policy owns
+ * the model and its optimizer. All that is random follows from `seed` and the number of updates, so the same options give the same numbers, also
+ * after a resumption.
+ *
+ * ```ts
+ * const trainer = new PreferenceTrainer({ policy, data, loss, seed: 0, learningRate: 1e-4 });
+ * for await (const { step, metrics } of trainer.run(1000)) console.log(step, metrics.loss);
+ * ```
+ */
+export class PreferenceTrainer<C = unknown> {
+  readonly policy: Policy<C>;
+  /** Statistics by timestep of the rows since they were last logged. */
+  readonly bins: TimestepBins;
+  readonly #options: ResolvedTrainerOptions<C>;
+  readonly #reference: Reference<C> | undefined;
+  readonly #source: RowSource<C>;
+  readonly #watch = new Stopwatch();
+  readonly #results: (Evaluation | undefined)[] = [];
+  #step = 0;
+  #skipped = 0;
+  #running = false;
+
+  /** @throws TypeError or RangeError with code ERR_SDPO_… for a wrong, unknown or missing option. */
+  constructor(options: PreferenceTrainerOptions<C>) {
+    this.#options = resolveTrainerOptions(options);
+    this.policy = this.#options.policy;
+    this.bins = new TimestepBins(this.#options.bins, this.#options.schedule.trainSteps);
+    this.#reference = referenceOf(this.#options);
+    this.#source = new RowSource(this.#options);
+  }
+
+  /** Updates made, skipped ones included. */
+  get step(): number {
+    return this.#step;
+  }
+
+  /** Milliseconds spent so far in each part of the work; `rest` is what is left of the whole. */
+  get profile(): Readonly<Record<string, number>> {
+    return this.#watch.read();
+  }
+
+  /**
+   * Makes updates until there have been `steps` in all (those before a resumption included), the signal is aborted, or a stream has no more pairs. Yields after
+   * each one; leaving the loop stops the training.
+   * @throws DivergenceError where a loss, a row or a gradient is not finite (see `onNonFinite`), and whatever the policy, the data or a callback throws.
+   */
+  async *run(steps: number): AsyncGenerator<StepReport, void, undefined> {
+    checkInteger('steps', steps, 0);
+    if (this.#running)
+      throw new SdpoError('ERR_SDPO_INVALID_ARG_VALUE', 'Expected one run at a time, received a second one');
+    const { evaluate, checkpoints, signal } = this.#options;
+    this.#running = true;
+    let saved = -1;
+    const save = async () => {
+      if (checkpoints === undefined || saved === this.#step) return;
+      saved = this.#step;
+      await this.#watch.time('checkpoint', async () => checkpoints.store.save(await this.state()));
+    };
+    try {
+      if (evaluate?.atStart && this.#step === 0 && !signal?.aborted) await this.#evaluate();
+      while (this.#step < steps && !signal?.aborted) {
+        const report = await this.#watch.whole(() => this.#update());
+        if (report === undefined) break;
+        if (evaluate !== undefined && this.#step % evaluate.every === 0) await this.#evaluate();
+        if (checkpoints !== undefined && this.#step % checkpoints.every === 0) await save();
+        yield report;
+        await yieldToEvents();
+      }
+      await save();
+    } finally {
+      this.#running = false;
+    }
+  }
+
+  /** Everything that is needed to go on in another process. */
+  async state(): Promise<TrainerState> {
+    const { threshold, seed, data } = this.#options;
+    return {
+      policy: await this.policy.state(),
+      progress: {
+        step: this.#step,
+        position: this.#source.position,
+        seed,
+        data: data.fingerprint,
+        setup: this.#setup(),
+        ...(threshold === undefined ? {} : { threshold: threshold.state() }),
+        bins: this.bins.state(),
+      },
+    };
+  }
+
+  /**
+   * Goes on from a state: the updates that follow are those of a run that was never stopped.
+   * @throws SdpoError ERR_SDPO_RESUME where the state belongs to other data, another seed or other settings; the message says which.
+   */
+  async load(state: TrainerState): Promise<void> {
+    const { threshold, seed, data } = this.#options;
+    const { progress } = state;
+    const difference = differenceOf(
+      { seed: progress.seed, data: progress.data, setup: progress.setup },
+      { seed, data: data.fingerprint, setup: this.#setup() },
+    );
+    if (difference !== undefined) {
+      const { path, before, now } = difference;
+      throw new SdpoError('ERR_SDPO_RESUME', `Expected ${path} to be ${before} as in the checkpoint, received ${now}`);
+    }
+    await this.policy.load(state.policy);
+    if (threshold !== undefined) threshold.load(progress.threshold);
+    this.bins.load(progress.bins);
+    this.#step = progress.step;
+    await this.#source.seek(progress.position);
+  }
+
+  /** Closes the writers and the reference. The policy stays. */
+  async close(): Promise<void> {
+    for (const writer of this.#options.writers) await writer.close?.();
+    await this.#reference?.close?.();
+  }
+
+  /** The options that decide the numbers, as JSON. */
+  #setup(): Record<string, unknown> {
+    const { loss, schedule, learningRate, ...options } = this.#options;
+    const { schedule: _, threads: __, ...lossOptions } = loss.options;
+    const { pairsPerStep, timestepsPerPair, noise, timesteps, sampling, maxGradientNorm, ema, onNonFinite } = options;
+    const setup = {
+      loss: lossOptions,
+      schedule: schedule.toJSON(),
+      learningRate: typeof learningRate === 'number' ? learningRate : 'a function',
+      // Accumulation changes the order of sums, and with it the last bits.
+      accumulate: options.accumulate,
+      ...{ pairsPerStep, timestepsPerPair, noise, timesteps, sampling, ema, onNonFinite },
+      maxGradientNorm: String(maxGradientNorm),
+      threshold: options.threshold !== undefined,
+    };
+    return JSON.parse(JSON.stringify(setup));
+  }
+
+  /** One update; undefined where there are no more pairs. */
+  async #update(): Promise<StepReport | undefined> {
+    const { pairsPerStep, timestepsPerPair, accumulate, onNonFinite, maxSkipped } = this.#options;
+    const denominator = pairsPerStep * timestepsPerPair;
+    const parts: PartResult[] = [];
+    let ids: readonly string[] = [];
+    let gradientNorm = NaN;
+    let failure: DivergenceError | undefined;
+    try {
+      for (let part = 0; part < accumulate; part++) {
+        const rows = await this.#watch.time('data', () => this.#source.next(this.#step, part));
+        if (rows === undefined) {
+          if (part > 0) await this.policy.discard();
+          return undefined;
+        }
+        ids = [...ids, ...rows.ids];
+        parts.push(await this.#evaluatePart(rows, denominator));
+      }
+      const learningRate = this.#learningRate();
+      ({ gradientNorm } = await this.#watch.time('optimizer', () =>
+        this.policy.step({ learningRate, maxGradientNorm: this.#options.maxGradientNorm }),
+      ));
+      if (!Number.isFinite(gradientNorm)) failure = new DivergenceError(this.#step + 1, ids, undefined, 'gradient');
+    } catch (error) {
+      if (!(error instanceof DivergenceError)) throw error;
+      failure = error;
+      await this.policy.discard();
+    }
+    if (failure !== undefined) {
+      this.#skipped++;
+      if (onNonFinite === 'stop' || this.#skipped > maxSkipped) throw failure;
+      return this.#finish({ skipped: 1 }, true, accumulate);
+    }
+    this.#skipped = 0;
+    await this.#average();
+    const metrics = {
+      ...mergedMetrics(parts),
+      grad_norm: gradientNorm,
+      learning_rate: this.#learningRate(),
+      skipped: 0,
+    };
+    return this.#finish(metrics, false, accumulate);
+  }
+
+  /** Counts the update and logs it. */
+  async #finish(metrics: Record<string, number>, skipped: boolean, parts: number): Promise<StepReport> {
+    const { logBinsEvery, writers } = this.#options;
+    this.#source.advance(parts);
+    this.#step++;
+    if (logBinsEvery > 0 && this.#step % logBinsEvery === 0) {
+      Object.assign(metrics, this.bins.entries());
+      this.bins.reset();
+    }
+    const step = this.#step;
+    await this.#watch.time('log', async () => {
+      for (const writer of writers) await writer.write({ step, kind: 'train', metrics });
+    });
+    return { step, metrics, skipped };
+  }
+
+  /** Predictions, loss and pullback of some rows. */
+  async #evaluatePart(rows: TrainingRows<C>, denominator: number): Promise<PartResult> {
+    const { loss, threshold, beforeLoss } = this.#options;
+    const point = await this.#watch.time('policy', () => this.policy.linearize(rows.inputs));
+    const owned: Tensor[] = [];
+    try {
+      const predicted = await this.#watch.time('reference', () => this.#reference?.predict(rows));
+      let batch = makeBatch(rows, stacked('the prediction of the policy', point.prediction, rows), predicted, owned);
+      let call: CallOptions = threshold === undefined ? {} : { maskThreshold: threshold.threshold(rows.timesteps) };
+      const statistics = () => loss.evaluate(batch, { ...call, denominator, gradients: false });
+      const changed = await beforeLoss?.(batch, rows, statistics);
+      batch = changed?.batch ?? batch;
+      call = { ...call, ...changed?.call, denominator, into: this.#results[rows.part] };
+      const out = await this.#watch.time('loss', () => this.#lossOf(batch, call, rows));
+      this.#results[rows.part] = out;
+      if (!Number.isFinite(out.loss)) throw divergenceIn(out, rows, this.#step + 1);
+      const size = out.gradients.stacked!.size / (2 * rows.rows);
+      await this.#watch.time('log', () => {
+        this.bins.add(rows.timesteps, out, size, denominator);
+        threshold?.observe(rows.timesteps, out.rows);
+      });
+      await this.#watch.time('reference', () => this.#reference?.observe?.(rows, out.rows));
+      const gradient = out.gradients.stacked!;
+      const cotangent = point.prediction instanceof Tensor ? gradient : gradient.data;
+      await this.#watch.time('policy', () => point.pullback(cotangent as LatentArray));
+      // The loss of a part is divided by the rows of the whole batch, so parts add up.
+      return { loss: out.loss, metrics: { ...out.metrics }, rows: rows.rows };
+    } finally {
+      point.release?.();
+      for (const tensor of owned) tensor.dispose();
+    }
+  }
+
+  async #lossOf(batch: Batch, call: CallOptions, rows: TrainingRows<C>): Promise<Evaluation> {
+    const { loss } = this.#options;
+    try {
+      return rows.inputs.latents.length < ASYNC_ELEMENTS
+        ? loss.evaluate(batch, call)
+        : await loss.evaluateAsync(batch, call);
+    } catch (error) {
+      if (!(error instanceof NonFiniteError)) throw error;
+      const where = error.tensor === 'row' ? `the loss of ${error.branch}` : `${error.branch}.${error.tensor}`;
+      throw new DivergenceError(this.#step + 1, [rows.ids[error.row]], rows.timesteps[error.row], where, error);
+    }
+  }
+
+  #learningRate(): number {
+    const { learningRate } = this.#options;
+    if (typeof learningRate === 'number') return learningRate;
+    const rate: unknown = learningRate(this.#step);
+    if (typeof rate !== 'number') failType('the result of options.learningRate()', 'a finite number >= 0', rate);
+    if (!(rate >= 0 && Number.isFinite(rate)))
+      failValue('the result of options.learningRate()', 'a finite number >= 0', rate);
+    return rate;
+  }
+
+  async #average(): Promise<void> {
+    const { ema } = this.#options;
+    if (ema === undefined) return;
+    const { decay, warmup = true } = ema;
+    const n = this.#step + 1;
+    const now = warmup ? Math.min(decay, (1 + n) / (10 + n)) : decay;
+    await this.#watch.time('average', () => this.policy.updateAverage!(now));
+  }
+
+  async #evaluate(): Promise<void> {
+    const { evaluate, signal, writers } = this.#options;
+    const { policy } = this;
+    const step = this.#step;
+    const metrics = await this.#watch.time('evaluation', () => evaluate!.run({ step, policy, signal }));
+    for (const writer of writers) await writer.write({ step, kind: 'evaluation', metrics });
+  }
+}
+
+/** Lets what waits for the event loop happen: a policy may compute without ever giving it a turn, and a signal would not be noticed. */
+function yieldToEvents(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
+}
+
+function referenceOf<C>({ reference, policy, loss }: ResolvedTrainerOptions<C>): Reference<C> | undefined {
+  if (typeof reference === 'function') return { predict: reference };
+  if (reference !== undefined) return reference;
+  if (policy.reference === undefined || loss.options.objective === 'mapo') return undefined;
+  return { predict: async ({ inputs }) => ({ prediction: await policy.reference!(inputs) }) };
+}
+
+/** A prediction of both branches as one tensor whose first axis can be split. */
+function stacked(
+  argument: string,
+  prediction: LatentArray,
+  rows: { rows: number; inputs: { latents: Float32Array } },
+): Tensor {
+  const { length } = rows.inputs.latents;
+  const size = prediction instanceof Tensor ? prediction.size : prediction?.length;
+  if (!(prediction instanceof Tensor || prediction instanceof Float32Array || prediction instanceof Float64Array)) {
+    failType(argument, 'a Float32Array, a Float64Array or a Tensor', prediction);
+  }
+  if (size !== length)
+    failValue(argument, `of ${length} elements, as the latents`, `${size} elements`, 'ERR_SDPO_INVALID_LENGTH');
+  if (prediction instanceof Tensor && prediction.shape[0] === 2 * rows.rows) return prediction;
+  if (prediction instanceof Tensor) {
+    failValue(argument, `of shape [${2 * rows.rows}, …]`, `[${prediction.shape}]`, 'ERR_SDPO_INVALID_LENGTH');
+  }
+  return Tensor.from(prediction, { shape: [2 * rows.rows, length / (2 * rows.rows)] });
+}
+
+/** The batch of the loss. Tensors that are made for it on a device go into `owned`. */
+function makeBatch(
+  rows: TrainingRows,
+  policy: Tensor,
+  predicted: ReferencePrediction | undefined,
+  owned: Tensor[],
+): Batch {
+  const policies = split(policy, 'halves');
+  const references =
+    predicted !== undefined && 'prediction' in predicted
+      ? split(stacked('the prediction of the reference', predicted.prediction, rows), 'halves')
+      : undefined;
+  const branch = (name: 'chosen' | 'rejected') => {
+    let target: LatentArray = rows.target[name];
+    if (policy.device !== 'cpu') {
+      target = Tensor.from(target, { shape: [rows.rows, target.length / rows.rows] }).to(policy.device);
+      owned.push(target);
+    }
+    const reference = references?.[name];
+    const referenceError = predicted !== undefined && 'error' in predicted ? predicted.error[name] : undefined;
+    return {
+      policy: policies[name],
+      target,
+      ...(reference === undefined ? {} : { reference }),
+      ...(referenceError === undefined ? {} : { referenceError }),
+    };
+  };
+  return {
+    timesteps: rows.timesteps,
+    chosen: branch('chosen'),
+    rejected: branch('rejected'),
+    rowWeights: rows.weights,
+  };
+}
+
+/** What is not finite where the loss let it through (`nonFinite: 'propagate'`). */
+function divergenceIn(out: Evaluation, rows: TrainingRows, step: number): DivergenceError {
+  const row = out.rows.loss.findIndex((value) => !Number.isFinite(value));
+  return new DivergenceError(
+    step,
+    row < 0 ? rows.ids : [rows.ids[row]],
+    row < 0 ? undefined : rows.timesteps[row],
+    'loss',
+  );
+}
+
+/** Metrics of the parts as those of one batch; they have equal numbers of rows. Non-finite entries are left out, as within a part. */
+function mergedMetrics(parts: readonly PartResult[]): Record<string, number> {
+  const merged = { ...parts[0].metrics };
+  for (const name of Object.keys(merged) as (keyof Metrics)[]) {
+    const values = parts.map(({ metrics }) => metrics[name]).filter(Number.isFinite);
+    const sum = values.reduce((total, value) => total + value, 0);
+    merged[name] = name === 'nonFiniteRows' ? sum : values.length === 0 ? NaN : sum / values.length;
+  }
+  // The loss of a part is its share of the batch's.
+  return { ...logEntries(merged), loss: parts.reduce((total, { loss }) => total + loss, 0) };
+}
