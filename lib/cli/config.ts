@@ -23,7 +23,9 @@ export type DataConfig =
   | ({ readonly format: 'parquet'; readonly files: readonly string[] } & ParquetPairOptions)
   | ({ readonly format: 'module' } & ModuleConfig);
 
-export type ReferenceConfig = { readonly kind: 'policy' } | { readonly kind: 'cache'; readonly folder: string };
+export type ReferenceConfig =
+  | { readonly kind: 'policy' }
+  | { readonly kind: 'cache'; readonly folder: string; readonly content?: 'predictions' | 'errors' };
 
 /** A config with its defaults, as schema/train.schema.json describes it. */
 export interface TrainConfig {
@@ -131,7 +133,7 @@ function dropUnused({ loss }: TrainConfig): void {
 }
 
 /** What a schema cannot say: fields that depend on one another. */
-function furtherProblems({ schedule, training, loss, threshold }: TrainConfig): string[] {
+function furtherProblems({ schedule, training, loss, threshold, reference }: TrainConfig): string[] {
   const problems: string[] = [];
   const demand = (fits: boolean, path: string, expected: string, received: unknown) => {
     if (!fits) problems.push(`Expected ${path} to be ${expected}, received ${JSON.stringify(received)}`);
@@ -165,6 +167,8 @@ function furtherProblems({ schedule, training, loss, threshold }: TrainConfig): 
     const [low, high] = timesteps.range;
     demand(low <= high, 'training.timesteps.range', '[low, high] with low <= high', timesteps.range);
   }
+  const errorsOnly = reference.kind === 'cache' && reference.content === 'errors';
+  demand(!errorsOnly || !loss.klWeight, 'loss.klWeight', "0 with reference.content 'errors'", loss.klWeight);
   // Without a mask there is no threshold to adjust.
   const masked = USED_BY.maskThreshold.includes(loss.objective);
   demand(

@@ -1,6 +1,6 @@
 /** The folder of a run: what is in it, when it may be used, and the record of the config that the run has. */
 
-import { mkdirSync, readdirSync, readFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { arch, cpus, platform } from 'node:os';
 import { join, relative, resolve } from 'node:path';
 import writeFileAtomic from 'write-file-atomic';
@@ -71,9 +71,12 @@ function deciding(config: TrainConfig, base: string): unknown {
 /**
  * Makes the folder and writes what the run is: its complete config, with which `sdpo train` would run again, and, for each time it was started,
  * with what.
+ *
+ * @param goesOn whether the run goes on from a checkpoint; without one, nothing that was logged before belongs to it
  */
-export async function recordRun({ config, base, out }: LoadedConfig): Promise<void> {
+export async function recordRun({ config, base, out }: LoadedConfig, goesOn: boolean): Promise<void> {
   mkdirSync(out, { recursive: true });
+  if (!goesOn) rmSync(join(out, RUN_FILES.metrics), { force: true });
   const record: TrainConfig = { ...config, base: relative(out, base) || '.' };
   delete (record as { $schema?: string }).$schema; // a path that was relative to another file
   const sessions = readSessions(join(out, RUN_FILES.environment));

@@ -76,7 +76,7 @@ async function run(
     const store = new CheckpointStore(join(out, RUN_FILES.checkpoints), { keep: config.checkpoints.keep });
     const latest = goesOn ? await store.latest() : undefined;
     for (const warning of latest?.warnings ?? []) console.error(warning);
-    const log = jsonlWriter(join(out, RUN_FILES.metrics), latest?.step ?? -1);
+    const log = jsonlWriter(join(out, RUN_FILES.metrics), { from: latest?.step ?? 0 });
     const trainer = makeTrainer(loaded, parts, {
       evaluate,
       checkpoints: { store, every: config.checkpoints.every },
@@ -88,7 +88,7 @@ async function run(
       output.note(`Goes on after step ${trainer.step}.`);
     }
     // Only now, since everything before may have found that the config does not fit.
-    await recordRun(loaded);
+    await recordRun(loaded, latest !== undefined);
     const first = trainer.step;
     const began = performance.now();
     output.start(first);
@@ -131,7 +131,7 @@ function statusOf(step: number, steps: number, failure: unknown, signal: AbortSi
 
 function makeTrainer(
   { config }: LoadedConfig,
-  { loss, data, policy }: TrainingParts,
+  { loss, data, policy, reference }: TrainingParts,
   rest: Pick<PreferenceTrainerOptions, 'evaluate' | 'checkpoints' | 'writers' | 'signal'>,
 ): PreferenceTrainer {
   const { steps, learningRate, maxGradientNorm, maxSkipped, ...training } = config.training;
@@ -143,7 +143,7 @@ function makeTrainer(
     new PreferenceTrainer({
       ...training,
       ...rest,
-      ...{ policy, data, loss, seed: config.seed },
+      ...{ policy, data, loss, reference, seed: config.seed },
       learningRate: rate,
       maxGradientNorm: maxGradientNorm ?? Infinity,
       maxSkipped,

@@ -5,9 +5,10 @@ import { PreferenceLoss } from '../loss.js';
 import { NoiseSchedule } from '../schedule.js';
 import { pairsFromParquet, pairsFromSafetensors } from '../trainer/data.js';
 import type { PreferenceTrainerOptions } from '../trainer/options.js';
-import type { PairSource, Policy } from '../trainer/types.js';
+import { referenceCache } from '../trainer/reference-cache.js';
+import type { PairSource, Policy, Reference } from '../trainer/types.js';
 import { type LoadedConfig, readJsonObject } from './config.js';
-import { withPath } from './config-error.js';
+import { configError, withPath } from './config-error.js';
 import { callModule, type EvaluationModuleContext, type PolicyModuleContext } from './modules.js';
 
 /** The parts of a training that both `train` and `calibrate` need. */
@@ -16,6 +17,8 @@ export interface TrainingParts {
   readonly schedule: NoiseSchedule;
   readonly data: PairSource;
   readonly policy: Policy;
+  /** Where it is not the policy's own. */
+  readonly reference: Reference | undefined;
   readonly context: PolicyModuleContext;
 }
 
@@ -42,7 +45,34 @@ export async function makeParts(loaded: LoadedConfig): Promise<TrainingParts> {
   const data = await makeData(loaded, dataContext);
   const context: PolicyModuleContext = { ...dataContext, shape: data.shape };
   const policy = await callModule<Policy>('policy', config.policy, base, context);
-  return { loss, schedule, data, policy, context };
+  const reference = makeReference(loaded, schedule, data, policy);
+  return { loss, schedule, data, policy, reference, context };
+}
+
+/** The cache of the policy's own reference, where the config asks for one. */
+function makeReference(
+  { config, base }: LoadedConfig,
+  schedule: NoiseSchedule,
+  data: PairSource,
+  policy: Policy,
+): Reference | undefined {
+  if (config.reference.kind === 'policy') return undefined;
+  const { folder, content: kind = 'predictions' } = config.reference;
+  const { pairsPerStep, timestepsPerPair, accumulate, noise, timesteps, sampling } = config.training;
+  const { module, ...rest } = config.policy;
+  if (policy.reference === undefined) {
+    throw configError('Expected the policy to have a reference(), since reference.kind is "cache", received none');
+  }
+  return referenceCache({
+    folder: resolve(base, folder),
+    kind,
+    compute: async ({ inputs }) => ({ prediction: await policy.reference!(inputs) }),
+    // Whatever decides the rows and what the reference is; the weights themselves are the policy's own business.
+    fingerprint: {
+      ...{ data: data.fingerprint, seed: config.seed, schedule, pairsPerStep, timestepsPerPair, accumulate, noise },
+      ...{ timesteps, sampling: sampling ?? null, policy: { module: resolve(base, module), ...rest } },
+    },
+  });
 }
 
 async function makeData({ config, base }: LoadedConfig, context: object): Promise<PairSource> {
