@@ -1,0 +1,159 @@
+/** Metrics writers: a JSON Lines file that a resumed run continues as if it had never stopped, and lines on a console. Any other tracker is a MetricsWriter too. */
+
+import { createReadStream } from 'node:fs';
+import { type FileHandle, mkdir, open, truncate } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { createInterface } from 'node:readline';
+import { SdpoError } from '../errors.js';
+import { checkInteger, checkOptions, failType } from '../validate.js';
+import type { MetricsWriter } from './types.js';
+
+type Entry = Parameters<MetricsWriter['write']>[0];
+
+export interface JsonlOptions {
+  /**
+   * Step of the checkpoint that a run resumes from: lines after the last one of this step or an earlier one are cut off, so that the file ends
+   * up as if the run had never stopped. Left out: everything that is there stays.
+   */
+  from?: number;
+}
+
+/**
+ * Appends one line `{"step":…,"kind":…,"metrics":{…}}` per entry; numbers that are not finite are null, as JSON has no other way. Every line is
+ * handed to the operating system before `write` resolves, so killing the process loses none. A last line that is torn, from a crash of the
+ * machine, is cut off.
+ *
+ * @throws from the first write: SdpoError `ERR_SDPO_DATA` with path and line where the file holds something else than such lines
+ */
+export function jsonlWriter(path: string, options: JsonlOptions = {}): MetricsWriter {
+  if (typeof path !== 'string') failType('path', 'a path', path);
+  checkOptions('options', options, ['from']);
+  const from = options.from === undefined ? Infinity : checkInteger('options.from', options.from, 0);
+  let opened: Promise<FileHandle> | undefined;
+  let last: Promise<unknown> = Promise.resolve();
+  let closed = false;
+
+  const openOnce = () => {
+    opened ??= openAfter(path, from);
+    return opened;
+  };
+  const inTurn = <T>(work: () => Promise<T>): Promise<T> => {
+    const done = last.then(work);
+    last = done.catch(() => {});
+    return done;
+  };
+  return {
+    write({ step, kind, metrics }) {
+      if (closed)
+        throw new SdpoError('ERR_SDPO_DISPOSED', `Expected the writer of ${path} to be open, received a closed one`);
+      // Made now: the caller may write the same object again before its turn has come.
+      const line = `${JSON.stringify({ step, kind, metrics })}\n`;
+      return inTurn(async () => {
+        await (await openOnce()).appendFile(line);
+      });
+    },
+    close() {
+      if (closed) return;
+      closed = true;
+      // Opened in any case, so that a run that resumes and writes nothing has its later lines cut off too.
+      return inTurn(async () => (await openOnce()).close());
+    },
+  };
+}
+
+/** Opens a file for appending behind the last whole line of step `from` or an earlier one. */
+async function openAfter(path: string, from: number): Promise<FileHandle> {
+  await mkdir(dirname(path), { recursive: true });
+  const file = await open(path, 'a');
+  try {
+    const { size } = await file.stat();
+    const kept = await bytesUpTo(path, from, size);
+    if (kept < size) await truncate(path, kept);
+    return file;
+  } catch (error) {
+    await file.close();
+    throw error;
+  }
+}
+
+/** Bytes of the whole lines in front of the first one with a later step. */
+async function bytesUpTo(path: string, from: number, size: number): Promise<number> {
+  let bytes = 0;
+  let number = 0;
+  const input = createReadStream(path);
+  try {
+    for await (const line of createInterface({ input, crlfDelay: Infinity })) {
+      number++;
+      const end = bytes + Buffer.byteLength(line) + 1;
+      // Without a line feed at its end it is torn.
+      if (end > size || stepOf(path, number, line) > from) break;
+      bytes = end;
+    }
+  } finally {
+    input.destroy();
+  }
+  return bytes;
+}
+
+function stepOf(path: string, number: number, line: string): number {
+  let step: unknown;
+  try {
+    step = (JSON.parse(line) as Partial<Entry> | null)?.step;
+  } catch {
+    // The next check says what is wrong.
+  }
+  if (typeof step === 'number') return step;
+  throw new SdpoError(
+    'ERR_SDPO_DATA',
+    `Expected line ${number} of ${path} to be a JSON object with a step, received ${line.slice(0, 60)}`,
+  );
+}
+
+export interface ConsoleOptions {
+  /** Prints the updates whose step is a multiple of this; evaluations are always printed. Default 10. */
+  every?: number;
+  /**
+   * Metrics to print of an update, in this order; one that it lacks is printed as a dash. Default: loss, rewards/margins, rewards/accuracies,
+   * maskFraction, grad_norm and learning_rate, as far as they are there. Evaluations print all they have.
+   */
+  fields?: readonly string[];
+}
+
+const DEFAULT_FIELDS = [
+  'loss',
+  'rewards/margins',
+  'rewards/accuracies',
+  'maskFraction',
+  'grad_norm',
+  'learning_rate',
+] as const;
+
+/** Prints one line per entry to a stream, by default the standard output; the stream stays open. */
+export function consoleWriter(
+  stream: NodeJS.WritableStream = process.stdout,
+  options: ConsoleOptions = {},
+): MetricsWriter {
+  if (typeof stream?.write !== 'function') failType('stream', 'a writable stream', stream);
+  checkOptions('options', options, ['every', 'fields']);
+  const every = checkInteger('options.every', options.every ?? 10, 1);
+  const { fields } = options;
+  if (fields !== undefined && !(Array.isArray(fields) && fields.every((name) => typeof name === 'string'))) {
+    failType('options.fields', 'an array of names of metrics', fields);
+  }
+  return {
+    write({ step, kind, metrics }) {
+      if (kind === 'train' && step % every !== 0) return;
+      const names =
+        kind === 'evaluation'
+          ? Object.keys(metrics)
+          : (fields ?? DEFAULT_FIELDS.filter((name) => Object.hasOwn(metrics, name)));
+      const parts = names.map((name) => `${name} ${Object.hasOwn(metrics, name) ? short(metrics[name]) : '-'}`);
+      stream.write(`${[`${kind === 'train' ? 'step' : 'evaluation at step'} ${step}`, ...parts].join('  ')}\n`);
+    },
+  };
+}
+
+/** Four significant digits, without zeros behind the last other one. */
+function short(value: number): string {
+  return Number.isInteger(value) ? String(value) : String(Number(value.toPrecision(4)));
+}
