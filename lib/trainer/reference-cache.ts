@@ -201,7 +201,7 @@ class DiskCache<C> implements ReferenceCache<C> {
   /** Takes the evaluations of a shard into the index. */
   async #index(path: string): Promise<void> {
     const { tensors, metadata } = await readSafetensorsHeader(path, CODE);
-    const labels = JSON.parse(metadata.entries) as Label[];
+    const labels = readLabels(path, metadata);
     let firstRow = 0;
     for (const label of labels) {
       this.#stored.set(keyOf(label), { ...label, path, tensors, firstRow, place: metadata.place });
@@ -332,6 +332,17 @@ async function readStored<C>(stored: Stored, rows: TrainingRows<C>, names: reado
     if (t !== timesteps[row]) fail(`row ${row} in ${what} to be of timestep ${t}`, `${timesteps[row]}`);
   });
   return found;
+}
+
+function readLabels(path: string, { entries, place }: Record<string, string>): Label[] {
+  let labels: unknown;
+  try {
+    labels = JSON.parse(entries);
+  } catch {
+    // The next check says what is wrong.
+  }
+  if (Array.isArray(labels) && labels.every((label) => Array.isArray(label?.ids)) && place !== undefined) return labels;
+  fail(`${path} to be a file of a reference cache`, `the metadata ${clip(entries)}`);
 }
 
 function checkManifest(path: string, text: string, kind: string, fingerprint: Readonly<Record<string, unknown>>): void {
