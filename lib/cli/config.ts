@@ -61,7 +61,7 @@ export interface TrainConfig {
   readonly evaluation?: ModuleConfig & { readonly every: number; readonly atStart: boolean };
   readonly checkpoints: { readonly every: number; readonly keep: number };
   readonly reference: ReferenceConfig;
-  readonly threshold?: { readonly keep: number; readonly bins: number };
+  readonly threshold?: { readonly keep: number; readonly bins: number; readonly window: number; readonly warmup?: number };
   readonly seed: number;
   readonly out: string;
 }
@@ -169,6 +169,10 @@ function furtherProblems({ schedule, training, loss, threshold, reference }: Tra
   }
   const errorsOnly = reference.kind === 'cache' && reference.content === 'errors';
   demand(!errorsOnly || !loss.klWeight, 'loss.klWeight', "0 with reference.content 'errors'", loss.klWeight);
+  if (threshold?.warmup !== undefined) {
+    const { warmup, window } = threshold;
+    demand(warmup <= window, 'threshold.warmup', `at most threshold.window (${window})`, warmup);
+  }
   // Without a mask there is no threshold to adjust.
   const masked = USED_BY.maskThreshold.includes(loss.objective);
   demand(

@@ -5,14 +5,17 @@ import { join } from 'node:path';
 import writeFileAtomic from 'write-file-atomic';
 import { packageVersion } from '../doctor.js';
 import { DivergenceError } from '../errors.js';
+import type { PreferenceLoss } from '../loss.js';
 import { encodeSafetensors } from '../safetensors.js';
 import { CheckpointStore } from '../trainer/checkpoint.js';
 import { learningRateSchedule } from '../trainer/learning-rate.js';
 import type { PreferenceTrainerOptions } from '../trainer/options.js';
+import { ThresholdTracker } from '../trainer/threshold-tracker.js';
+import { timestepEdges } from '../trainer/timestep-bins.js';
 import { PreferenceTrainer } from '../trainer/trainer.js';
 import type { MetricsWriter, Policy } from '../trainer/types.js';
 import { jsonlWriter } from '../trainer/writers.js';
-import { type LoadedConfig, loadConfig } from './config.js';
+import { type LoadedConfig, loadConfig, type TrainConfig } from './config.js';
 import { withPath } from './config-error.js';
 import { EXIT, type ExitCode } from './exit.js';
 import { onInterrupt } from './interrupt.js';
@@ -139,11 +142,13 @@ function makeTrainer(
   const rate = withPath('training.learningRate', () =>
     learningRateSchedule({ ...learningRate, ...(decay === 'constant' ? {} : { steps }) }),
   );
+  const { threshold } = config;
   const make = () =>
     new PreferenceTrainer({
       ...training,
       ...rest,
       ...{ policy, data, loss, reference, seed: config.seed },
+      threshold: threshold && makeTracker(threshold, loss),
       learningRate: rate,
       maxGradientNorm: maxGradientNorm ?? Infinity,
       maxSkipped,
@@ -152,6 +157,11 @@ function makeTrainer(
     const name = argument.replace(/^options\./, '');
     return Object.hasOwn(config, name.split('.')[0]) ? name : `training.${name}`;
   }, make);
+}
+
+function makeTracker({ bins, ...options }: NonNullable<TrainConfig['threshold']>, loss: PreferenceLoss): ThresholdTracker {
+  const edges = timestepEdges(loss.options.schedule!, bins);
+  return new ThresholdTracker({ ...options, edges, initial: loss.options.maskThreshold });
 }
 
 /** Keeps the last entry of each kind, for the summary. */
