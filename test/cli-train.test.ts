@@ -5,7 +5,6 @@ import { join } from 'node:path';
 import t from 'tap';
 import { decodeSafetensors, encodeSafetensors } from '../lib/index.js';
 import { jsonLines, sdpo, start, writeConfig } from './cli-runs.js';
-import { makePairs } from './linear-data.js';
 
 const read = (...path: string[]) => readFileSync(join(...path));
 const readJson = (...path: string[]) => JSON.parse(readFileSync(join(...path), 'utf8'));
@@ -73,13 +72,12 @@ t.test('--json, --quiet and plain lines are the same training', async (t) => {
 
 t.test('pairs from safetensors files', async (t) => {
   const folder = t.testdir();
-  const pairs = makePairs({ count: 24 });
-  const stack = (branch: 'chosen' | 'rejected') => ({
+  const stack = (phase: number) => ({
     dtype: 'float32' as const,
-    shape: [pairs.length, 4],
-    data: Float32Array.from(pairs.flatMap((pair) => [...pair[branch]])),
+    shape: [24, 4],
+    data: Float32Array.from({ length: 24 * 4 }, (_, i) => Math.sin(phase + 7 * i)),
   });
-  writeFileSync(join(folder, 'a.safetensors'), encodeSafetensors({ chosen: stack('chosen'), no: stack('rejected') }));
+  writeFileSync(join(folder, 'a.safetensors'), encodeSafetensors({ chosen: stack(0), no: stack(1) }));
   const data = { format: 'safetensors', files: [join(folder, 'a.safetensors')], names: { rejected: 'no' } };
   t.match(await sdpo(['train', writeConfig(folder, { data }), '--quiet']), { status: 0, stderr: '' });
   t.notOk(existsSync(join(folder, 'other')));
