@@ -97,3 +97,67 @@ t.test('--resume where there is nothing begins', async (t) => {
   t.equal((await sdpo(['train', writeConfig(folder), '--resume', '--quiet'])).status, 0);
   t.ok(existsSync(join(folder, 'run', 'weights.safetensors')));
 });
+
+t.test('a threshold that is adjusted and a reference that is kept', async (t) => {
+  const folder = t.testdir();
+  const config = writeConfig(folder, {
+    training: { steps: 30 },
+    threshold: { keep: 0.6, bins: 3, window: 32, warmup: 8 },
+    reference: { kind: 'cache', folder: join(folder, 'cache') },
+  });
+  const run = (name: string, ...args: string[]) =>
+    sdpo(['train', config, '--quiet', '--out', join(folder, name), ...args]);
+  const same = (a: string, b: string) => {
+    for (const file of ['weights.safetensors', 'metrics.jsonl']) {
+      const [first, second] = [a, b].map((name) => readFileSync(join(folder, name, file)));
+      t.ok(first.equals(second), `${file} of ${b} is that of ${a}`);
+    }
+  };
+  t.match(await run('recorded'), { status: 0, stderr: '' });
+  t.match(await run('replayed'), { status: 0, stderr: '' });
+  same('recorded', 'replayed');
+  t.match(await run('parts', '--set', 'training.steps=13'), { status: 0, stderr: '' });
+  t.match(await run('parts', '--resume'), { status: 0, stderr: '' });
+  same('recorded', 'parts');
+  t.match(await run('without', '--set', 'reference={"kind":"policy"}'), { status: 0, stderr: '' });
+  same('recorded', 'without');
+
+  const kept = jsonLines(readFileSync(join(folder, 'recorded', 'metrics.jsonl'), 'utf8')).slice(15);
+  const mean =
+    kept.reduce((sum, { metrics }) => sum + (metrics as { maskFraction: number }).maskFraction, 0) / kept.length;
+  await run(
+    'fixed',
+    '--set',
+    'reference={"kind":"policy"}',
+    '--set',
+    'threshold.warmup=32',
+    '--set',
+    'loss.maskThreshold=1',
+  );
+  const [first] = jsonLines(readFileSync(join(folder, 'fixed', 'metrics.jsonl'), 'utf8'));
+  t.match(first.metrics, { maskFraction: 1 }, 'the threshold of the loss holds until enough rows were seen');
+  t.ok(mean > 0 && mean < 1, `${mean} of the rows were removed`);
+
+  const other = await run('other', '--set', 'seed=1');
+  t.match(other, { status: 1, stderr: /cache.*seed/s }, 'a cache of other rows is refused');
+});
+
+t.test('a reference of which the errors are kept', async (t) => {
+  const folder = t.testdir();
+  const reference = { kind: 'cache', folder: join(folder, 'cache'), content: 'errors' };
+  const config = writeConfig(folder, { reference });
+  for (const name of ['recorded', 'replayed']) {
+    t.match(await sdpo(['train', config, '--quiet', '--out', join(folder, name)]), { status: 0, stderr: '' });
+  }
+  const driftOf = (name: string) => {
+    const entries = jsonLines(readFileSync(join(folder, name, 'metrics.jsonl'), 'utf8'));
+    return (entries.at(-1)!.metrics as { driftChosen: number | null }).driftChosen;
+  };
+  t.type(driftOf('recorded'), 'number');
+  t.equal(driftOf('replayed'), null, 'there is no drift without the reference itself');
+  const anchored = await sdpo(['train', config, '--set', 'loss.klWeight=1']);
+  t.match(anchored, {
+    status: 2,
+    stderr: /Expected loss\.klWeight to be 0 with reference\.content 'errors', received 1/,
+  });
+});

@@ -21,10 +21,18 @@ export interface Started {
   printed(text: string): Promise<void>;
 }
 
+const SOURCE = ['--import', 'tsx', join(root, 'lib/cli.ts')];
+
+interface StartOptions {
+  env?: Record<string, string>;
+  /** Arguments of node in front of those of the command line. */
+  program?: readonly string[];
+}
+
 /** Starts the command line; settings of the test runner and of sdpo are not inherited. */
-export function start(args: readonly string[], { env = {} }: { env?: Record<string, string> } = {}): Started {
+export function start(args: readonly string[], { env = {}, program = SOURCE }: StartOptions = {}): Started {
   const clean = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^(NODE_OPTIONS|SDPO_)/.test(name)));
-  const child = spawn(process.execPath, ['--import', 'tsx', join(root, 'lib/cli.ts'), ...args], {
+  const child = spawn(process.execPath, [...program, ...args], {
     cwd: root,
     env: { ...clean, ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
@@ -52,8 +60,13 @@ export function start(args: readonly string[], { env = {} }: { env?: Record<stri
   return { process: child, ended, printed };
 }
 
-export function sdpo(args: readonly string[], options?: { env?: Record<string, string> }): Promise<Ended> {
+export function sdpo(args: readonly string[], options?: StartOptions): Promise<Ended> {
   return start(args, options).ended;
+}
+
+/** The same from dist/, as it is installed. */
+export function built(args: readonly string[]): Promise<Ended> {
+  return sdpo(args, { program: [join(root, 'dist/cli.js')] });
 }
 
 /** A training that takes a fraction of a second; `loss` and `training` are changed field by field. */

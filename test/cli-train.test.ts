@@ -1,10 +1,11 @@
 /** `sdpo train` as a user starts it: what it prints, what it leaves, and how it ends. */
 
+import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
 import { decodeSafetensors, encodeSafetensors } from '../lib/index.js';
-import { jsonLines, sdpo, start, writeConfig } from './cli-runs.js';
+import { built, jsonLines, sdpo, start, writeConfig } from './cli-runs.js';
 
 const read = (...path: string[]) => readFileSync(join(...path));
 const readJson = (...path: string[]) => JSON.parse(readFileSync(join(...path), 'utf8'));
@@ -167,4 +168,35 @@ t.test('a second Ctrl-C stops at once, if it is another key press', async (t) =>
   clearInterval(again);
   t.equal(status, 130);
   t.notOk(existsSync(join(folder, 'run', 'summary.json')));
+});
+
+t.test('the built package trains without a loader of TypeScript', async (t) => {
+  const folder = t.testdir();
+  const { status, stderr } = await built(['train', writeConfig(folder), '--quiet']);
+  t.equal(status, 0, stderr);
+  await sdpo(['train', writeConfig(folder), '--quiet', '--out', join(folder, 'source')]);
+  t.ok(read(folder, 'run', 'weights.safetensors').equals(read(folder, 'source', 'weights.safetensors')));
+  writeFileSync(join(folder, 'policy.ts'), 'export default (x: number) => x;');
+  const typed = await built([
+    'train',
+    writeConfig(folder, { policy: { module: join(folder, 'policy.ts') } }, 'ts.json'),
+    '--out',
+    join(folder, 'ts'),
+  ]);
+  t.equal(typed.status, 2, 'a TypeScript module is explained, or read and found to be no policy');
+});
+
+t.test('a bar on a terminal', async (t) => {
+  const folder = t.testdir();
+  const config = writeConfig(folder, { evaluation: { module: 'linear-evaluation.js', every: 6 } });
+  const command = `"${process.execPath}" --import tsx lib/cli.ts train "${config}"`;
+  const { status, stdout, error } = spawnSync('script', ['-qec', command, '/dev/null'], { encoding: 'utf8' });
+  if (error !== undefined) {
+    t.pass('not run', { skip: 'script (util-linux) is not installed' });
+    return;
+  }
+  t.equal(status, 0, stdout);
+  t.match(stdout, /█+ 12\/12 .* steps\/s {2}ETA \S+ {2}loss /);
+  t.match(stdout, /step 6: norm /);
+  t.match(stdout, /Finished at step 12 of 12/);
 });

@@ -61,7 +61,12 @@ export interface TrainConfig {
   readonly evaluation?: ModuleConfig & { readonly every: number; readonly atStart: boolean };
   readonly checkpoints: { readonly every: number; readonly keep: number };
   readonly reference: ReferenceConfig;
-  readonly threshold?: { readonly keep: number; readonly bins: number; readonly window: number; readonly warmup?: number };
+  readonly threshold?: {
+    readonly keep: number;
+    readonly bins: number;
+    readonly window: number;
+    readonly warmup?: number;
+  };
   readonly seed: number;
   readonly out: string;
 }

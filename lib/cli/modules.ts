@@ -1,48 +1,11 @@
-/** Modules of the user that a config names: what their functions are given, what they give, and how they are loaded. */
+/** Loads the modules that a config names and calls their functions. */
 
 import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
-import type { NoiseSchedule } from '../schedule.js';
-import type { EvaluationContext } from '../trainer/options.js';
-import type { MaybePromise, PairSource, Policy } from '../trainer/types.js';
 import type { ModuleConfig } from './config.js';
 import { configError } from './config-error.js';
 import { suggest } from './schema.js';
-
-type Options = Readonly<Record<string, unknown>>;
-
-/** What the function of a data module is told beside its options. */
-export interface DataModuleContext {
-  /** Absolute path of the folder that the paths of the config are relative to. */
-  readonly folder: string;
-  /** The seed of the run. */
-  readonly seed: number;
-  readonly schedule: NoiseSchedule;
-}
-
-/** What the function of a policy module is told beside its options. */
-export interface PolicyModuleContext extends DataModuleContext {
-  /** Shape of one sample of the data. */
-  readonly shape: readonly number[];
-}
-
-/** What the function of an evaluation module is told beside its options. */
-export interface EvaluationModuleContext<C = unknown> extends PolicyModuleContext {
-  readonly data: PairSource<C>;
-}
-
-/** `data.module`: makes the pairs. */
-export type DataModule<C = unknown> = (options: Options, context: DataModuleContext) => MaybePromise<PairSource<C>>;
-
-/** `policy.module`: makes the policy, with the weights the training starts from. */
-export type PolicyModule<C = unknown> = (options: Options, context: PolicyModuleContext) => MaybePromise<Policy<C>>;
-
-/** `evaluation.module`: prepares an evaluation, which is called as the trainer's `evaluate.run`. */
-export type EvaluationModule<C = unknown> = (
-  options: Options,
-  context: EvaluationModuleContext<C>,
-) => MaybePromise<(context: EvaluationContext<C>) => MaybePromise<Readonly<Record<string, number>>>>;
 
 /**
  * Calls the function that a part of the config names.

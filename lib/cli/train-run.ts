@@ -159,7 +159,10 @@ function makeTrainer(
   }, make);
 }
 
-function makeTracker({ bins, ...options }: NonNullable<TrainConfig['threshold']>, loss: PreferenceLoss): ThresholdTracker {
+function makeTracker(
+  { bins, ...options }: NonNullable<TrainConfig['threshold']>,
+  loss: PreferenceLoss,
+): ThresholdTracker {
   const edges = timestepEdges(loss.options.schedule!, bins);
   return new ThresholdTracker({ ...options, edges, initial: loss.options.maskThreshold });
 }

@@ -4,12 +4,13 @@ import { resolve } from 'node:path';
 import { PreferenceLoss } from '../loss.js';
 import { NoiseSchedule } from '../schedule.js';
 import { pairsFromParquet, pairsFromSafetensors } from '../trainer/data.js';
+import type { EvaluationModuleContext, PolicyModuleContext } from '../trainer/modules.js';
 import type { PreferenceTrainerOptions } from '../trainer/options.js';
 import { referenceCache } from '../trainer/reference-cache.js';
 import type { PairSource, Policy, Reference } from '../trainer/types.js';
 import { type LoadedConfig, readJsonObject } from './config.js';
 import { configError, withPath } from './config-error.js';
-import { callModule, type EvaluationModuleContext, type PolicyModuleContext } from './modules.js';
+import { callModule } from './modules.js';
 
 /** The parts of a training that both `train` and `calibrate` need. */
 export interface TrainingParts {
