@@ -4,6 +4,14 @@ export { type BinStatistics, TimestepBins } from './trainer/bins.js';
 export { SAMPLINGS, type Sampling, type TimestepSampling } from './trainer/draws.js';
 export { DECAYS, type LearningRateOptions, learningRateSchedule } from './trainer/learning-rate.js';
 export type {
+  DataModule,
+  DataModuleContext,
+  EvaluationModule,
+  EvaluationModuleContext,
+  PolicyModule,
+  PolicyModuleContext,
+} from './trainer/modules.js';
+export type {
   BeforeLoss,
   Checkpoints,
   EvaluationContext,

@@ -8,6 +8,7 @@ const singles = ['package.json', 'README.md', 'LICENSE', 'CHANGELOG.md', 'CMakeL
 const allowed = [
   /^dist\/.+\.(js|js\.map|d\.ts)$/,
   /^native\/.+\.(cc|h|inl|cu|cuh)$/,
+  /^schema\/[a-z-]+\.schema\.json$/,
   /^prebuilds\/[a-z0-9]+-[a-z0-9]+\/sdpo\.(glibc|musl)\.node$/,
 ];
 
@@ -25,6 +26,7 @@ export function tarballProblems(root: string, files: readonly string[], platform
     ...singles,
     ...compiled,
     ...tree(root, 'native'),
+    ...tree(root, 'schema'),
     ...platforms.map((platform) => `prebuilds/${platform}/sdpo.glibc.node`),
   ];
   const problems = required.filter((file) => !present.has(file)).map((file) => `missing: ${file}`);

@@ -74,12 +74,13 @@ export class ProgressCounter {
 
   async #follow<T>(id: string, work: (onProgress: OnProgress) => Promise<T>): Promise<T> {
     this.#running.set(id, 0);
-    this.#tell();
     try {
-      return await work((done, total) => {
+      const result = work((done, total) => {
         this.#running.set(id, total > 0 ? Math.min(1, done / total) : 0);
         this.#tell();
       });
+      this.#tell(); // after the work has begun, so that who stops the study here stops that too
+      return await result;
     } finally {
       this.#running.delete(id);
     }

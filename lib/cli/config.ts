@@ -1,0 +1,190 @@
+/** The config of a training: its shape, and how it is read, changed by the command line, checked and completed. */
+
+import { readFileSync } from 'node:fs';
+import { dirname, relative, resolve } from 'node:path';
+import { type PreferenceLossOptions, USED_BY } from '../options.js';
+import type { DiffusersConfig, PredictionType, PresetName } from '../schedule.js';
+import type { ParquetPairOptions, SafetensorsPairOptions } from '../trainer/data.js';
+import type { Sampling, TimestepSampling } from '../trainer/draws.js';
+import type { LearningRateOptions } from '../trainer/learning-rate.js';
+import { configError } from './config-error.js';
+import { problemsOf, readSchema } from './schema.js';
+import { applySetting } from './set.js';
+
+/** A function of a module of the user, and what it is given. */
+export interface ModuleConfig {
+  readonly module: string;
+  readonly export?: string;
+  readonly options?: Readonly<Record<string, unknown>>;
+}
+
+export type DataConfig =
+  | ({ readonly format: 'safetensors'; readonly files: readonly string[] } & SafetensorsPairOptions)
+  | ({ readonly format: 'parquet'; readonly files: readonly string[] } & ParquetPairOptions)
+  | ({ readonly format: 'module' } & ModuleConfig);
+
+export type ReferenceConfig =
+  | { readonly kind: 'policy' }
+  | { readonly kind: 'cache'; readonly folder: string; readonly content?: 'predictions' | 'errors' };
+
+/** A config with its defaults, as schema/train.schema.json describes it. */
+export interface TrainConfig {
+  readonly $schema?: string;
+  readonly base: string;
+  readonly policy: ModuleConfig;
+  readonly data: DataConfig;
+  readonly schedule: {
+    readonly preset?: PresetName;
+    readonly config?: DiffusersConfig | string;
+    readonly inferenceSteps?: number;
+    readonly eta: number;
+    readonly predictionType?: PredictionType;
+    readonly ignore?: readonly string[];
+  };
+  readonly loss: Omit<PreferenceLossOptions, 'schedule'>;
+  readonly training: {
+    readonly steps: number;
+    readonly pairsPerStep: number;
+    readonly timestepsPerPair: number;
+    readonly accumulate: number;
+    readonly noise: 'shared' | 'independent';
+    readonly timesteps: TimestepSampling;
+    readonly sampling?: Sampling;
+    readonly learningRate: Required<Pick<LearningRateOptions, 'peak' | 'warmupSteps' | 'decay'>> & { final?: number };
+    readonly maxGradientNorm: number | null;
+    readonly ema?: { readonly decay: number; readonly warmup: boolean };
+    readonly onNonFinite: 'stop' | 'skip';
+    readonly maxSkipped?: number;
+    readonly bins: number;
+    readonly logBinsEvery: number;
+  };
+  readonly evaluation?: ModuleConfig & { readonly every: number; readonly atStart: boolean };
+  readonly checkpoints: { readonly every: number; readonly keep: number };
+  readonly reference: ReferenceConfig;
+  readonly threshold?: {
+    readonly keep: number;
+    readonly bins: number;
+    readonly window: number;
+    readonly warmup?: number;
+  };
+  readonly seed: number;
+  readonly out: string;
+}
+
+/** A config that has been checked, with the folders it speaks of as absolute paths. */
+export interface LoadedConfig {
+  readonly config: TrainConfig;
+  /** What the paths of the config are relative to. */
+  readonly base: string;
+  /** The folder of the run. */
+  readonly out: string;
+}
+
+export interface ConfigChanges {
+  /** Assignments of `--set`, in their order. */
+  readonly set?: readonly string[];
+  /** `--out`, relative to the working directory; takes the place of the config's `out`. */
+  readonly out?: string;
+}
+
+/**
+ * Reads a config, applies the changes of the command line, checks it and fills in the defaults.
+ * @throws SdpoError ERR_SDPO_CONFIG that names every path with a mistake.
+ */
+export function loadConfig(file: string, { set = [], out }: ConfigChanges = {}): LoadedConfig {
+  const config = readJsonObject(file);
+  for (const assignment of set) applySetting(config, assignment);
+  const folder = dirname(resolve(file));
+  const base = resolve(folder, typeof config.base === 'string' ? config.base : '.');
+  if (out !== undefined) config.out = relative(base, resolve(out)) || '.';
+
+  const schema = readSchema('train');
+  const problems = problemsOf(schema, config, 'the config');
+  const checked = config as unknown as TrainConfig;
+  if (problems.length === 0) {
+    dropUnused(checked);
+    problems.push(...furtherProblems(checked));
+  }
+  if (problems.length > 0) {
+    throw configError(`${file} is not a valid config:\n${problems.map((problem) => `  ${problem}`).join('\n')}`);
+  }
+  return { config: checked, base, out: resolve(base, checked.out) };
+}
+
+/** The object in a JSON file. */
+export function readJsonObject(file: string): Record<string, unknown> {
+  let value: unknown;
+  try {
+    value = JSON.parse(readFileSync(file, 'utf8'));
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    if (code === 'ENOENT') throw configError(`Expected ${file} to be a file, received no such file`, error);
+    throw configError(`Expected ${file} to be readable JSON, received: ${message}`, error);
+  }
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+    throw configError(`Expected ${file} to be a JSON object, received ${JSON.stringify(value).slice(0, 60)}`);
+  }
+  return value as Record<string, unknown>;
+}
+
+/** The schema's defaults are those of all objectives; a run should not state options that its objective does not have. */
+function dropUnused({ loss }: TrainConfig): void {
+  const { properties = {} } = readSchema('train').properties?.loss ?? {};
+  for (const [name, users] of Object.entries(USED_BY)) {
+    const key = name as keyof typeof loss;
+    const isDefault = JSON.stringify(loss[key]) === JSON.stringify(properties[name]?.default);
+    if (isDefault && !users.includes(loss.objective)) delete loss[key];
+  }
+}
+
+/** What a schema cannot say: fields that depend on one another. */
+function furtherProblems({ schedule, training, loss, threshold, reference }: TrainConfig): string[] {
+  const problems: string[] = [];
+  const demand = (fits: boolean, path: string, expected: string, received: unknown) => {
+    if (!fits) problems.push(`Expected ${path} to be ${expected}, received ${JSON.stringify(received)}`);
+  };
+  const { preset, ignore } = schedule;
+  demand(preset === undefined || ignore === undefined, 'schedule.ignore', 'absent with a preset', ignore);
+  const { steps, pairsPerStep, accumulate, learningRate, onNonFinite, maxSkipped, timesteps } = training;
+  const { peak, warmupSteps, decay, final } = learningRate;
+  const rate = 'training.learningRate';
+  demand(
+    pairsPerStep % accumulate === 0,
+    'training.accumulate',
+    `a divisor of pairsPerStep (${pairsPerStep})`,
+    accumulate,
+  );
+  demand(warmupSteps < steps, `${rate}.warmupSteps`, `less than training.steps (${steps})`, warmupSteps);
+  demand(final === undefined || decay !== 'constant', `${rate}.final`, 'absent with the constant decay', final);
+  demand(final === undefined || final <= peak, `${rate}.final`, `at most the peak (${peak})`, final);
+  demand(
+    maxSkipped === undefined || onNonFinite === 'skip',
+    'training.maxSkipped',
+    "absent with onNonFinite 'stop'",
+    maxSkipped,
+  );
+  for (const name of ['mean', 'std'] as const) {
+    const value = timesteps[name];
+    const uniform = timesteps.distribution === 'uniform';
+    demand(value === undefined || !uniform, `training.timesteps.${name}`, "absent with distribution 'uniform'", value);
+  }
+  if (timesteps.range !== undefined) {
+    const [low, high] = timesteps.range;
+    demand(low <= high, 'training.timesteps.range', '[low, high] with low <= high', timesteps.range);
+  }
+  const errorsOnly = reference.kind === 'cache' && reference.content === 'errors';
+  demand(!errorsOnly || !loss.klWeight, 'loss.klWeight', "0 with reference.content 'errors'", loss.klWeight);
+  if (threshold?.warmup !== undefined) {
+    const { warmup, window } = threshold;
+    demand(warmup <= window, 'threshold.warmup', `at most threshold.window (${window})`, warmup);
+  }
+  // Without a mask there is no threshold to adjust.
+  const masked = USED_BY.maskThreshold.includes(loss.objective);
+  demand(
+    threshold === undefined || masked,
+    'threshold',
+    `absent, since objective '${loss.objective}' has no mask`,
+    threshold,
+  );
+  return problems;
+}

@@ -1,0 +1,40 @@
+/** Loads the modules that a config names and calls their functions. */
+
+import { existsSync } from 'node:fs';
+import { resolve } from 'node:path';
+import { pathToFileURL } from 'node:url';
+import type { ModuleConfig } from './config.js';
+import { configError } from './config-error.js';
+import { suggest } from './schema.js';
+
+/**
+ * Calls the function that a part of the config names.
+ *
+ * @param path of that part in the config, for messages
+ */
+export async function callModule<T>(path: string, config: ModuleConfig, base: string, context: object): Promise<T> {
+  const name = config.export ?? 'default';
+  const loaded = await importModule(`${path}.module`, resolve(base, config.module));
+  const made = loaded[name];
+  if (typeof made !== 'function') {
+    const known = Object.keys(loaded);
+    const received = made === undefined ? `a module that exports ${known.join(', ') || 'nothing'}` : typeof made;
+    throw configError(
+      `Expected ${path}.module to export a function ${name}, received ${received}${suggest(name, known)} (${config.module})`,
+    );
+  }
+  return (await made(config.options ?? {}, context)) as T;
+}
+
+async function importModule(path: string, file: string): Promise<Record<string, unknown>> {
+  if (!existsSync(file)) throw configError(`Expected ${path} to be a module, received no such file: ${file}`);
+  try {
+    return await import(pathToFileURL(file).href);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ERR_UNKNOWN_FILE_EXTENSION') throw error;
+    throw configError(
+      `Expected ${path} to be a module that Node ${process.versions.node} can import, received ${file}; for TypeScript: npm install tsx, and NODE_OPTIONS="--import tsx"`,
+      error,
+    );
+  }
+}

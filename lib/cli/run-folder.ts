@@ -1,0 +1,111 @@
+/** The folder of a run: what is in it, when it may be used, and the record of the config that the run has. */
+
+import { mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { arch, cpus, platform } from 'node:os';
+import { join, relative, resolve } from 'node:path';
+import writeFileAtomic from 'write-file-atomic';
+import { packageVersion } from '../doctor.js';
+import { differenceOf } from '../trainer/difference.js';
+import { type LoadedConfig, readJsonObject, type TrainConfig } from './config.js';
+import { configError } from './config-error.js';
+
+/** Names within the folder of a run. */
+export const RUN_FILES = {
+  config: 'config.json',
+  environment: 'environment.json',
+  metrics: 'metrics.jsonl',
+  checkpoints: 'checkpoints',
+  weights: 'weights.safetensors',
+  averageWeights: 'weights-average.safetensors',
+  summary: 'summary.json',
+} as const;
+
+/** What an interrupted atomic write of the first file of a run leaves behind. */
+const LEFTOVER = /^config\.json\.\d+$/;
+
+/**
+ * Whether the folder has a run to go on with. Nothing is written.
+ * @throws SdpoError ERR_SDPO_CONFIG where the folder may not be used: it has something in it and `resume` is not set, or what is in it is not
+ *   a run, or one with another config.
+ */
+export function checkRunFolder({ config, base, out }: LoadedConfig, resume: boolean): boolean {
+  const entries = list(out).filter((name) => !LEFTOVER.test(name));
+  if (entries.length === 0) return false;
+  if (!resume) {
+    const hint = entries.includes(RUN_FILES.config) ? '; --resume goes on with the run in it' : '';
+    throw configError(`Expected ${out} to be empty or new, received a folder with ${entries.length} entries${hint}`);
+  }
+  if (!entries.includes(RUN_FILES.config)) {
+    throw configError(`Expected ${out} to hold a run, received a folder without ${RUN_FILES.config}`);
+  }
+  const before = readJsonObject(join(out, RUN_FILES.config)) as unknown as TrainConfig;
+  const difference = differenceOf(deciding(before, resolve(out, before.base ?? '.')), deciding(config, base));
+  if (difference !== undefined) {
+    const { path, before, now } = difference;
+    throw configError(
+      `Expected ${path} to be ${before}, as in the run that --resume goes on with (${join(out, RUN_FILES.config)}), received ${now}`,
+    );
+  }
+  return true;
+}
+
+function list(folder: string): string[] {
+  try {
+    return readdirSync(folder);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return [];
+    throw configError(`Expected ${folder} to be a folder, received: ${(error as Error).message}`, error);
+  }
+}
+
+/** The parts of a config that decide the numbers of a run; the others may change when it goes on. */
+function deciding(config: TrainConfig, base: string): unknown {
+  const { $schema, out, checkpoints, evaluation, ...parts } = config;
+  const { threads, ...loss } = parts.loss ?? {};
+  const { steps, ...training } = parts.training ?? {};
+  // A rate that decays depends on how many steps there will be.
+  const decays = training.learningRate?.decay !== 'constant';
+  return { ...parts, base, loss, training: decays ? { ...training, steps } : training };
+}
+
+/**
+ * Makes the folder and writes what the run is: its complete config, with which `sdpo train` would run again, and, for each time it was started,
+ * with what.
+ *
+ * @param goesOn whether the run goes on from a checkpoint; without one, nothing that was logged before belongs to it
+ */
+export async function recordRun({ config, base, out }: LoadedConfig, goesOn: boolean): Promise<void> {
+  mkdirSync(out, { recursive: true });
+  if (!goesOn) rmSync(join(out, RUN_FILES.metrics), { force: true });
+  const record: TrainConfig = { ...config, base: relative(out, base) || '.' };
+  delete (record as { $schema?: string }).$schema; // a path that was relative to another file
+  const sessions = readSessions(join(out, RUN_FILES.environment));
+  await writeJson(join(out, RUN_FILES.config), record);
+  await writeJson(join(out, RUN_FILES.environment), { sessions: [...sessions, environment()] });
+}
+
+function readSessions(file: string): unknown[] {
+  try {
+    return (JSON.parse(readFileSync(file, 'utf8')) as { sessions: unknown[] }).sessions;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return [];
+    throw error;
+  }
+}
+
+function environment(): Record<string, string | number> {
+  const processors = cpus();
+  return {
+    started: new Date().toISOString(),
+    sdpo: packageVersion(),
+    node: process.versions.node,
+    system: `${platform()}-${arch()}`,
+    cpu: processors[0]?.model.trim() ?? 'unknown',
+    cores: processors.length,
+  };
+}
+
+/** Writes JSON so that the file has either its old content or the new one. */
+export async function writeJson(file: string, value: unknown): Promise<void> {
+  await writeFileAtomic(file, `${JSON.stringify(value, null, 2)}\n`);
+}

@@ -1,0 +1,159 @@
+/** What a training shows while it runs: a bar on a terminal, lines elsewhere, JSON for programs, or nothing. */
+
+import cliProgress from 'cli-progress';
+import type { MetricsWriter } from '../trainer/types.js';
+
+export type OutputMode = 'bar' | 'lines' | 'json' | 'quiet';
+
+export interface TrainOutput extends MetricsWriter {
+  /** Begins at this step. */
+  start(step: number): void;
+  /** Shows a sentence beside the progress; not with `json` and `quiet`. */
+  note(text: string): void;
+  /** Ends the progress; after it the cursor is on a new line. */
+  stop(): void;
+}
+
+export interface OutputOptions {
+  readonly mode: OutputMode;
+  /** Steps in all. */
+  readonly steps: number;
+  /** Steps between lines; default: every step with `json`, else a twentieth of all. */
+  readonly every?: number;
+}
+
+type Metrics = Readonly<Record<string, number>>;
+
+/** Lines that a run of any length has, where nobody says how many. */
+const DEFAULT_LINES = 20;
+
+export function trainOutput({ mode, steps, every }: OutputOptions): TrainOutput {
+  switch (mode) {
+    case 'bar':
+      return terminalBar(steps);
+    case 'lines':
+      return plainLines(steps, every ?? Math.max(1, Math.floor(steps / DEFAULT_LINES)));
+    case 'json':
+      return jsonLines(steps, every ?? 1);
+    case 'quiet':
+      return { start() {}, write() {}, note() {}, stop() {} };
+  }
+}
+
+function terminalBar(steps: number): TrainOutput {
+  const bars = new cliProgress.MultiBar({
+    format: '{bar} {value}/{total}  {rate}  ETA {eta_formatted}  {metrics}',
+    barCompleteChar: '█',
+    barIncompleteChar: '░',
+    barsize: 24,
+    hideCursor: true,
+    // Such a bar would be drawn over and over by a log file.
+    noTTYOutput: false,
+    stream: process.stderr,
+  });
+  const pace = new Pace();
+  let bar: cliProgress.SingleBar | undefined;
+  const log = (text: string) => bars.log(`${text}\n`);
+  return {
+    start(step) {
+      pace.start(step);
+      bar = bars.create(steps, step, { rate: '', metrics: '' });
+    },
+    write({ step, kind, metrics }) {
+      if (kind === 'evaluation') log(`step ${step}: ${allOf(metrics)}`);
+      else bar?.update(step, { rate: pace.rate(step), metrics: mainOf(metrics) });
+    },
+    note: log,
+    stop() {
+      bars.update(); // what was logged since the last drawing
+      bars.stop();
+    },
+  };
+}
+
+function plainLines(steps: number, every: number): TrainOutput {
+  const pace = new Pace();
+  const line = (text: string) => process.stderr.write(`${text}\n`);
+  return {
+    start: (step) => pace.start(step),
+    write({ step, kind, metrics }) {
+      if (kind === 'evaluation') line(`step ${step}/${steps}  evaluation: ${allOf(metrics)}`);
+      else if (step % every === 0 || step === steps) {
+        line(`step ${step}/${steps}  ${mainOf(metrics)}  ${pace.rate(step)}, about ${pace.left(step, steps)} left`);
+      }
+    },
+    note: line,
+    stop() {},
+  };
+}
+
+function jsonLines(steps: number, every: number): TrainOutput {
+  return {
+    start() {},
+    write(entry) {
+      const { step, kind } = entry;
+      if (kind === 'evaluation' || step % every === 0 || step === steps) console.log(JSON.stringify(entry));
+    },
+    note() {},
+    stop() {},
+  };
+}
+
+/** How fast it goes since the start of this process. */
+class Pace {
+  #began = performance.now();
+  #first = 0;
+
+  start(step: number): void {
+    this.#began = performance.now();
+    this.#first = step;
+  }
+
+  rate(step: number): string {
+    const rate = 1 / this.#secondsPerStep(step);
+    return `${rate >= 10 ? rate.toFixed(0) : rate.toPrecision(2)} steps/s`;
+  }
+
+  left(step: number, steps: number): string {
+    return duration(this.#secondsPerStep(step) * (steps - step));
+  }
+
+  #secondsPerStep(step: number): number {
+    return (performance.now() - this.#began) / 1000 / Math.max(1, step - this.#first);
+  }
+}
+
+/** 95 s, 12 min, 3 h 20 min. */
+export function duration(seconds: number): string {
+  if (seconds < 100) return `${seconds < 10 ? seconds.toFixed(1) : Math.round(seconds)} s`;
+  const minutes = Math.round(seconds / 60);
+  return minutes < 100 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+}
+
+/** The metrics that say whether a training is well, under short names. */
+const MAIN = {
+  loss: 'loss',
+  accuracy: 'rewards/accuracies',
+  margin: 'rewards/margins',
+  masked: 'maskFraction',
+  gradient: 'grad_norm',
+} as const;
+
+function mainOf(metrics: Metrics): string {
+  if (metrics.skipped === 1) return 'skipped: not finite';
+  return Object.entries(MAIN)
+    .filter(([, name]) => metrics[name] !== undefined)
+    .map(([short, name]) => `${short} ${shortNumber(metrics[name])}`)
+    .join('  ');
+}
+
+function allOf(metrics: Metrics): string {
+  return Object.entries(metrics)
+    .map(([name, value]) => `${name} ${shortNumber(value)}`)
+    .join('  ');
+}
+
+/** Four significant digits. */
+export function shortNumber(value: number): string {
+  return String(Number(value.toPrecision(4)));
+}

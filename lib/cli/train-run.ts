@@ -1,0 +1,222 @@
+/** Runs a training from its config: sets it up, shows how it goes, and leaves its files in the folder of the run. */
+
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import writeFileAtomic from 'write-file-atomic';
+import { packageVersion } from '../doctor.js';
+import { DivergenceError } from '../errors.js';
+import type { PreferenceLoss } from '../loss.js';
+import { encodeSafetensors } from '../safetensors.js';
+import { CheckpointStore } from '../trainer/checkpoint.js';
+import { learningRateSchedule } from '../trainer/learning-rate.js';
+import type { PreferenceTrainerOptions } from '../trainer/options.js';
+import { ThresholdTracker } from '../trainer/threshold-tracker.js';
+import { timestepEdges } from '../trainer/timestep-bins.js';
+import { PreferenceTrainer } from '../trainer/trainer.js';
+import type { MetricsWriter, Policy } from '../trainer/types.js';
+import { jsonlWriter } from '../trainer/writers.js';
+import { type LoadedConfig, loadConfig, type TrainConfig } from './config.js';
+import { withPath } from './config-error.js';
+import { EXIT, type ExitCode } from './exit.js';
+import { onInterrupt } from './interrupt.js';
+import { describeProfile, type ProfileSummary, summarizeProfile } from './profile.js';
+import { checkRunFolder, RUN_FILES, recordRun, writeJson } from './run-folder.js';
+import type { TrainOptions } from './train.js';
+import { duration, type OutputMode, shortNumber, type TrainOutput, trainOutput } from './train-output.js';
+import { makeEvaluation, makeParts, type TrainingParts } from './train-setup.js';
+
+/** How a training ended: after its last step, because the data had no more pairs, by a signal, or because it diverged. */
+type Status = 'finished' | 'out-of-pairs' | 'interrupted' | 'diverged';
+
+/** What `--json` prints last and what stays in summary.json. */
+interface Summary {
+  readonly status: Status;
+  readonly step: number;
+  readonly steps: number;
+  /** Of this process, without loading the model and the data. */
+  readonly seconds: number;
+  /** The last log entries. */
+  readonly metrics: Readonly<Record<string, number>>;
+  readonly evaluation?: Readonly<Record<string, number>>;
+  readonly out: string;
+  readonly profile?: ProfileSummary;
+}
+
+export async function train(file: string, options: TrainOptions): Promise<ExitCode> {
+  const loaded = loadConfig(file, options);
+  const { steps } = loaded.config.training;
+  const goesOn = checkRunFolder(loaded, options.resume ?? false);
+  const output = trainOutput({ mode: modeOf(options), steps, every: options.logEvery });
+  const parts = await makeParts(loaded);
+  try {
+    return await run(loaded, parts, goesOn, output, options);
+  } finally {
+    parts.policy.dispose?.();
+  }
+}
+
+function modeOf({ quiet, json }: TrainOptions): OutputMode {
+  if (json) return 'json';
+  if (quiet) return 'quiet';
+  return process.stderr.isTTY ? 'bar' : 'lines';
+}
+
+async function run(
+  loaded: LoadedConfig,
+  parts: TrainingParts,
+  goesOn: boolean,
+  output: TrainOutput,
+  options: TrainOptions,
+): Promise<ExitCode> {
+  const { config, out } = loaded;
+  const { steps } = config.training;
+  const last = new LastEntries();
+  const evaluate = await makeEvaluation(loaded, parts);
+  const interruption = onInterrupt(() =>
+    output.note('Stopping after this step, with a checkpoint; once more, and it stops at once.'),
+  );
+  try {
+    const store = new CheckpointStore(join(out, RUN_FILES.checkpoints), { keep: config.checkpoints.keep });
+    const latest = goesOn ? await store.latest() : undefined;
+    for (const warning of latest?.warnings ?? []) console.error(warning);
+    const log = jsonlWriter(join(out, RUN_FILES.metrics), { from: latest?.step ?? 0 });
+    const trainer = makeTrainer(loaded, parts, {
+      evaluate,
+      checkpoints: { store, every: config.checkpoints.every },
+      writers: [log, output, last],
+      signal: interruption.signal,
+    });
+    if (latest !== undefined) {
+      await trainer.load(latest.state);
+      output.note(`Goes on after step ${trainer.step}.`);
+    }
+    // Only now, since everything before may have found that the config does not fit.
+    await recordRun(loaded, latest !== undefined);
+    const first = trainer.step;
+    const began = performance.now();
+    output.start(first);
+    let failure: unknown;
+    try {
+      for await (const _ of trainer.run(steps)); // the writers are told of each step
+    } catch (error) {
+      failure = error;
+    }
+    await trainer.close();
+    output.stop();
+    if (failure !== undefined && !(failure instanceof DivergenceError)) throw failure;
+
+    const status = statusOf(trainer.step, steps, failure, interruption.signal);
+    if (status !== 'diverged' && status !== 'interrupted') await writeWeights(loaded, parts.policy, trainer.step);
+    const summary: Summary = {
+      status,
+      step: trainer.step,
+      steps,
+      seconds: (performance.now() - began) / 1000,
+      metrics: last.train,
+      evaluation: last.evaluation,
+      out,
+      profile: options.profile ? profileOf(trainer.profile, trainer.step - first, loaded) : undefined,
+    };
+    await writeJson(join(out, RUN_FILES.summary), summary);
+    printSummary(summary, first, options);
+    if (failure !== undefined) throw failure;
+    return status === 'interrupted' ? EXIT.interrupted : EXIT.ok;
+  } finally {
+    interruption.dispose();
+  }
+}
+
+function statusOf(step: number, steps: number, failure: unknown, signal: AbortSignal): Status {
+  if (failure !== undefined) return 'diverged';
+  if (step >= steps) return 'finished';
+  return signal.aborted ? 'interrupted' : 'out-of-pairs';
+}
+
+function makeTrainer(
+  { config }: LoadedConfig,
+  { loss, data, policy, reference }: TrainingParts,
+  rest: Pick<PreferenceTrainerOptions, 'evaluate' | 'checkpoints' | 'writers' | 'signal'>,
+): PreferenceTrainer {
+  const { steps, learningRate, maxGradientNorm, maxSkipped, ...training } = config.training;
+  const { decay } = learningRate;
+  const rate = withPath('training.learningRate', () =>
+    learningRateSchedule({ ...learningRate, ...(decay === 'constant' ? {} : { steps }) }),
+  );
+  const { threshold } = config;
+  const make = () =>
+    new PreferenceTrainer({
+      ...training,
+      ...rest,
+      ...{ policy, data, loss, reference, seed: config.seed },
+      threshold: threshold && makeTracker(threshold, loss),
+      learningRate: rate,
+      maxGradientNorm: maxGradientNorm ?? Infinity,
+      maxSkipped,
+    });
+  return withPath((argument) => {
+    const name = argument.replace(/^options\./, '');
+    return Object.hasOwn(config, name.split('.')[0]) ? name : `training.${name}`;
+  }, make);
+}
+
+function makeTracker(
+  { bins, ...options }: NonNullable<TrainConfig['threshold']>,
+  loss: PreferenceLoss,
+): ThresholdTracker {
+  const edges = timestepEdges(loss.options.schedule!, bins);
+  return new ThresholdTracker({ ...options, edges, initial: loss.options.maskThreshold });
+}
+
+/** Keeps the last entry of each kind, for the summary. */
+class LastEntries implements MetricsWriter {
+  train: Readonly<Record<string, number>> = {};
+  evaluation: Readonly<Record<string, number>> | undefined;
+
+  write({ kind, metrics }: Parameters<MetricsWriter['write']>[0]): void {
+    if (kind === 'train') this.train = metrics;
+    else this.evaluation = metrics;
+  }
+}
+
+/** The parameters as files of their own; the average too, where there is one. */
+async function writeWeights({ config, out }: LoadedConfig, policy: Policy, step: number): Promise<void> {
+  const metadata = { sdpo: packageVersion(), step: String(step), objective: config.loss.objective };
+  const write = async (name: string, which: 'policy' | 'average') => {
+    const bytes = encodeSafetensors(await policy.weights(which), { ...metadata, weights: which });
+    await writeFileAtomic(join(out, name), Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength));
+  };
+  await write(RUN_FILES.weights, 'policy');
+  if (config.training.ema !== undefined) await write(RUN_FILES.averageWeights, 'average');
+}
+
+function profileOf(
+  profile: Readonly<Record<string, number>>,
+  updates: number,
+  { config }: LoadedConfig,
+): ProfileSummary {
+  return summarizeProfile(profile, updates, config.reference.kind === 'policy');
+}
+
+const STATUS_TEXT: { readonly [K in Status]: string } = {
+  finished: 'Finished',
+  'out-of-pairs': 'No more pairs',
+  interrupted: 'Interrupted',
+  diverged: 'Diverged',
+};
+
+function printSummary(summary: Summary, first: number, { json, quiet }: TrainOptions): void {
+  if (json) {
+    console.log(JSON.stringify({ summary }));
+    return;
+  }
+  const { status, step, steps, seconds, metrics, out, profile } = summary;
+  if (profile !== undefined) console.log(describeProfile(profile)); // asked for, hence also where it is quiet
+  if (quiet) return;
+  const loss = metrics.loss === undefined ? '' : `, loss ${shortNumber(metrics.loss)}`;
+  console.log(
+    `${STATUS_TEXT[status]} at step ${step} of ${steps}: ${step - first} steps in ${duration(seconds)}${loss}`,
+  );
+  const files = Object.values(RUN_FILES).filter((name) => existsSync(join(out, name)));
+  console.log(`${out}: ${files.join(', ')}`);
+  if (status === 'interrupted') console.log('Go on with the same command and --resume.');
+}

@@ -1,0 +1,106 @@
+/** Makes what a config describes: schedule, loss, data, policy, evaluation and reference. */
+
+import { resolve } from 'node:path';
+import { PreferenceLoss } from '../loss.js';
+import { NoiseSchedule } from '../schedule.js';
+import { pairsFromParquet, pairsFromSafetensors } from '../trainer/data.js';
+import type { EvaluationModuleContext, PolicyModuleContext } from '../trainer/modules.js';
+import type { PreferenceTrainerOptions } from '../trainer/options.js';
+import { referenceCache } from '../trainer/reference-cache.js';
+import type { PairSource, Policy, Reference } from '../trainer/types.js';
+import { type LoadedConfig, readJsonObject } from './config.js';
+import { configError, withPath } from './config-error.js';
+import { callModule } from './modules.js';
+
+/** The parts of a training that both `train` and `calibrate` need. */
+export interface TrainingParts {
+  readonly loss: PreferenceLoss;
+  readonly schedule: NoiseSchedule;
+  readonly data: PairSource;
+  readonly policy: Policy;
+  /** Where it is not the policy's own. */
+  readonly reference: Reference | undefined;
+  readonly context: PolicyModuleContext;
+}
+
+/** The schedule that a config describes. */
+export function makeSchedule({ config, base }: LoadedConfig): NoiseSchedule {
+  const { preset, config: scheduler, ignore, ...options } = config.schedule;
+  if (preset !== undefined) return withPath('schedule', () => NoiseSchedule.preset(preset, options));
+  const content = typeof scheduler === 'string' ? readJsonObject(resolve(base, scheduler)) : scheduler!;
+  const rename = (argument: string) => `schedule.${argument.replace(/^options\./, '')}`;
+  return withPath(rename, () => NoiseSchedule.fromDiffusers(content, { ...options, ignore }));
+}
+
+/** The loss that a config describes. */
+export function makeLoss({ config }: LoadedConfig, schedule: NoiseSchedule): PreferenceLoss {
+  return withPath('loss', () => new PreferenceLoss({ ...config.loss, schedule }));
+}
+
+/** Makes all parts; the loss first, since its mistakes are found soonest. */
+export async function makeParts(loaded: LoadedConfig): Promise<TrainingParts> {
+  const { config, base } = loaded;
+  const schedule = makeSchedule(loaded);
+  const loss = makeLoss(loaded, schedule);
+  const dataContext = { folder: base, seed: config.seed, schedule };
+  const data = await makeData(loaded, dataContext);
+  const context: PolicyModuleContext = { ...dataContext, shape: data.shape };
+  const policy = await callModule<Policy>('policy', config.policy, base, context);
+  const reference = makeReference(loaded, schedule, data, policy);
+  return { loss, schedule, data, policy, reference, context };
+}
+
+/** The cache of the policy's own reference, where the config asks for one. */
+function makeReference(
+  { config, base }: LoadedConfig,
+  schedule: NoiseSchedule,
+  data: PairSource,
+  policy: Policy,
+): Reference | undefined {
+  if (config.reference.kind === 'policy') return undefined;
+  const { folder, content: kind = 'predictions' } = config.reference;
+  const { pairsPerStep, timestepsPerPair, accumulate, noise, timesteps, sampling } = config.training;
+  const { module, ...rest } = config.policy;
+  if (policy.reference === undefined) {
+    throw configError('Expected the policy to have a reference(), since reference.kind is "cache", received none');
+  }
+  return referenceCache({
+    folder: resolve(base, folder),
+    kind,
+    compute: async ({ inputs }) => ({ prediction: await policy.reference!(inputs) }),
+    // Whatever decides the rows and what the reference is; the weights themselves are the policy's own business.
+    fingerprint: {
+      ...{ data: data.fingerprint, seed: config.seed, schedule, pairsPerStep, timestepsPerPair, accumulate, noise },
+      ...{ timesteps, sampling: sampling ?? null, policy: { module: resolve(base, module), ...rest } },
+    },
+  });
+}
+
+async function makeData({ config, base }: LoadedConfig, context: object): Promise<PairSource> {
+  const { data } = config;
+  if (data.format === 'module') return callModule<PairSource>('data', data, base, context);
+  const paths = data.files.map((file) => resolve(base, file));
+  if (data.format === 'safetensors') {
+    const { format, files, ...options } = data;
+    return pairsFromSafetensors(paths, options);
+  }
+  const { format, files, ...options } = data;
+  return pairsFromParquet(paths, options);
+}
+
+/** The evaluation that a config names. */
+export async function makeEvaluation(
+  { config, base }: LoadedConfig,
+  { context, data }: TrainingParts,
+): Promise<PreferenceTrainerOptions['evaluate']> {
+  if (config.evaluation === undefined) return undefined;
+  const { every, atStart, ...module } = config.evaluation;
+  const full: EvaluationModuleContext = { ...context, data };
+  const run = await callModule<NonNullable<PreferenceTrainerOptions['evaluate']>['run']>(
+    'evaluation',
+    module,
+    base,
+    full,
+  );
+  return { every, atStart, run };
+}

@@ -1,0 +1,47 @@
+/** `sdpo train <config>`: the arguments of the command. */
+
+import { type Command, InvalidArgumentError } from 'commander';
+import { EXIT_CODE_HELP, finish } from './exit.js';
+
+export interface TrainOptions {
+  readonly set: readonly string[];
+  readonly out?: string;
+  readonly resume?: boolean;
+  readonly logEvery?: number;
+  readonly quiet?: boolean;
+  readonly json?: boolean;
+  readonly profile?: boolean;
+}
+
+export function addTrain(program: Command): void {
+  program
+    .command('train')
+    .description('fine-tune a policy on preference pairs')
+    .argument('<config>', 'JSON file (docs/cli.md, schema/train.schema.json)')
+    .option('--set <path=value>', 'change the config: loss.beta=30 (repeatable)', collect, [])
+    .option('--out <folder>', "folder of the run, in place of the config's out")
+    .option('--resume', 'go on from the latest checkpoint of the run in the folder; begin where there is none')
+    .option(
+      '--log-every <steps>',
+      'steps between lines of output (default: a twentieth of all; 1 with --json)',
+      positiveInteger,
+    )
+    .option('--quiet', 'print errors only')
+    .option('--json', 'print one JSON object per line: the log entries, then a summary')
+    .option('--profile', 'print where the time went')
+    .addHelpText('after', EXIT_CODE_HELP)
+    .action((file: string, options: TrainOptions) =>
+      finish(async () => (await import('./train-run.js')).train(file, options), options),
+    );
+}
+
+/** For options that may be given several times. */
+export function collect(value: string, before: readonly string[]): string[] {
+  return [...before, value];
+}
+
+export function positiveInteger(text: string): number {
+  const value = Number(text);
+  if (!Number.isSafeInteger(value) || value < 1) throw new InvalidArgumentError('Expected an integer >= 1.');
+  return value;
+}
