@@ -15,7 +15,7 @@ import { dispose, type Params, ref } from './jax.js';
 import { JUDGE_SHAPES } from './judge.js';
 import { DENOISER_SHAPES, predict } from './model.js';
 import { ownSamplePairs } from './own-samples.js';
-import { datasetOf, makePairs, PAIR_SOURCES, type Pairs, type PairSource } from './pairs.js';
+import { datasetOf, makePairs, PAIR_SOURCES, type PairSource, type Pairs } from './pairs.js';
 import { DenoiserPolicy } from './policy.js';
 import { seedsOf } from './seeds.js';
 import { loadWeights, saveWeights, WEIGHTS_FOLDER } from './weights.js';
@@ -184,9 +184,7 @@ async function runCell(cell: StudyCell, context: ExperimentContext, world: World
     schedule,
     beta: cell.beta,
     ...(masked ? { maskThreshold: options.maskThreshold } : {}),
-    ...(settings.calibrated
-      ? { weightSharpness: calibratedSharpness(base, pairs, schedule, options, cell.seed) }
-      : {}),
+    ...(settings.calibrated ? { weightSharpness: calibratedSharpness(base, pairs, schedule, options, cell.seed) } : {}),
   });
   const seeds = seedsOf('training', cell.seed);
   const policy = new DenoiserPolicy(base);

@@ -47,7 +47,8 @@ function rewardsOf(judge: Params, images: Float32Array): Float64Array {
   const probabilities = classify(judge, images);
   return Float64Array.from({ length: images.length / PIXELS }, (_, row) => {
     let reward = 0;
-    for (let digit = 0; digit < CLASSES; digit++) if (isPreferred(digit)) reward += probabilities[row * CLASSES + digit];
+    for (let digit = 0; digit < CLASSES; digit++)
+      if (isPreferred(digit)) reward += probabilities[row * CLASSES + digit];
     return reward;
   });
 }
