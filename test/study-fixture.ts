@@ -122,15 +122,16 @@ function rings(count: number, seed: number, noisy: number): number[][] {
 function inventRun(cell: StudyCell): StudyRun {
   const { arm, source, beta, seed, settings } = cell;
   const random = createRandom(seed * 1000 + beta);
-  const shared = 0.04 * (random() - 0.5);
+  const shared = 0.08 * (random() - 0.5);
   const own =
     0.015 * (createRandom([...cell.id].reduce((sum, letter) => sum * 31 + letter.charCodeAt(0), 7) >>> 0)() - 0.5);
   const effect = source === 'C' && arm !== 'dpo' ? HARM : (EFFECTS[arm] ?? 0);
   const strength = 0.15 * Math.log10(beta) + (settings.learningRateFactor === undefined ? 0 : 0.1);
+  // Diffusion-DPO falls apart at small β after a good start; the others do so less.
+  const collapse = Math.max(0, 0.5 - strength) * (arm === 'dpo' ? 0.6 : 0.12);
   const at = (step: number): Measures => {
     const progress = step / 400;
-    const good =
-      0.4 + (0.2 + effect) * progress + shared + own - (1 - progress) * 0 - 0.25 * progress ** 2 * (0.5 - strength);
+    const good = 0.4 + (0.2 + effect) * progress + shared + own * progress - collapse * progress ** 3;
     const reward = 0.5 + 0.45 * progress * (1 - strength / 2) + own;
     return { good, reward, valid: 0.85 + 0.3 * (effect - 0.3) * progress + shared, coverage: 0.5 * good };
   };
