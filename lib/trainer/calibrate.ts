@@ -1,0 +1,259 @@
+/** Measures the reference's own errors on a few batches and proposes the options of the loss that no default can know. */
+
+import { AbortError, SdpoError } from '../errors.js';
+import { PreferenceLoss } from '../loss.js';
+import { createRandom, noise, type Seed } from '../noise.js';
+import type { LatentArray } from '../operand.js';
+import { NoiseSchedule, type SampleTimestepsOptions } from '../schedule.js';
+import { split, Tensor } from '../tensor.js';
+import { checkInteger, checkNumberAbove, checkNumberBetween, checkOneOf, checkOptions, failType } from '../validate.js';
+import { type Calibration, type CalibrationRow, calibrationOf } from './calibration.js';
+import { elementCount } from './data-pair.js';
+import { checkEdges, timestepEdges } from './timestep-bins.js';
+import type { PairSource, Policy, PreferencePair, Reference, ReferencePrediction, TrainingRows } from './types.js';
+
+export { type Calibration, type CalibrationBin, formatCalibration } from './calibration.js';
+
+export interface CalibrateOptions<C = unknown> {
+  /** The policy before it is trained: its `reference` predicts where it has one, `predict` otherwise. Either this or `reference`. */
+  policy?: Pick<Policy<C>, 'predict' | 'reference'>;
+  /** What stands in for the reference model in training. */
+  reference?: Reference<C> | Reference<C>['predict'];
+  data: PairSource<C>;
+  schedule: NoiseSchedule;
+  /** Batches to measure, default 8, of `batchSize` pairs, default 32, each at one timestep. */
+  batches?: number;
+  batchSize?: number;
+  /** Fraction of rows to keep, in (0, 1). Default 0.8. */
+  keep?: number;
+  /** τ in (0, 1), default 0.9, for which κ is proposed. With `kappa` as well, both are judged and nothing but β is proposed. */
+  tau?: number;
+  /** κ > 0, for which τ is proposed. */
+  kappa?: number;
+  /** Bins of timesteps: how many of equal width, default 10, or their inner edges. */
+  bins?: number | readonly number[];
+  /** How training will draw timesteps. Default: uniformly over all. */
+  timesteps?: Omit<SampleTimestepsOptions, 'random'>;
+  /** Whether the branches of a pair get the same noise. Default 'shared'. */
+  noise?: 'shared' | 'independent';
+  /** Of the pairs, timesteps and noise. Default 0. */
+  seed?: Seed;
+  /** As the loss will have it. Default 'mean'. */
+  logRatioReduction?: 'mean' | 'sum';
+  /** As the loss will have it; decides what β multiplies. Default 'constant'. */
+  timestepWeighting?: 'constant' | 'elbo';
+  /** By which share of its spread the first steps are assumed to change the difference of the branches' errors. Default 0.01. */
+  relativeImprovement?: number;
+  /** Standard deviation of the logit that β should then give. Default 1. */
+  logitSpread?: number;
+  signal?: AbortSignal;
+}
+
+const FIELDS = [
+  'policy',
+  'reference',
+  'data',
+  'schedule',
+  'batches',
+  'batchSize',
+  'keep',
+  'tau',
+  'kappa',
+  'bins',
+  'timesteps',
+  'noise',
+  'seed',
+  'logRatioReduction',
+  'timestepWeighting',
+  'relativeImprovement',
+  'logitSpread',
+  'signal',
+];
+
+/**
+ * Proposes κ for τ (or τ for κ) such that a fraction of the rows is kept, per bin of timesteps and overall, and an order of magnitude for β, from
+ * the reference's own errors: at the start of training the policy is the reference. It is meant for the weight ratios 'policy/data' and
+ * 'reference/data' and for the default transitions of the schedule. The errors grow as training moves the policy, so fewer rows are kept later on;
+ * `ThresholdTracker` keeps the fraction.
+ *
+ * Pairs are drawn with replacement from a data set, and taken in order from a stream.
+ *
+ * @throws TypeError or RangeError for wrong options; AbortError; whatever the policy, the reference or the data throw
+ */
+export async function calibrate<C = unknown>(options: CalibrateOptions<C>): Promise<Calibration> {
+  checkOptions('options', options, FIELDS);
+  const { policy, reference, data, schedule, signal } = options as CalibrateOptions<C>;
+  const predict = predictor(policy, reference);
+  if (typeof data !== 'object' || data === null || !['indexed', 'stream'].includes(data.kind)) {
+    failType('options.data', 'a source of preference pairs', data);
+  }
+  if (!(schedule instanceof NoiseSchedule)) failType('options.schedule', 'a NoiseSchedule', schedule);
+  if (signal !== undefined && !(signal instanceof AbortSignal)) failType('options.signal', 'an AbortSignal', signal);
+  checkOptions('options.timesteps', options.timesteps ?? {}, ['distribution', 'range', 'mean', 'std']);
+  const batches = checkInteger('options.batches', options.batches ?? 8, 1);
+  const batchSize = checkInteger('options.batchSize', options.batchSize ?? 32, 1);
+  const { bins = 10 } = options;
+  const sum = checkOneOf('options.logRatioReduction', options.logRatioReduction ?? 'mean', ['mean', 'sum']) === 'sum';
+  const goal = {
+    keep: checkNumberBetween('options.keep', options.keep ?? 0.8, 0, 1),
+    tau: options.tau === undefined ? undefined : checkNumberBetween('options.tau', options.tau, 0, 1),
+    kappa: options.kappa === undefined ? undefined : checkNumberAbove('options.kappa', options.kappa, 0),
+    edges:
+      typeof bins === 'number'
+        ? timestepEdges(schedule, checkInteger('options.bins', bins, 1))
+        : checkEdges('options.bins', bins),
+    reduction: sum ? elementCount(data.shape) : 1,
+    timestepWeighting: checkOneOf('options.timestepWeighting', options.timestepWeighting ?? 'constant', [
+      'constant',
+      'elbo',
+    ]),
+    relativeImprovement: checkNumberAbove('options.relativeImprovement', options.relativeImprovement ?? 0.01, 0),
+    logitSpread: checkNumberAbove('options.logitSpread', options.logitSpread ?? 1, 0),
+  };
+  const shared = checkOneOf('options.noise', options.noise ?? 'shared', ['shared', 'independent']) === 'shared';
+  const seed = options.seed ?? 0;
+  const random = createRandom(seed);
+  const take = taker(data, random);
+  const measured: CalibrationRow[] = [];
+  try {
+    for (let batch = 0; batch < batches; batch++) {
+      if (signal?.aborted) throw new AbortError(signal.reason);
+      const pairs = await take.pairs(batchSize);
+      if (pairs.length === 0) break;
+      const timesteps = schedule.sampleTimesteps(pairs.length, { ...options.timesteps, random });
+      const rows = makeRows(batch, pairs, timesteps, { schedule, shape: data.shape, seed, shared, batchSize });
+      const errors = errorsOf(rows, await predict(rows), schedule);
+      schedule.omegas(timesteps).forEach((omega, row) => {
+        const [errorChosen, errorRejected] = [errors.chosen[row], errors.rejected[row]];
+        measured.push({ timestep: timesteps[row], omega, errorChosen, errorRejected });
+      });
+    }
+  } finally {
+    await take.close();
+  }
+  if (measured.length === 0) {
+    throw new SdpoError('ERR_SDPO_DATA', 'Expected options.data to have at least one pair, received none');
+  }
+  return calibrationOf(measured, goal);
+}
+
+function predictor<C>(
+  policy: CalibrateOptions<C>['policy'],
+  reference: CalibrateOptions<C>['reference'],
+): Reference<C>['predict'] {
+  if ((policy === undefined) === (reference === undefined)) {
+    failType('options', 'given either policy or reference', policy === undefined ? 'neither' : 'both');
+  }
+  if (typeof reference === 'function') return reference;
+  if (reference !== undefined) {
+    if (typeof reference?.predict !== 'function')
+      failType('options.reference', 'a function, or an object with predict', reference);
+    return (rows) => reference.predict(rows);
+  }
+  if (typeof policy?.predict !== 'function') failType('options.policy', 'a policy', policy);
+  return async (rows) => ({
+    prediction: await (policy.reference === undefined ? policy.predict(rows.inputs) : policy.reference(rows.inputs)),
+  });
+}
+
+function taker<C>(data: PairSource<C>, random: () => number) {
+  const stream = data.kind === 'stream' ? data.read(0) : undefined;
+  return {
+    async pairs(count: number): Promise<PreferencePair<C>[]> {
+      const out: PreferencePair<C>[] = [];
+      while (out.length < count) {
+        if (data.kind === 'indexed') out.push(await data.get(Math.floor(random() * data.length)));
+        else {
+          const next = await stream!.next();
+          if (next.done) break;
+          out.push(next.value);
+        }
+      }
+      return out;
+    },
+    async close() {
+      await stream?.return?.();
+    },
+  };
+}
+
+interface RowSettings {
+  readonly schedule: NoiseSchedule;
+  readonly shape: readonly number[];
+  readonly seed: Seed;
+  readonly shared: boolean;
+  readonly batchSize: number;
+}
+
+/** The rows of a batch as the models of a training run see them. */
+function makeRows<C>(
+  batch: number,
+  pairs: readonly PreferencePair<C>[],
+  timesteps: Float64Array,
+  { schedule, shape, seed, shared, batchSize }: RowSettings,
+): TrainingRows<C> {
+  const rows = pairs.length;
+  const size = elementCount(shape);
+  const offset = 2 * batch * batchSize * size;
+  const stacked = (samples: readonly Float32Array[]) => {
+    const out = new Float32Array(rows * size);
+    samples.forEach((sample, row) => {
+      out.set(sample, row * size);
+    });
+    return out;
+  };
+  const chosen = stacked(pairs.map((pair) => pair.chosen));
+  const rejected = stacked(pairs.map((pair) => pair.rejected));
+  const onChosen = noise(seed, offset, new Float32Array(rows * size));
+  const onRejected = shared ? onChosen : noise(seed, offset + batchSize * size, new Float32Array(rows * size));
+  const latents = new Float32Array(2 * rows * size);
+  latents.set(schedule.addNoise(chosen, onChosen, timesteps));
+  latents.set(schedule.addNoise(rejected, onRejected, timesteps), rows * size);
+  const conditions = pairs.map(({ condition }) => condition as C);
+  return {
+    step: batch,
+    part: 0,
+    rows,
+    ids: pairs.map(({ id }) => id),
+    timesteps,
+    inputs: {
+      latents,
+      shape,
+      timesteps: Float64Array.from([...timesteps, ...timesteps]),
+      conditions: [...conditions, ...conditions],
+    },
+    target: {
+      chosen: schedule.target(chosen, onChosen, timesteps),
+      rejected: schedule.target(rejected, onRejected, timesteps),
+    },
+    weights: Float64Array.from(pairs, ({ confidence = 1 }) => confidence),
+  };
+}
+
+/** r of both branches, by the same reduction as in training. */
+function errorsOf(
+  { rows, timesteps, target, inputs }: TrainingRows,
+  found: ReferencePrediction,
+  schedule: NoiseSchedule,
+): { chosen: ArrayLike<number>; rejected: ArrayLike<number> } {
+  if ('error' in found) return found.error;
+  const { chosen, rejected } = halves(found.prediction);
+  const device = found.prediction instanceof Tensor ? found.prediction.device : 'cpu';
+  const onDevice = (data: Float32Array): LatentArray =>
+    device === 'cpu' ? data : Tensor.from(data, { shape: [rows, ...inputs.shape] }).to(device);
+  // A constant in the place of the reference's error: m does not depend on it, and no tensor is read for it.
+  const referenceError = new Float64Array(rows);
+  const loss = new PreferenceLoss({ objective: 'diffusion-dpo', schedule, beta: 1, nonFinite: 'propagate' });
+  const moments = loss.moments({
+    timesteps,
+    chosen: { policy: chosen, referenceError, target: onDevice(target.chosen) },
+    rejected: { policy: rejected, referenceError, target: onDevice(target.rejected) },
+  });
+  return { chosen: moments.chosen.error, rejected: moments.rejected.error };
+}
+
+function halves(prediction: LatentArray): { chosen: LatentArray; rejected: LatentArray } {
+  if (prediction instanceof Tensor) return split(prediction, 'halves');
+  const half = prediction.length / 2;
+  return { chosen: prediction.subarray(0, half), rejected: prediction.subarray(half) };
+}
