@@ -78,7 +78,12 @@ export class StudyFolder {
   }
 
   readRecord(): StudyRecord | undefined {
-    return readJson(join(this.#out, 'study.json'));
+    return StudyFolder.readRecordOf(this.#out);
+  }
+
+  /** What a folder says about the study it belongs to; undefined where it belongs to none. */
+  static readRecordOf(out: string): StudyRecord | undefined {
+    return readJson(join(out, 'study.json'));
   }
 
   async writeRecord(record: StudyRecord): Promise<void> {

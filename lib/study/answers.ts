@@ -1,0 +1,149 @@
+/** What the runs of a study say to its questions, at matched β and at equal budget. */
+
+import {
+  type Cell,
+  CellTable,
+  choosingValues,
+  conditionText,
+  type Moment,
+  pairedDifferences,
+  valuesOf,
+} from './cells.js';
+import { type Difference, type Interval, meanInterval, pairedDifference } from './statistics.js';
+import type { StudyConfig, StudyQuestion, StudyResults } from './types.js';
+
+/** Differences of the deciding metric, after the last step and at the best one. */
+export type Differences = Readonly<Record<Moment, Difference>>;
+
+export interface Answer {
+  readonly question: StudyQuestion;
+  /** Over all sources and β of the question, each of its cells with the same weight. */
+  readonly overall: Differences;
+  readonly bySource: readonly (Differences & { readonly source: string })[];
+  /** Cells of the question that both arms have runs of, and how many it asks for. */
+  readonly cells: { readonly found: number; readonly asked: number };
+}
+
+/** Answers to the questions that were declared, on the deciding metric. */
+export function answerQuestions(results: StudyResults): Answer[] {
+  const table = new CellTable(results);
+  const metric = results.config.decidingMetric;
+  return results.config.questions.map((question) => {
+    const condition = conditionText(question.settings ?? {});
+    const differences = (sources: readonly string[]): Differences => {
+      const at = (moment: Moment) =>
+        pairedDifference(
+          cellsOf(sources, question.betas).map(([source, beta]) => {
+            const [arm, baseline] = [question.arm, question.baseline].map((name) =>
+              table.get(source, beta, name, condition),
+            );
+            return pairedDifferences(arm, baseline, metric, moment);
+          }),
+        );
+      return { final: at('final'), peak: at('peak') };
+    };
+    const asked = cellsOf(question.sources, question.betas);
+    const has = (name: string, [source, beta]: [string, number]) =>
+      table.get(source, beta, name, condition) !== undefined;
+    return {
+      question,
+      overall: differences(question.sources),
+      bySource: question.sources.map((source) => ({ source, ...differences([source]) })),
+      cells: {
+        found: asked.filter((cell) => has(question.arm, cell) && has(question.baseline, cell)).length,
+        asked: asked.length,
+      },
+    };
+  });
+}
+
+function cellsOf(sources: readonly string[], betas: readonly number[]): [string, number][] {
+  return sources.flatMap((source) => betas.map((beta): [string, number] => [source, beta]));
+}
+
+/** The best setting of a family of arms on a source. */
+export interface BestOfBudget {
+  readonly source: string;
+  readonly family: string;
+  readonly moment: Moment;
+  /** Settings (arm, β, condition) it was chosen among. */
+  readonly tried: number;
+  readonly arm: string;
+  readonly beta: number;
+  readonly condition: string;
+  /** The deciding metric on the sample set that was not used to choose. */
+  readonly value: Interval;
+  /** Against the best setting of the baseline family, which was chosen in the same way; undefined for the baseline itself. */
+  readonly difference?: Difference;
+}
+
+export function familyOf({ arms }: Pick<StudyConfig, 'arms'>, arm: string): string {
+  return arms[arm].family ?? arm;
+}
+
+/** The family that the questions compare with most often. */
+export function baselineFamily(config: StudyConfig): string {
+  const counts = new Map<string, number>();
+  for (const { baseline } of config.questions) {
+    const family = familyOf(config, baseline);
+    counts.set(family, (counts.get(family) ?? 0) + 1);
+  }
+  const [first] = [...counts].sort(([, a], [, b]) => b - a);
+  return first?.[0] ?? familyOf(config, Object.keys(config.arms)[0]);
+}
+
+/**
+ * For each source, the best setting of every family that was run wherever the baseline family was: with every β and under every condition. What is
+ * best is chosen on one sample set and measured on the other.
+ */
+export function bestOfBudget(results: StudyResults): BestOfBudget[] {
+  const { config } = results;
+  const baseline = baselineFamily(config);
+  const { all } = new CellTable(results);
+  const families = [...new Set(Object.keys(config.arms).map((arm) => familyOf(config, arm)))];
+  const sources = [...new Set(all.map(({ source }) => source))];
+  const place = ({ beta, condition }: Cell) => JSON.stringify([beta, condition]);
+  const found: BestOfBudget[] = [];
+  for (const source of sources) {
+    const cellsOfFamily = (family: string) =>
+      all.filter((cell) => cell.source === source && familyOf(config, cell.arm) === family);
+    const grid = new Set(cellsOfFamily(baseline).map(place));
+    if (grid.size < 2) continue;
+    for (const moment of ['final', 'peak'] as const) {
+      const best = (family: string, places: ReadonlySet<string>) => {
+        const candidates = cellsOfFamily(family).filter((cell) => places.has(place(cell)));
+        return { cell: chooseBest(candidates, config.decidingMetric, moment), tried: candidates.length };
+      };
+      for (const family of [baseline, ...families.filter((name) => name !== baseline)]) {
+        const places = new Set(
+          cellsOfFamily(family)
+            .map(place)
+            .filter((name) => grid.has(name)),
+        );
+        // A method that was run with one β only was not given the budget.
+        if (!coversBetas(places, grid)) continue;
+        const { cell, tried } = best(family, places);
+        const rival = best(baseline, places).cell;
+        found.push({
+          ...{ source, family, moment, tried, arm: cell.arm, beta: cell.beta, condition: cell.condition },
+          value: meanInterval(valuesOf(cell, config.decidingMetric, moment)),
+          ...(family === baseline
+            ? {}
+            : { difference: pairedDifference([pairedDifferences(cell, rival, config.decidingMetric, moment)]) }),
+        });
+      }
+    }
+  }
+  return found;
+}
+
+/** Whether places on the grid have all β of it. */
+function coversBetas(places: ReadonlySet<string>, grid: ReadonlySet<string>): boolean {
+  const betas = (names: ReadonlySet<string>) => new Set([...names].map((name) => JSON.parse(name)[0] as number));
+  return betas(places).size === betas(grid).size;
+}
+
+function chooseBest(cells: readonly Cell[], metric: string, moment: Moment): Cell {
+  const score = (cell: Cell) => meanInterval(choosingValues(cell, metric, moment)).mean;
+  return cells.reduce((best, cell) => (score(cell) > score(best) ? cell : best));
+}

@@ -1,0 +1,69 @@
+/** Grids of samples as images inside the page. */
+
+import { type Focus, focusOf, titleOf } from '../focus.js';
+import type { StudyResults, StudyRun } from '../types.js';
+import { importForReport } from './draw.js';
+
+/** One grid: what it shows and its image as a data URI. */
+export interface SampleGrid {
+  readonly title: string;
+  readonly alt: string;
+  readonly uri: string;
+  /** Pixels of the image before it is enlarged. */
+  readonly width: number;
+  readonly height: number;
+}
+
+export interface SampleFigure {
+  readonly source: string;
+  readonly beta: number;
+  readonly seed: number;
+  readonly grids: readonly SampleGrid[];
+}
+
+const COLUMNS = 4;
+const GAP = 1;
+const GAP_GRAY = 255;
+
+/** The base and every arm, for the sources of the first group: the same starting noise in the same place. */
+export async function sampleFigures(results: StudyResults, focus: Focus = focusOf(results)): Promise<SampleFigure[]> {
+  const shown = results.runs.filter((run) => focus.isShown(run) && run.samples.length > 0);
+  const sources = [...new Set(shown.map(({ cell }) => cell.source))];
+  return await Promise.all(
+    sources.map(async (source) => {
+      const runs = shown.filter(({ cell }) => cell.source === source);
+      const base = runs.find(({ before }) => before !== undefined);
+      const grids = runs.map((run) => gridOf(results, run));
+      const first = base === undefined ? [] : [makeGrid('Before training', base.before!)];
+      return { source, beta: focus.beta, seed: runs[0].cell.seed, grids: await Promise.all([...first, ...grids]) };
+    }),
+  );
+}
+
+function gridOf({ config }: StudyResults, { cell, samples, final }: StudyRun): Promise<SampleGrid> {
+  const metric = config.decidingMetric;
+  return makeGrid(`${titleOf(config, cell.arm)}: ${metric} ${final[metric].toFixed(2)}`, samples);
+}
+
+async function makeGrid(title: string, images: StudyRun['samples']): Promise<SampleGrid> {
+  const { PNG } = await importForReport(() => import('pngjs'));
+  const side = Math.round(Math.sqrt(images[0].length));
+  const rows = Math.ceil(images.length / COLUMNS);
+  const [width, height] = [COLUMNS * (side + GAP) - GAP, rows * (side + GAP) - GAP];
+  const png = new PNG({ width, height, colorType: 0 });
+  const set = (x: number, y: number, gray: number) => png.data.set([gray, gray, gray, 255], 4 * (y * width + x));
+  for (let y = 0; y < height; y++) for (let x = 0; x < width; x++) set(x, y, GAP_GRAY);
+  images.forEach((image, index) => {
+    const left = (index % COLUMNS) * (side + GAP);
+    const top = Math.floor(index / COLUMNS) * (side + GAP);
+    for (let i = 0; i < side * side; i++) set(left + (i % side), top + Math.floor(i / side), image[i]);
+  });
+  const bytes = PNG.sync.write(png, { colorType: 0 });
+  return {
+    title,
+    alt: `${images.length} samples. ${title}`,
+    uri: `data:image/png;base64,${bytes.toString('base64')}`,
+    width,
+    height,
+  };
+}
