@@ -37,7 +37,7 @@ t.test('a page about a study', async (t) => {
 t.test('what is no result ends it with 2', async (t) => {
   const folder = t.testdir({ empty: {} });
   const wrong: [string[], RegExp][] = [
-    [[join(folder, 'none')], /paths that exist, received ".*none"/],
+    [[join(folder, 'none')], /^Expected .*none to be a run, received no such file or folder$/m],
     [[join(folder, 'empty')], /metrics\.jsonl or study\.json/],
     [[], /missing required argument/],
   ];

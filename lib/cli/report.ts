@@ -1,5 +1,6 @@
 /** `sdpo report <run…>`: one page about what a study or trainings have left. */
 
+import { existsSync } from 'node:fs';
 import type { Command } from 'commander';
 import { EXIT, EXIT_CODE_HELP, finish } from './exit.js';
 
@@ -16,10 +17,11 @@ export function addReport(program: Command): void {
     .addHelpText('after', EXIT_CODE_HELP)
     .action((paths: string[], options: ReportOptions) =>
       finish(async () => {
-        const [{ writeReport }, { asConfigError }] = await Promise.all([
-          import('../study.js'),
-          import('./config-error.js'),
-        ]);
+        const { asConfigError, configError } = await import('./config-error.js');
+        for (const path of paths) {
+          if (!existsSync(path)) throw configError(`Expected ${path} to be a run, received no such file or folder`);
+        }
+        const { writeReport } = await import('../study.js');
         try {
           await writeReport(paths, options);
         } catch (error) {

@@ -72,8 +72,9 @@ async function run(
   const { steps } = config.training;
   const last = new LastEntries();
   const evaluate = await makeEvaluation(loaded, parts);
-  const interruption = onInterrupt(() =>
-    output.note('Stopping after this step, with a checkpoint; once more, and it stops at once.'),
+  const interruption = onInterrupt(
+    () => output.note('Stopping after this step, with a checkpoint; once more, and it stops at once.'),
+    () => output.stop(),
   );
   try {
     const store = new CheckpointStore(join(out, RUN_FILES.checkpoints), { keep: config.checkpoints.keep });
@@ -95,13 +96,7 @@ async function run(
     const first = trainer.step;
     const began = performance.now();
     output.start(first);
-    let failure: unknown;
-    try {
-      for await (const _ of trainer.run(steps)); // the writers are told of each step
-    } catch (error) {
-      failure = error;
-    }
-    await trainer.close();
+    const failure = await runToEnd(trainer, steps);
     output.stop();
     if (failure !== undefined && !(failure instanceof DivergenceError)) throw failure;
 
@@ -124,6 +119,20 @@ async function run(
   } finally {
     interruption.dispose();
   }
+}
+
+/** Gives what made the training stop, where something did; writers and reference are closed in any case. */
+async function runToEnd(trainer: PreferenceTrainer, steps: number): Promise<unknown> {
+  try {
+    for await (const _ of trainer.run(steps)); // the writers are told of each step
+  } catch (error) {
+    await trainer.close().catch(() => {}); // the first error is the one to tell
+    return error;
+  }
+  return trainer.close().then(
+    () => undefined,
+    (error: unknown) => error,
+  );
 }
 
 function statusOf(step: number, steps: number, failure: unknown, signal: AbortSignal): Status {
