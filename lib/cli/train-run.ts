@@ -16,7 +16,7 @@ import { PreferenceTrainer } from '../trainer/trainer.js';
 import type { MetricsWriter, Policy } from '../trainer/types.js';
 import { jsonlWriter } from '../trainer/writers.js';
 import { type LoadedConfig, loadConfig, type TrainConfig } from './config.js';
-import { withPath } from './config-error.js';
+import { configError, withPath } from './config-error.js';
 import { EXIT, type ExitCode } from './exit.js';
 import { onInterrupt } from './interrupt.js';
 import { describeProfile, type ProfileSummary, summarizeProfile } from './profile.js';
@@ -48,6 +48,10 @@ export async function train(file: string, options: TrainOptions): Promise<ExitCo
   const goesOn = checkRunFolder(loaded, options.resume ?? false);
   const output = trainOutput({ mode: modeOf(options), steps, every: options.logEvery });
   const parts = await makeParts(loaded);
+  if (typeof parts.policy?.weights !== 'function') {
+    // Needed only after the last step, which is no time to find out.
+    throw configError('Expected policy.weights to be a function, received none');
+  }
   try {
     return await run(loaded, parts, goesOn, output, options);
   } finally {
