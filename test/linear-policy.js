@@ -153,7 +153,12 @@ export default function linearPolicy({ delay = 0, scale = 0.1 }, { shape }) {
 }
 
 /** What is no policy. */
-export const broken = () => ({ predict() {} });
+export const broken = () => ({ predict() {}, weights() {} });
+
+/** A policy whose weights cannot be had. */
+export function unsaved(options, context) {
+  return Object.assign(linearPolicy(options, context), { weights: undefined });
+}
 
 /** An error of the module itself. */
 export function failing() {

@@ -124,7 +124,8 @@ function inventRun(cell: StudyCell): StudyRun {
   const random = createRandom(seed * 1000 + beta);
   const shared = 0.08 * (random() - 0.5);
   const own =
-    0.015 * (createRandom([...cell.id].reduce((sum, letter) => sum * 31 + letter.charCodeAt(0), 7) >>> 0)() - 0.5);
+    0.015 *
+    (createRandom([...cell.id].reduce((sum, letter) => (Math.imul(sum, 31) + letter.charCodeAt(0)) >>> 0, 7))() - 0.5);
   const effect = source === 'C' && arm !== 'dpo' ? HARM : (EFFECTS[arm] ?? 0);
   const strength = 0.15 * Math.log10(beta) + (settings.learningRateFactor === undefined ? 0 : 0.1);
   // Diffusion-DPO falls apart at small β after a good start; the others do so less.

@@ -1,27 +1,45 @@
 /** `sdpo calibrate <config>`: the arguments of the command. */
 
-import { type Command, InvalidArgumentError } from 'commander';
+import { type Command, InvalidArgumentError, Option } from 'commander';
 import { EXIT_CODE_HELP, finish } from './exit.js';
 import { collect, positiveInteger } from './train.js';
 
-export interface CalibrateOptions {
+/** What is worked out; the other of the two is the config's. */
+export const PROPOSALS = ['kappa', 'tau', 'none'] as const;
+
+export interface CalibrateCommandOptions {
   readonly set: readonly string[];
+  readonly propose: (typeof PROPOSALS)[number];
   readonly keep?: number;
-  readonly batches?: number;
+  readonly batches: number;
+  readonly bins: number;
   readonly json?: boolean;
 }
 
 export function addCalibrate(program: Command): void {
   program
     .command('calibrate')
-    .description("propose κ, τ and β for a config from a few batches of the reference's errors")
-    .argument('<config>', 'JSON file, as for train')
-    .option('--set <path=value>', 'change the config: loss.objective=sdpo (repeatable)', collect, [])
-    .option('--keep <share>', 'share of the rows that the mask should keep', share)
-    .option('--batches <n>', 'batches of the size of an update', positiveInteger)
+    .description("propose κ, τ and β for a config from the reference's errors on a few batches of its pairs")
+    .argument('<config>', 'JSON file, as for train; nothing is trained or written')
+    .option('--set <path=value>', 'change the config: data.options.source=A (repeatable)', collect, [])
+    .option(
+      '--keep <share>',
+      "share of the rows that the mask should keep (default: the config's threshold.keep, or 0.8)",
+      share,
+    )
+    .addOption(
+      new Option(
+        '--propose <what>',
+        "what follows from the share: κ for the config's τ, τ for its κ, or neither: both are judged",
+      )
+        .choices(PROPOSALS)
+        .default('kappa'),
+    )
+    .option('--batches <n>', 'batches of pairsPerStep pairs to measure', positiveInteger, 8)
+    .option('--bins <n>', 'timestep bins of the table', positiveInteger, 10)
     .option('--json', 'print one JSON object')
     .addHelpText('after', EXIT_CODE_HELP)
-    .action((file: string, options: CalibrateOptions) =>
+    .action((file: string, options: CalibrateCommandOptions) =>
       finish(async () => (await import('./calibrate-run.js')).calibrateConfig(file, options), options),
     );
 }

@@ -12,8 +12,11 @@ export interface Interruption {
   dispose(): void;
 }
 
-/** @param notice called by the first signal, to say what happens now. */
-export function onInterrupt(notice: () => void): Interruption {
+/**
+ * @param notice called by the first signal, to say what happens now
+ * @param leave called by the second one, to leave the terminal as it was
+ */
+export function onInterrupt(notice: () => void, leave: () => void): Interruption {
   const controller = new AbortController();
   let first: number | undefined;
   const handle = () => {
@@ -22,6 +25,7 @@ export function onInterrupt(notice: () => void): Interruption {
       notice();
       controller.abort();
     } else if (performance.now() - first > SAME_KEY_PRESS_MS) {
+      leave();
       process.exit(EXIT.interrupted);
     }
   };

@@ -1,5 +1,6 @@
-/** `sdpo report <run…>`: the arguments of the command. */
+/** `sdpo report <run…>`: one page about what a study or trainings have left. */
 
+import { existsSync } from 'node:fs';
 import type { Command } from 'commander';
 import { EXIT, EXIT_CODE_HELP, finish } from './exit.js';
 
@@ -11,13 +12,21 @@ export function addReport(program: Command): void {
   program
     .command('report')
     .description('write one HTML page about the results of a study, or about training runs')
-    .argument('<run...>', 'folders or result files of a study, or folders of training runs')
+    .argument('<run...>', 'one study: its folder or file of results; or folders of training runs')
     .option('--out <file>', 'the page', 'report.html')
     .addHelpText('after', EXIT_CODE_HELP)
     .action((paths: string[], options: ReportOptions) =>
       finish(async () => {
+        const { asConfigError, configError } = await import('./config-error.js');
+        for (const path of paths) {
+          if (!existsSync(path)) throw configError(`Expected ${path} to be a run, received no such file or folder`);
+        }
         const { writeReport } = await import('../study.js');
-        await writeReport(paths, options);
+        try {
+          await writeReport(paths, options);
+        } catch (error) {
+          throw asConfigError(error);
+        }
         console.log(options.out);
         return EXIT.ok;
       }, {}),

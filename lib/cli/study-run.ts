@@ -21,7 +21,10 @@ export async function study(file: string, options: StudyCommandOptions): Promise
   if (!existsSync(file)) throw configError(`Expected ${file} to be a file, received no such file`);
   const { out = join(dirname(file), 'results', basename(file, extname(file))), jobs, only, quiet, json } = options;
   const output = outputOf(options);
-  const interruption = onInterrupt(() => output.note('Stopping; what is done stays, and the same command goes on.'));
+  const interruption = onInterrupt(
+    () => output.note('Stopping; what is done stays, and the same command goes on.'),
+    () => output.stop(),
+  );
   let summary: StudySummary;
   try {
     summary = await runStudy(file, {

@@ -16,7 +16,7 @@ import { PreferenceTrainer } from '../trainer/trainer.js';
 import type { MetricsWriter, Policy } from '../trainer/types.js';
 import { jsonlWriter } from '../trainer/writers.js';
 import { type LoadedConfig, loadConfig, type TrainConfig } from './config.js';
-import { withPath } from './config-error.js';
+import { configError, withPath } from './config-error.js';
 import { EXIT, type ExitCode } from './exit.js';
 import { onInterrupt } from './interrupt.js';
 import { describeProfile, type ProfileSummary, summarizeProfile } from './profile.js';
@@ -48,6 +48,10 @@ export async function train(file: string, options: TrainOptions): Promise<ExitCo
   const goesOn = checkRunFolder(loaded, options.resume ?? false);
   const output = trainOutput({ mode: modeOf(options), steps, every: options.logEvery });
   const parts = await makeParts(loaded);
+  if (typeof parts.policy?.weights !== 'function') {
+    // Needed only after the last step, which is no time to find out.
+    throw configError('Expected policy.weights to be a function, received none');
+  }
   try {
     return await run(loaded, parts, goesOn, output, options);
   } finally {
@@ -72,8 +76,9 @@ async function run(
   const { steps } = config.training;
   const last = new LastEntries();
   const evaluate = await makeEvaluation(loaded, parts);
-  const interruption = onInterrupt(() =>
-    output.note('Stopping after this step, with a checkpoint; once more, and it stops at once.'),
+  const interruption = onInterrupt(
+    () => output.note('Stopping after this step, with a checkpoint; once more, and it stops at once.'),
+    () => output.stop(),
   );
   try {
     const store = new CheckpointStore(join(out, RUN_FILES.checkpoints), { keep: config.checkpoints.keep });
@@ -95,13 +100,7 @@ async function run(
     const first = trainer.step;
     const began = performance.now();
     output.start(first);
-    let failure: unknown;
-    try {
-      for await (const _ of trainer.run(steps)); // the writers are told of each step
-    } catch (error) {
-      failure = error;
-    }
-    await trainer.close();
+    const failure = await runToEnd(trainer, steps);
     output.stop();
     if (failure !== undefined && !(failure instanceof DivergenceError)) throw failure;
 
@@ -124,6 +123,20 @@ async function run(
   } finally {
     interruption.dispose();
   }
+}
+
+/** Gives what made the training stop, where something did; writers and reference are closed in any case. */
+async function runToEnd(trainer: PreferenceTrainer, steps: number): Promise<unknown> {
+  try {
+    for await (const _ of trainer.run(steps)); // the writers are told of each step
+  } catch (error) {
+    await trainer.close().catch(() => {}); // the first error is the one to tell
+    return error;
+  }
+  return trainer.close().then(
+    () => undefined,
+    (error: unknown) => error,
+  );
 }
 
 function statusOf(step: number, steps: number, failure: unknown, signal: AbortSignal): Status {

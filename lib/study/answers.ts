@@ -61,20 +61,25 @@ function cellsOf(sources: readonly string[], betas: readonly number[]): [string,
   return sources.flatMap((source) => betas.map((beta): [string, number] => [source, beta]));
 }
 
-/** The best setting of a family of arms on a source. */
-export interface BestOfBudget {
-  readonly source: string;
-  readonly family: string;
-  readonly moment: Moment;
-  /** Settings (arm, β, condition) it was chosen among. */
-  readonly tried: number;
+/** A setting that was chosen as the best of several. */
+export interface BestSetting {
   readonly arm: string;
   readonly beta: number;
   readonly condition: string;
+  /** Settings (arm, β, condition) it was chosen among. */
+  readonly tried: number;
+}
+
+/** The best setting of a family of arms on a source. */
+export interface BestOfBudget extends BestSetting {
+  readonly source: string;
+  readonly family: string;
+  /** What the setting is the best in, and measured by. */
+  readonly moment: Moment;
   /** The deciding metric on the sample set that was not used to choose. */
   readonly value: Interval;
-  /** Against the best setting of the baseline family, which was chosen in the same way; undefined for the baseline itself. */
-  readonly difference?: Difference;
+  /** The best setting of the baseline family with the same β and conditions, and the difference to it; undefined for the baseline itself. */
+  readonly rival?: BestSetting & { readonly difference: Difference };
 }
 
 export function familyOf({ arms }: Pick<StudyConfig, 'arms'>, arm: string): string {
@@ -98,6 +103,7 @@ export function baselineFamily(config: StudyConfig): string {
  */
 export function bestOfBudget(results: StudyResults): BestOfBudget[] {
   const { config } = results;
+  const metric = config.decidingMetric;
   const baseline = baselineFamily(config);
   const { all } = new CellTable(results);
   const families = [...new Set(Object.keys(config.arms).map((arm) => familyOf(config, arm)))];
@@ -110,31 +116,28 @@ export function bestOfBudget(results: StudyResults): BestOfBudget[] {
     const grid = new Set(cellsOfFamily(baseline).map(place));
     if (grid.size < 2) continue;
     for (const moment of ['final', 'peak'] as const) {
-      const best = (family: string, places: ReadonlySet<string>) => {
-        const candidates = cellsOfFamily(family).filter((cell) => places.has(place(cell)));
-        return { cell: chooseBest(candidates, config.decidingMetric, moment), tried: candidates.length };
-      };
       for (const family of [baseline, ...families.filter((name) => name !== baseline)]) {
-        const places = new Set(
-          cellsOfFamily(family)
-            .map(place)
-            .filter((name) => grid.has(name)),
-        );
+        const candidates = cellsOfFamily(family).filter((cell) => grid.has(place(cell)));
+        const places = new Set(candidates.map(place));
         // A method that was run with one β only was not given the budget.
         if (!coversBetas(places, grid)) continue;
-        const { cell, tried } = best(family, places);
-        const rival = best(baseline, places).cell;
+        const best = chooseBest(candidates, metric, moment);
+        const rivals = cellsOfFamily(baseline).filter((cell) => places.has(place(cell)));
+        const rival = chooseBest(rivals, metric, moment);
+        const difference = pairedDifference([pairedDifferences(best, rival, metric, moment)]);
         found.push({
-          ...{ source, family, moment, tried, arm: cell.arm, beta: cell.beta, condition: cell.condition },
-          value: meanInterval(valuesOf(cell, config.decidingMetric, moment)),
-          ...(family === baseline
-            ? {}
-            : { difference: pairedDifference([pairedDifferences(cell, rival, config.decidingMetric, moment)]) }),
+          ...{ source, family, moment, ...settingOf(best, candidates.length) },
+          value: meanInterval(valuesOf(best, metric, moment)),
+          ...(family === baseline ? {} : { rival: { ...settingOf(rival, rivals.length), difference } }),
         });
       }
     }
   }
   return found;
+}
+
+function settingOf({ arm, beta, condition }: Cell, tried: number): BestSetting {
+  return { arm, beta, condition, tried };
 }
 
 /** Whether places on the grid have all β of it. */

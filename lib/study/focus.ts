@@ -9,8 +9,10 @@ export interface Focus {
   /** Those of the first group, then every other one with runs at this β. */
   readonly sources: readonly string[];
   readonly arms: readonly string[];
-  /** Whether trajectories and statistics by timestep show the run. */
+  /** Whether the trajectories show the run. */
   isPlotted(run: StudyRun): boolean;
+  /** Whether the statistics by timestep show it too: for the sources of the first group. */
+  isPlottedByTimestep(run: StudyRun): boolean;
   /** Whether its samples are shown. */
   isShown(run: StudyRun): boolean;
 }
@@ -24,12 +26,14 @@ export function focusOf({ config, runs }: Pick<StudyResults, 'config' | 'runs'>)
   const [seed] = [...new Set(plain.map(({ cell }) => cell.seed))].sort((a, b) => a - b);
   const isPlotted = ({ cell }: StudyRun) =>
     cell.beta === beta && headline.arms.includes(cell.arm) && conditionText(extraSettings(config, cell)) === '';
+  const isPlottedByTimestep = (run: StudyRun) => isPlotted(run) && headline.sources.includes(run.cell.source);
   return {
     beta,
     sources: declared.filter((source) => present.has(source)),
     arms: headline.arms.filter((arm) => plain.some(({ cell }) => cell.arm === arm)),
     isPlotted,
-    isShown: (run) => isPlotted(run) && run.cell.seed === seed && headline.sources.includes(run.cell.source),
+    isPlottedByTimestep,
+    isShown: (run) => isPlottedByTimestep(run) && run.cell.seed === seed,
   };
 }
 

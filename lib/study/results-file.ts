@@ -39,7 +39,9 @@ export function compactResults(results: StudyResults): StudyResults {
       trajectory: points,
       final: roundedMeasures(final),
       peak: { step: peak.step, metrics: roundedMeasures(peak.metrics) },
-      bins: plotted ? mapValues(bins, (list) => list.map((value) => (value === null ? null : rounded(value)))) : {},
+      bins: focus.isPlottedByTimestep(run)
+        ? mapValues(bins, (list) => list.map((value) => (value === null ? null : rounded(value))))
+        : {},
       samples: shown ? samples : [],
       ...(shown && before !== undefined ? { before } : {}),
       seconds: rounded(seconds),

@@ -4,7 +4,7 @@ import { CellTable } from '../cells.js';
 import { type Focus, focusOf, titleOf } from '../focus.js';
 import type { StudyResults, StudyRun } from '../types.js';
 import { drawPanel, type Panel, type Spec } from './draw.js';
-import { armStyles, describeLines, type Figure, type Series, seriesEncoding, slug } from './figures.js';
+import { armStyles, describeLines, domainOf, type Figure, type Series, seriesEncoding, slug } from './figures.js';
 
 interface BinFigure {
   readonly title: string;
@@ -81,29 +81,33 @@ async function binFigure(
   const style = armStyles(results);
   const series = focus.arms.map((arm) => ({ arm, title: titleOf(results.config, arm), style: style(arm) }));
   const table = new CellTable(results);
+  const drafts = sources.map((source) => ({
+    source,
+    points: series.flatMap(({ arm, title }) =>
+      figure.names.flatMap((name, branch) => {
+        const runs = [...(table.get(source, focus.beta, arm)?.runs.values() ?? [])];
+        return meanBins(runs, name).flatMap((value, i, { length }) =>
+          value === null ? [] : [{ series: title, branch, x: (i + 0.5) / length, y: figure.map?.(value) ?? value }],
+        );
+      }),
+    ),
+  }));
+  const [low, high] = domainOf(drafts.flatMap(({ points }) => points.map(({ y }) => y)));
+  const domain = [Math.min(0, low), high];
   const panels: Panel[] = [];
-  for (const source of sources) {
-    const points = series.flatMap(({ arm, title }) =>
-      figure.names.flatMap((name, index) =>
-        meanBins([...(table.get(source, focus.beta, arm)?.runs.values() ?? [])], name).flatMap(
-          (value, i, { length }) =>
-            value === null
-              ? []
-              : [{ series: title, branch: index, x: (i + 0.5) / length, y: figure.map?.(value) ?? value }],
-        ),
-      ),
-    );
+  for (const { source, points } of drafts) {
     if (points.length === 0) continue;
     const solid = points.filter(({ branch }) => branch === 0);
     const alt = describeLines(`${figure.title} on ${source}`, solid, 't/T');
-    panels.push(await drawPanel(source, alt, binSpec(series, points, figure.y)));
+    panels.push(await drawPanel(source, alt, binSpec(series, points, { title: figure.y, scale: { domain } })));
   }
   return {
     id: slug(figure.title),
-    title: `${figure.title}, at β = ${focus.beta}`,
+    title: `${figure.title}, at β = ${focus.beta}.`,
     caption: `${figure.caption} Mean over the seeds.`,
     legend: series,
     panels,
+    pairs: sources.length === 2,
   };
 }
 
@@ -117,7 +121,7 @@ function meanBins(runs: readonly StudyRun[], name: string): (number | null)[] {
   });
 }
 
-function binSpec(series: readonly Series[], points: readonly object[], y: string): Spec {
+function binSpec(series: readonly Series[], points: readonly object[], y: Spec): Spec {
   const x = {
     field: 'x',
     type: 'quantitative',
@@ -125,7 +129,7 @@ function binSpec(series: readonly Series[], points: readonly object[], y: string
     scale: { domain: [0, 1] },
     axis: { grid: false },
   };
-  const encoding = { x, y: { field: 'y', type: 'quantitative', title: y }, ...seriesEncoding(series, ['color']) };
+  const encoding = { x, y: { field: 'y', type: 'quantitative', ...y }, ...seriesEncoding(series, ['color']) };
   const branch = (index: number) => ({ filter: `datum.branch === ${index}` });
   return {
     data: { values: points },

@@ -56,8 +56,8 @@ const CONFIG = {
     labelLimit: 190,
     titleLimit: 300,
   },
-  title: { fontSize: 13, fontWeight: 600, anchor: 'start', color: '#111', limit: 350, offset: 8 },
-  point: { filled: true, size: 36 },
+  title: { fontSize: 13, fontWeight: 600, anchor: 'start', color: '#111', limit: 0, offset: 8 },
+  point: { filled: true, size: 36, opacity: 1 },
   line: { strokeWidth: 1.8 },
 };
 

@@ -1,13 +1,11 @@
-/** The figures about the deciding metric: against β, over training, arms beside each other, and reward against validity. */
+/** What the figures of a report share: series with their styles, lines with their intervals, and words for those who do not see them. */
 
-import { answerQuestions, baselineFamily, familyOf } from '../answers.js';
-import { type Cell, CellTable, conditionText, MOMENTS, type Moment, valuesOf } from '../cells.js';
-import { type Focus, focusOf, titleOf } from '../focus.js';
-import { meanInterval } from '../statistics.js';
+import { baselineFamily, familyOf } from '../answers.js';
+import { conditionText } from '../cells.js';
+import { titleOf } from '../focus.js';
 import type { StudyGroup, StudyResults } from '../types.js';
-import { drawPanel, type Panel, type Spec, type Style, styleAt } from './draw.js';
+import { type Panel, type Spec, type Style, styleAt } from './draw.js';
 import { formatNumber } from './format.js';
-import { MOMENT_TITLES } from './tables.js';
 
 /** Panels that share a legend. */
 export interface Figure {
@@ -16,6 +14,14 @@ export interface Figure {
   readonly caption: string;
   readonly legend: readonly { readonly title: string; readonly style: Style }[];
   readonly panels: readonly Panel[];
+  /** Panels side by side belong together. */
+  readonly pairs?: boolean;
+}
+
+/** What a panel is drawn from, before the scale that it shares with the others of its figure is known. */
+export interface Draft<P> {
+  readonly title: string;
+  readonly points: readonly P[];
 }
 
 export interface Series {
@@ -75,18 +81,8 @@ export function describeLines(
   return `${what}. ${parts.join('; ')}.`;
 }
 
-/** One figure for each group: lines over β where it has several, arms beside each other where it has one. */
-export async function groupFigures(results: StudyResults): Promise<Figure[]> {
-  const figures: Figure[] = [];
-  for (const group of results.config.groups) {
-    const figure = group.betas.length > 1 ? await betaFigure(results, group) : await armsFigure(results, group);
-    if (figure.panels.length > 0) figures.push(figure);
-  }
-  return figures;
-}
-
 /** The series of a group: its arms, and what they are to be compared with where the group has it not. */
-function seriesOfGroup(results: StudyResults, group: StudyGroup) {
+export function seriesOfGroup(results: StudyResults, group: StudyGroup) {
   const { config } = results;
   const style = armStyles(results);
   const condition = conditionText(group.settings ?? {});
@@ -101,68 +97,36 @@ function seriesOfGroup(results: StudyResults, group: StudyGroup) {
   }));
 }
 
-function groupTitle(group: StudyGroup): string {
-  const condition = conditionText(group.settings ?? {});
-  return condition === '' ? group.name : `${group.name} (${condition})`;
+/** The range of these numbers, NaN apart, with a margin; panels that share it can be compared by eye. */
+export function domainOf(values: readonly number[]): [number, number] {
+  const finite = values.filter(Number.isFinite);
+  if (finite.length === 0) return [0, 1];
+  const [low, high] = [Math.min(...finite), Math.max(...finite)];
+  const margin = high > low ? 0.05 * (high - low) : 0.05 * (Math.abs(high) || 1);
+  return [low - margin, high + margin];
 }
 
-async function betaFigure(results: StudyResults, group: StudyGroup): Promise<Figure> {
-  const metric = results.config.decidingMetric;
-  const table = new CellTable(results);
-  const series = seriesOfGroup(results, group);
-  const panels: Panel[] = [];
-  for (const source of group.sources) {
-    for (const moment of MOMENTS) {
-      const points = series.flatMap(({ arm, condition, title }, i): (Point & { beta: number })[] =>
-        group.betas.flatMap((beta) => {
-          const cell = table.get(source, beta, arm, condition);
-          if (cell === undefined) return [];
-          const { mean: y, low, high } = meanInterval(valuesOf(cell, metric, moment));
-          // Side by side, so that intervals do not hide each other.
-          const x = beta * 1.035 ** (i - (series.length - 1) / 2);
-          return [{ series: title, x, beta, y, low, high }];
-        }),
-      );
-      if (points.length === 0) continue;
-      const title = `${source}, ${MOMENT_TITLES[moment]}`;
-      const alt = describeLines(
-        `${metric} against β on ${title}`,
-        points.map((p) => ({ ...p, x: p.beta })),
-        'β',
-      );
-      panels.push(await drawPanel(title, alt, linesSpec(series, points, betaAxis(group.betas), metric, 'bars')));
-    }
-  }
-  return {
-    id: `group-${slug(group.name)}`,
-    title: `${metric} against β: ${groupTitle(group)}`,
-    caption: `Mean over the seeds with its 95 % interval, ${MOMENT_TITLES.final} on the left and ${MOMENT_TITLES.peak} on the right of each pair of panels.`,
-    legend: series,
-    panels,
-  };
+/** The range of the lines of several panels and of their intervals. */
+export function sharedDomain(drafts: readonly Draft<Point>[]): [number, number] {
+  return domainOf(drafts.flatMap(({ points }) => points.flatMap(({ y, low, high }) => [y, low, high])));
 }
 
-function betaAxis(betas: readonly number[]): Spec {
-  return {
-    type: 'quantitative',
-    title: 'β (log scale)',
-    scale: { type: 'log', domain: [Math.min(...betas) / 1.25, Math.max(...betas) * 1.25], nice: false },
-    axis: { values: betas, format: '~g', grid: false },
-  };
+interface LineOptions {
+  readonly series: readonly Series[];
+  /** The horizontal axis. */
+  readonly x: Spec;
+  /** Title of the vertical axis, and its range where the panel shares one. */
+  readonly y: string;
+  readonly domain?: readonly [number, number];
+  readonly intervals: 'bars' | 'band';
+  /** A level to compare with. */
+  readonly level?: number;
 }
 
 /** Lines with points, and intervals as bars or as bands. */
-export function linesSpec(
-  series: readonly Series[],
-  points: readonly Point[],
-  x: Spec,
-  y: string,
-  intervals: 'bars' | 'band',
-): Spec {
-  const position = {
-    x: { field: 'x', ...x },
-    y: { field: 'y', type: 'quantitative', title: y, scale: { zero: false } },
-  };
+export function linesSpec(points: readonly Point[], { series, x, y, domain, intervals, level }: LineOptions): Spec {
+  const scale = domain === undefined ? { zero: false } : { domain, nice: false };
+  const position = { x: { field: 'x', ...x }, y: { field: 'y', type: 'quantitative', title: y, scale } };
   const bounds = { x: position.x, y: { ...position.y, field: 'low' }, y2: { field: 'high' } };
   const spread = points.filter(({ low }) => Number.isFinite(low));
   const mark =
@@ -173,6 +137,7 @@ export function linesSpec(
   return {
     data: { values: points.filter((point) => Number.isFinite(point.y)) },
     layer: [
+      ...(level === undefined ? [] : [levelRule(level, position.y)]),
       { data: { values: spread }, mark, encoding: { ...bounds, ...seriesEncoding(series, ['color']) } },
       ...(alone
         ? []
@@ -182,230 +147,11 @@ export function linesSpec(
   };
 }
 
-async function armsFigure(results: StudyResults, group: StudyGroup): Promise<Figure> {
-  const metric = results.config.decidingMetric;
-  const table = new CellTable(results);
-  const [beta] = group.betas;
-  // Beside the group's own arms, those of the first group, which the controls are controls of.
-  const own = seriesOfGroup(results, group);
-  const first = results.config.groups[0].arms.filter((arm) => !own.some((series) => series.arm === arm));
-  const rows = [
-    ...first.map((arm) => ({ arm, condition: '', title: titleOf(results.config, arm) })),
-    ...own.sort((a, b) => Number(first.includes(b.arm)) - Number(first.includes(a.arm))),
-  ];
-  const panels: Panel[] = [];
-  for (const source of group.sources) {
-    const values = rows.flatMap(({ arm, condition, title }) => {
-      const cell = table.get(source, beta, arm, condition);
-      if (cell === undefined) return [];
-      return MOMENTS.map((moment) => {
-        const { mean: x, low, high } = meanInterval(valuesOf(cell, metric, moment));
-        return { arm: title, moment: MOMENT_TITLES[moment], x, low, high };
-      });
-    });
-    if (values.length === 0) continue;
-    const title = `${source}, β = ${beta}`;
-    const listed = values
-      .filter(({ moment }) => moment === MOMENT_TITLES.final)
-      .map(({ arm, x }) => `${arm} ${formatNumber(x)}`);
-    const alt = `${metric} by arm on ${title}, ${MOMENT_TITLES.final}: ${listed.join('; ')}.`;
-    panels.push(await drawPanel(title, alt, dotsSpec(values, 'arm', metric, false)));
-  }
-  return {
-    id: `group-${slug(group.name)}`,
-    title: `${metric} by arm: ${groupTitle(group)}`,
-    caption: 'Mean over the seeds with its 95 % interval.',
-    legend: MOMENT_LEGEND,
-    panels,
-  };
-}
+export const LEVEL_STYLE: Style = { colour: '#777777', dash: [4, 4], shape: '' };
 
-interface Dot {
-  moment: string;
-  x: number;
-  low: number;
-  high: number;
-}
-
-const MOMENT_STYLES: Readonly<Record<Moment, Style>> = {
-  final: { colour: '#0072b2', dash: [1, 0], shape: 'circle' },
-  peak: { colour: '#d55e00', dash: [1, 0], shape: 'diamond' },
-};
-const MOMENT_LEGEND = MOMENTS.map((moment) => ({ title: MOMENT_TITLES[moment], style: MOMENT_STYLES[moment] }));
-
-/** Rows of points with their intervals, both moments of a run one below the other. */
-function dotsSpec(values: readonly Dot[], row: string, title: string, zero: boolean): Spec {
-  const series = MOMENT_LEGEND;
-  const count = new Set(values.map((value) => (value as unknown as Record<string, unknown>)[row])).size;
-  const marked = values.map((value) => ({ ...value, series: value.moment }));
-  const y = {
-    field: row,
-    type: 'nominal',
-    sort: null,
-    title: null,
-    axis: { grid: true, gridDash: [1, 3], tickBand: 'center' },
-  };
-  const yOffset = { field: 'series', sort: series.map((s) => s.title), scale: { paddingOuter: 0.6 } };
-  const x = { field: 'x', type: 'quantitative', title, scale: { zero, nice: true } };
-  return {
-    height: Math.max(150, 70 + 26 * count),
-    data: { values: marked },
-    layer: [
-      ...(zero ? [{ data: { values: [{ x: 0 }] }, mark: { type: 'rule', color: '#777' }, encoding: { x } }] : []),
-      {
-        transform: [{ filter: 'isValid(datum.low) && isFinite(datum.low)' }],
-        mark: { type: 'rule', strokeWidth: 1.8 },
-        encoding: {
-          y,
-          yOffset,
-          x: { ...x, field: 'low' },
-          x2: { field: 'high' },
-          ...seriesEncoding(series, ['color']),
-        },
-      },
-      { mark: 'point', encoding: { y, yOffset, x, ...seriesEncoding(series, ['color', 'shape']) } },
-    ],
-  };
-}
-
-/** The answers to the questions as intervals around 0. */
-export async function answersFigure(results: StudyResults): Promise<Figure> {
-  const metric = results.config.decidingMetric;
-  const values = answerQuestions(results).flatMap(({ bySource }, i) =>
-    bySource.flatMap((at) =>
-      MOMENTS.filter((moment) => at[moment].pairs > 0).map((moment) => {
-        const { mean: x, low, high, verdict } = at[moment];
-        return { row: `${i + 1}  ${at.source}`, moment: MOMENT_TITLES[moment], x, low, high, verdict };
-      }),
-    ),
-  );
-  const alt = `Paired differences of ${metric} by question and source: ${values
-    .map(({ row, moment, x, verdict }) => `${row} ${moment} ${formatNumber(x)} ${verdict}`)
-    .join('; ')}.`;
-  const title = `Difference of ${metric}, arm - baseline`;
-  const panel = await drawPanel(title, alt, dotsSpec(values, 'row', 'worse  ←  0  →  better', true));
-  return {
-    id: 'answers',
-    title: 'Answers to the declared questions',
-    caption: `Mean paired difference of ${metric} with its 95 % bootstrap interval; the number is that of the question in the table.`,
-    legend: MOMENT_LEGEND,
-    panels: values.length === 0 ? [] : [panel],
-  };
-}
-
-/** Metric names of the frontier: what is optimized against what must not be lost. */
-function frontierMetrics({ metrics, config }: StudyResults): [string, string] | undefined {
-  const others = Object.keys(metrics).filter((name) => name !== config.decidingMetric);
-  if (others.includes('reward') && others.includes('valid')) return ['valid', 'reward'];
-  return others.length >= 2 ? [others[1], others[0]] : undefined;
-}
-
-export async function frontierFigure(results: StudyResults): Promise<Figure | undefined> {
-  const names = frontierMetrics(results);
-  if (names === undefined) return undefined;
-  const [across, up] = names;
-  const { config } = results;
-  const [group] = config.groups;
-  const series = seriesOfGroup(results, group);
-  const table = new CellTable(results);
-  const panels: Panel[] = [];
-  for (const source of group.sources) {
-    for (const moment of MOMENTS) {
-      const points = series.flatMap(({ arm, condition, title }) =>
-        [...group.betas]
-          .sort((a, b) => a - b)
-          .flatMap((beta) => {
-            const cell = table.get(source, beta, arm, condition);
-            if (cell === undefined) return [];
-            const at = (name: string) => meanInterval(valuesOf(cell, name, moment)).mean;
-            return [{ series: title, x: at(across), y: at(up), beta }];
-          }),
-      );
-      if (points.length === 0) continue;
-      const title = `${source}, ${MOMENT_TITLES[moment]}`;
-      panels.push(
-        await drawPanel(
-          title,
-          describeLines(`${up} against ${across} on ${title}, a line per arm over β`, points, across),
-          frontierSpec(series, points, across, up),
-        ),
-      );
-    }
-  }
-  return {
-    id: 'frontier',
-    title: `${up} against ${across}`,
-    caption: `Means over the seeds; each line goes through the β of one arm, whose values stand beside its points. Better is up and to the right. ${up} without ${across} is reward hacking.`,
-    legend: series,
-    panels,
-  };
-}
-
-function frontierSpec(
-  series: readonly Series[],
-  points: readonly Spec[] | readonly object[],
-  across: string,
-  up: string,
-): Spec {
-  const position = {
-    x: { field: 'x', type: 'quantitative', title: across, scale: { zero: false } },
-    y: { field: 'y', type: 'quantitative', title: up, scale: { zero: false } },
-  };
-  const line = { order: { field: 'beta', type: 'quantitative' }, ...seriesEncoding(series, ['color', 'strokeDash']) };
-  return {
-    data: { values: points },
-    layer: [
-      { mark: { type: 'line', opacity: 0.6 }, encoding: { ...position, ...line } },
-      { mark: 'point', encoding: { ...position, ...seriesEncoding(series, ['color', 'shape']) } },
-      {
-        mark: { type: 'text', dx: 5, dy: -6, fontSize: 9, align: 'left' },
-        encoding: { ...position, text: { field: 'beta' }, ...seriesEncoding(series, ['color']) },
-      },
-    ],
-  };
-}
-
-/** The deciding metric and what is optimized, over training, at the β that most runs have. */
-export async function trajectoryFigure(results: StudyResults, focus: Focus = focusOf(results)): Promise<Figure> {
-  const { config } = results;
-  const style = armStyles(results);
-  const series = focus.arms.map((arm) => ({ arm, title: titleOf(config, arm), style: style(arm) }));
-  const table = new CellTable(results);
-  const metrics = [config.decidingMetric, ...(frontierMetrics(results)?.slice(1) ?? [])];
-  const panels: Panel[] = [];
-  for (const source of focus.sources) {
-    for (const metric of metrics) {
-      const points = series.flatMap(({ arm, title }) =>
-        trajectoryPoints(table.get(source, focus.beta, arm), metric, title),
-      );
-      if (points.length === 0) continue;
-      const alt = describeLines(`${metric} over training on ${source}`, points, 'step');
-      const x = { type: 'quantitative', title: 'step', axis: { grid: false } };
-      panels.push(await drawPanel(`${source}: ${metric}`, alt, linesSpec(series, points, x, metric, 'band')));
-    }
-  }
-  return {
-    id: 'trajectories',
-    title: `Over training, at β = ${focus.beta}`,
-    caption: 'Mean over the seeds with its 95 % interval, on the samples that choices are made on. Step 0 is the base.',
-    legend: series,
-    panels,
-  };
-}
-
-function trajectoryPoints(cell: Cell | undefined, metric: string, series: string): Point[] {
-  const byStep = new Map<number, number[]>();
-  for (const { trajectory } of cell?.runs.values() ?? []) {
-    for (const { step, metrics } of trajectory) {
-      if (metrics[metric] !== undefined) byStep.set(step, [...(byStep.get(step) ?? []), metrics[metric]]);
-    }
-  }
-  return [...byStep]
-    .sort(([a], [b]) => a - b)
-    .map(([x, values]) => {
-      const { mean: y, low, high } = meanInterval(values);
-      return { series, x, y, low, high };
-    });
+function levelRule(level: number, y: Spec): Spec {
+  const mark = { type: 'rule', color: LEVEL_STYLE.colour, strokeDash: LEVEL_STYLE.dash };
+  return { data: { values: [{ y: level }] }, mark, encoding: { y } };
 }
 
 export function slug(text: string): string {

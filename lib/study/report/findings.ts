@@ -1,13 +1,19 @@
 /** Sentences that say what the numbers show and what they do not, made by rules from intervals, so that none can claim more than they do. */
 
-import { type Answer, answerQuestions, type BestOfBudget, bestOfBudget, type Differences } from '../answers.js';
+import {
+  type Answer,
+  answerQuestions,
+  type BestOfBudget,
+  baselineFamily,
+  bestOfBudget,
+  type Differences,
+} from '../answers.js';
 import { CellTable, MOMENTS, type Moment } from '../cells.js';
-import { titleOf } from '../focus.js';
 import { planCells } from '../plan.js';
 import { CONFIDENCE, type Difference } from '../statistics.js';
 import type { StudyConfig, StudyResults } from '../types.js';
 import { formatDifference } from './format.js';
-import { MOMENT_TITLES } from './tables.js';
+import { MOMENT_TITLES, settingText } from './tables.js';
 
 export interface Findings {
   /** Differences that an interval decides, for or against. */
@@ -76,20 +82,29 @@ function betaText(betas: readonly number[]): string {
     : `β ${sorted.slice(0, -1).join(', ')} and ${sorted[sorted.length - 1]}`;
 }
 
+/** One sentence for each source: who is better, worse or undecided against the baseline when each takes its best setting of the same grid. */
 function budgetSentences(config: StudyConfig, budget: readonly BestOfBudget[]): string[] {
-  const settings = ({ arm, condition, beta }: BestOfBudget) => `${titleOf(config, arm, condition)} at β ${beta}`;
-  return budget.flatMap((entry) => {
-    const { difference, source, moment, tried } = entry;
-    if (difference === undefined || !isDecided(difference)) return [];
-    const rival = budget.find((other) => {
-      return other.source === source && other.moment === moment && other.difference === undefined;
-    })!;
-    const doubt = difference.confirmed ? '' : ` (Student's interval of ${difference.count} seeds includes 0)`;
-    const among = `chosen among ${tried} settings; the baseline's, among its own`;
-    return [
-      `Each at its best on ${source} ${MOMENT_TITLES[moment]}, ${settings(entry)} (${among}) is ${difference.verdict} than ${settings(rival)}: ${formatDifference(difference)}${doubt}.`,
-    ];
+  const groups = new Map<string, BestOfBudget[]>();
+  for (const entry of budget) {
+    if (entry.rival === undefined) continue;
+    const head = `Each at its best on ${entry.source}, chosen for ${entry.moment} ${config.decidingMetric}`;
+    groups.set(head, [...(groups.get(head) ?? []), entry]);
+  }
+  const baseline = config.arms[baselineFamily(config)]?.title ?? baselineFamily(config);
+  return [...groups].flatMap(([head, entries]) => {
+    if (!entries.some(({ rival }) => isDecided(rival!.difference))) return [];
+    const parts = (['better', 'worse', 'undecided'] as const).flatMap((verdict) => {
+      const those = entries.filter(({ rival }) => rival!.difference.verdict === verdict);
+      if (those.length === 0) return [];
+      const listed = those.map((entry) => `${settingText(config, entry)} (${doubted(entry.rival!.difference)})`);
+      return [`${verdict === 'undecided' ? verdict : `${verdict} than ${baseline}`}: ${listed.join('; ')}`];
+    });
+    return [`${head}: ${parts.join('. ')}.`];
   });
+}
+
+function doubted(difference: Difference): string {
+  return `${formatDifference(difference)}${isDecided(difference) && !difference.confirmed ? '*' : ''}`;
 }
 
 function undecidedSentences(config: StudyConfig, { question, overall, bySource }: Answer): string[] {
@@ -98,7 +113,7 @@ function undecidedSentences(config: StudyConfig, { question, overall, bySource }
   const [arm, baseline] = [question.arm, question.baseline].map((name) => config.arms[name].title);
   const sources = bySource.length > 1 ? ` By source after the last step: ${sourceText(bySource)}.` : '';
   return [
-    `Whether ${arm} and ${baseline} differ on ${question.sources.join(', ')} (${betaText(question.betas)}): undecided, ${config.decidingMetric} ${parts.join(', ')}. An interval that includes 0 does not show that they are the same.${sources}`,
+    `Whether ${arm} and ${baseline} differ on ${question.sources.join(', ')} (${betaText(question.betas)}): ${config.decidingMetric} ${parts.join(', ')}; an interval that includes 0 does not show that they are the same.${sources}`,
   ];
 }
 

@@ -2,12 +2,12 @@
 
 import type { Difference, Interval } from '../statistics.js';
 
-/** Three decimals, or as many significant digits where that would show none. */
+/** Three decimals, or four where three would show none, or the magnitude. */
 export function formatNumber(value: number): string {
   if (!Number.isFinite(value)) return 'n/a';
-  const fixed = value.toFixed(3);
-  if (value !== 0 && Number(fixed) === 0) return value.toExponential(1);
-  return fixed === '-0.000' ? '0.000' : fixed;
+  if (value === 0) return '0.000';
+  const decimals = [3, 4].find((count) => Number(value.toFixed(count)) !== 0);
+  return decimals === undefined ? value.toExponential(0) : value.toFixed(decimals);
 }
 
 export function formatSigned(value: number): string {
@@ -20,7 +20,7 @@ export function formatInterval({ mean, low, high }: Interval): string {
 }
 
 export function formatDifference({ mean, low, high, pairs }: Difference): string {
-  if (pairs === 0) return 'no data';
+  if (pairs === 0) return '–';
   return Number.isNaN(low) ? formatSigned(mean) : `${formatSigned(mean)} [${formatSigned(low)}, ${formatSigned(high)}]`;
 }
 

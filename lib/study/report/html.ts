@@ -46,17 +46,22 @@ export function paragraph(text: string): string {
   return `<p>${escapeHtml(text)}</p>`;
 }
 
+/** Sentences whose first part, up to a colon, says the essential. */
 export function list(items: readonly string[]): string {
-  return `<ul>${items.map((item) => `<li>${escapeHtml(item)}</li>`).join('\n')}</ul>`;
+  const entries = items.map((item) => {
+    const [, head, rest] = /^(.+?:)( .*)$/.exec(item) ?? ['', '', item];
+    return `<li>${head === '' ? '' : `<strong>${escapeHtml(head)}</strong>`}${escapeHtml(rest)}</li>`;
+  });
+  return `<ul>${entries.join('\n')}</ul>`;
 }
 
 /** A figure of panels with one legend. */
-export function figureHtml({ id, title, caption, legend, panels }: Figure): string {
+export function figureHtml({ id, title, caption, legend, panels, pairs }: Figure): string {
   const entries = legend.map((entry) => `<li>${swatch(entry.style)}${escapeHtml(entry.title)}</li>`);
   return `<figure id="${id}" class="plots">
 <figcaption><strong>${escapeHtml(title)}</strong> ${escapeHtml(caption)}</figcaption>
 <ul class="legend" aria-label="Legend">${entries.join('')}</ul>
-<div class="panels">
+<div class="panels${pairs ? ' pairs' : ''}">
 ${panels.map(({ svg }) => `<div class="panel">${svg}</div>`).join('\n')}
 </div>
 </figure>`;
@@ -74,7 +79,8 @@ const MARKERS: Readonly<Record<string, string>> = {
 
 function swatch({ colour, dash, shape }: Style): string {
   const line = `<path d="M1 6H31" stroke="${colour}" stroke-width="2" stroke-dasharray="${dash.join(' ')}"/>`;
-  return `<svg class="swatch" width="32" height="12" viewBox="0 0 32 12" aria-hidden="true">${line}<path d="${MARKERS[shape]}" fill="${colour}"/></svg>`;
+  const marker = MARKERS[shape] === undefined ? '' : `<path d="${MARKERS[shape]}" fill="${colour}"/>`;
+  return `<svg class="swatch" width="32" height="12" viewBox="0 0 32 12" aria-hidden="true">${line}${marker}</svg>`;
 }
 
 export function tableHtml({ caption, header, rows, textColumns }: Table): string {
@@ -134,9 +140,10 @@ figcaption strong { color: #111; }
 .legend li { margin: 0; display: flex; align-items: center; gap: .4rem; }
 .swatch { flex: none; }
 .panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 350px), 1fr)); gap: 1rem 1.25rem; }
-.panel svg { display: block; width: 100%; max-width: 460px; height: auto; }
+@media (min-width: 760px) { .panels.pairs { grid-template-columns: repeat(2, minmax(0, 440px)); } }
+.panel svg { display: block; width: 100%; max-width: 440px; height: auto; }
 #answers .panels { grid-template-columns: minmax(0, 1fr); }
-#answers .panel svg { max-width: 640px; }
+#answers .panel svg { max-width: 520px; }
 .grids { display: flex; flex-wrap: wrap; gap: .9rem 1.1rem; margin-top: .6rem; }
 .grid { margin: 0; width: 140px; }
 .grid img { display: block; width: 140px; height: auto; image-rendering: pixelated; border: 1px solid #999; }
@@ -146,8 +153,9 @@ figcaption strong { color: #111; }
 table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; line-height: 1.4; }
 caption { text-align: left; font-weight: 600; padding-bottom: .4rem; }
 th, td { padding: .3rem .7rem; text-align: left; vertical-align: top; border-bottom: 1px solid #ddd; }
+td:not(.number):not(:first-child) { min-width: 7.5rem; }
 th { border-bottom: 1.5px solid #1a1a1a; white-space: nowrap; }
-td:first-child, th:first-child { padding-left: 0; }
+td:first-child, th:first-child { padding-left: 0; white-space: nowrap; }
 .number { text-align: right; white-space: nowrap; }
 .verdict { white-space: nowrap; font-weight: 600; color: #555; }
 .verdict.better { color: #00527f; }

@@ -6,9 +6,11 @@ import { CONFIDENCE } from '../statistics.js';
 import type { StudyResults } from '../types.js';
 import { binFigures } from './bin-figures.js';
 import { escapeHtml } from './draw.js';
-import { answersFigure, frontierFigure, groupFigures, slug, trajectoryFigure } from './figures.js';
+import { slug } from './figures.js';
 import { findingsOf } from './findings.js';
 import { details, figureHtml, list, page, paragraph, type Section, samplesHtml, tableHtml } from './html.js';
+import { answersFigure, groupFigures } from './metric-figures.js';
+import { frontierFigure, trajectoryFigure } from './run-figures.js';
 import { sampleFigures } from './samples.js';
 import { answersTable, budgetTable, cellTable, matrixTables, UNCONFIRMED_NOTE } from './tables.js';
 

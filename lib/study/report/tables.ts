@@ -1,6 +1,6 @@
 /** The tables of a study, for whichever page or console shows them. */
 
-import { type Answer, answerQuestions, bestOfBudget } from '../answers.js';
+import { type Answer, answerQuestions, type BestSetting, bestOfBudget } from '../answers.js';
 import { type Cell, CellTable, MOMENTS, type Moment, valuesOf } from '../cells.js';
 import { titleOf } from '../focus.js';
 import { type Difference, meanInterval } from '../statistics.js';
@@ -69,30 +69,27 @@ export function answersTable(results: StudyResults, answers: readonly Answer[] =
 /** The best setting of every method that had the whole grid. */
 export function budgetTable(results: StudyResults): Table {
   const { config } = results;
+  const metric = config.decidingMetric;
+  const setting = (best: BestSetting) => settingText(config, best);
   return {
-    caption: `Best of the grid: the setting with the best mean ${config.decidingMetric} on the choosing samples, measured on the others`,
-    header: [
-      'source',
-      'chosen for',
-      'method',
-      'best setting',
-      'tried',
-      config.decidingMetric,
-      'against baseline',
-      'verdict',
-    ],
-    rows: bestOfBudget(results).map(({ source, moment, family, arm, beta, condition, tried, value, difference }) => [
+    caption: `Best of the grid: the setting with the best mean ${metric} on the choosing samples, measured on the others`,
+    header: ['source', 'chosen for', 'best setting', 'of', metric, "baseline's best", 'of', 'difference', 'verdict'],
+    rows: bestOfBudget(results).map(({ source, moment, value, rival, ...best }) => [
       source,
-      MOMENT_TITLES[moment],
-      config.arms[family]?.title ?? family,
-      `${titleOf(config, arm, condition)}, β = ${beta}`,
-      `${tried}`,
+      `${moment} ${metric}`,
+      setting(best),
+      `${best.tried}`,
       formatInterval(value),
-      difference === undefined ? '(baseline)' : formatDifference(difference),
-      difference === undefined ? '' : verdictText(difference),
+      ...(rival === undefined
+        ? ['(is the baseline)', '', '', '']
+        : [setting(rival), `${rival.tried}`, formatDifference(rival.difference), verdictText(rival.difference)]),
     ]),
-    textColumns: 4,
+    textColumns: 3,
   };
+}
+
+export function settingText(config: StudyResults['config'], { arm, condition, beta }: BestSetting): string {
+  return `${titleOf(config, arm, condition)}, β = ${beta}`;
 }
 
 /** Every cell of a source with all metrics. */

@@ -78,7 +78,7 @@ export async function trainingSections(runs: readonly TrainingRun[]): Promise<Se
       if (points.length === 0) continue;
       const x = { type: 'quantitative', title: 'step', axis: { grid: false } };
       const alt = describeLines(`${label} over training`, points, 'step');
-      panels.push(await drawPanel(label, alt, linesSpec(series, points, x, metric, 'band')));
+      panels.push(await drawPanel(label, alt, linesSpec(points, { series, x, y: metric, intervals: 'band' })));
     }
     const caption =
       kind === 'train' ? 'Long runs are drawn as means over stretches of steps, with the range of each.' : '';
