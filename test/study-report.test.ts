@@ -237,7 +237,7 @@ function metricsLines(steps: number, scale: number): string {
     const metrics = {
       loss: scale * Math.exp(-i / steps),
       'rewards/accuracies': 0.5 + i / steps / 4,
-      mask_fraction: 0.3,
+      maskFraction: 0.3,
       grad_norm: 1 + Math.sin(i),
       'bins/kept/0': 0.5,
     };
