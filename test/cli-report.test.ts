@@ -22,7 +22,16 @@ t.test('a page about training runs', async (t) => {
   const runs = [join(folder, 'beta10'), join(folder, 'beta20')];
   t.match(await sdpo(['report', ...runs, '--out', page]), { status: 0, stdout: `${page}\n`, stderr: '' });
   const html = readFileSync(page, 'utf8');
-  for (const part of ['beta10', 'beta20', 'Implicit accuracy', 'norm', '<svg']) t.ok(html.includes(part), part);
+  for (const part of [
+    'beta10',
+    'beta20',
+    'Implicit accuracy',
+    'Share of rows removed',
+    'Share of weights clipped',
+    'norm',
+    '<svg',
+  ])
+    t.ok(html.includes(part), part);
 });
 
 t.test('a page about a study', async (t) => {

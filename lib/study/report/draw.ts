@@ -114,12 +114,16 @@ export async function drawPanel(title: string, alt: string, spec: Spec): Promise
 
 /** An SVG that names itself for readers, fits narrow screens, and shares no id with the others of the page. */
 function embeddable(svg: string, alt: string, prefix: string): string {
-  return svg
-    .replace('<svg ', `<svg role="img" aria-label="${escapeHtml(alt)}" `)
-    .replaceAll(/ id="([^"]+)"/g, ` id="${prefix}$1"`)
-    .replaceAll(/url\(#([^)]+)\)/g, `url(#${prefix}$1)`)
-    .replaceAll(/ xmlns(:xlink)?="[^"]*"/g, '') // needed in files, implied in a page
-    .replaceAll(/(\d\.\d{2})\d{3,}/g, '$1');
+  return (
+    svg
+      // What stands for the whole plot is said once; descriptions of single marks would only be in the way.
+      .replaceAll(/ (role|aria-[a-z]+)="[^"]*"/g, '')
+      .replaceAll(/ (d|transform)="[^"]*"/g, (place) => place.replaceAll(/(\.\d{2})\d+/g, '$1'))
+      .replace('<svg ', `<svg role="img" aria-label="${escapeHtml(alt)}" `)
+      .replaceAll(/ id="([^"]+)"/g, ` id="${prefix}$1"`)
+      .replaceAll(/url\(#([^)]+)\)/g, `url(#${prefix}$1)`)
+      .replaceAll(/ xmlns(:xlink)?="[^"]*"/g, '')
+  ); // needed in files, implied in a page
 }
 
 export function escapeHtml(text: string): string {

@@ -55,8 +55,8 @@ const CURVES = [
   ['rewards/margins', 'Reward margin'],
   ['rewards/chosen', 'Implicit reward of chosen'],
   ['rewards/rejected', 'Implicit reward of rejected'],
-  ['mask_fraction', 'Share of rows removed by the mask'],
-  ['clip_fraction', 'Share of weights clipped'],
+  ['maskFraction', 'Share of rows removed by the mask'],
+  ['clipFraction', 'Share of weights clipped'],
   ['grad_norm', 'Gradient norm before clipping'],
   ['learning_rate', 'Learning rate'],
 ] as const;
