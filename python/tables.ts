@@ -20,8 +20,8 @@ export const tablesFile = fileURLToPath(new URL('./sdpo/tables.json', import.met
 
 /** The contents of the file. */
 export function pythonTables(): string {
-  // The layout of the addon's own arguments (header, operands, failureFields) is not part of the C interface.
-  const { header, operands, failureFields, ...lists } = TABLES;
+  // The layout of the addon's own arguments is not part of the C interface.
+  const { header, operands, failureFields, rowFactors, rowChecks, ...lists } = TABLES;
   const resolved = resolveOptions({ objective: 'dpo-cm', beta: 1 });
   const { objective, schedule, beta, ...defaults } = resolved;
   const logNames = Object.keys(logEntries(Object.fromEntries(METRICS.map((name) => [name, 0])) as Metrics));

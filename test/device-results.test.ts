@@ -1,8 +1,33 @@
 /** Calls whose results stay on the device, on the stand-in for one: the numbers of the host's call, no wait, and no allocation after the first. */
 
 import t from 'tap';
+import type {
+  Batch,
+  DeviceBatch,
+  DeviceEvaluation,
+  DeviceStatistics,
+  Evaluation,
+  PreferenceLoss,
+  Tensor,
+} from '../lib/index.js';
 import { jsonOf, library } from './child.js';
 import { fakeDevice } from './fake-device.js';
+
+/** The types of the overloads, which the compiler checks: what lies on the device is never taken for what is on the host. */
+export function typesOfResults(loss: PreferenceLoss, batch: DeviceBatch, host: Batch<Tensor, Tensor>): unknown[] {
+  const onDevice: DeviceEvaluation = loss.evaluate(batch, { results: 'device' });
+  const statistics: DeviceStatistics = loss.evaluate(host, { results: 'device', gradients: false, into: onDevice });
+  const onHost: Evaluation<Tensor, Tensor> = loss.evaluate(host, { results: 'host' });
+  // @ts-expect-error: a batch with numbers per row on the device needs results there
+  loss.evaluate(batch);
+  // @ts-expect-error: and so do its gradients
+  loss.gradients(batch, onHost.coefficients);
+  // @ts-expect-error: there are no gradients
+  statistics.gradients;
+  // @ts-expect-error: a result of the host is no result of the device
+  loss.evaluate(batch, { results: 'device', into: onHost });
+  return [loss.gradients(batch, onDevice.coefficients), statistics.toHost().loss.toFixed(), onDevice.rows.mask.pointer];
+}
 
 const fake = fakeDevice();
 const url = (file: string) => JSON.stringify(new URL(file, import.meta.url).href);
@@ -262,6 +287,18 @@ if ('missing' in fake) {
     };
     t.same(Object.keys(result).sort(), Object.keys(expected).sort());
     for (const [name, [code, message]] of Object.entries(expected)) t.match(result[name], { code, message }, name);
+  });
+
+  t.test('the checks of the self-test pass', async (t) => {
+    const result = run<unknown[]>(`
+      const { deviceResultChecks } = await import(${url('../lib/selftest/device-results.ts')});
+      const held = used();
+      const out = [];
+      for (const { name, run } of deviceResultChecks) {
+        try { await run(D); out.push('ok'); } catch (e) { out.push(name + ': ' + e.message); }
+      }
+      show([...out, used() - held]);`);
+    t.same(result, ['ok', 'ok', 'ok', 3 * 8 * 1000], 'what stays are the tables of three schedules');
   });
 
   t.test('failures and disposal leave nothing behind', async (t) => {

@@ -198,6 +198,7 @@ int main(int argc, char** argv) {
       return usage();
     }
   }
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);  // a kernel that hangs ends the program from outside: what was found by then is told
   std::string why;
   if (cuda::device_count(&why) <= device) {
     std::fprintf(stderr, "no device cuda:%d: %s\n", device, why.c_str());
@@ -206,6 +207,7 @@ int main(int argc, char** argv) {
   const cuda::DeviceInfo info = cuda::device_info(device);
   for (const cuda::Design design : designs) {
     if (!checking) break;
+    std::fprintf(stderr, "checking %s\n", name_of(design == cuda::Design::clusters));
     cuda::set_design(design);
     checks::check_everything(device, quick);
   }

@@ -11,6 +11,7 @@
 #   DEVICE   number of the device; default 0
 #   PYTHON   the interpreter with PyTorch; default python3
 #   COMMIT   what the results are of, where there is no git; default git's HEAD
+#   BUDGET   seconds for everything; default 3600. What does not fit is left out, from the end of the list
 #   SECONDS_PER_TOOL, SECONDS_FOR_PEERS   how long a sanitizer (default 90) and the peers (default 180) may take
 #
 # The order is that of worth, since a machine may be lent for minutes: checks, timings, a first look at the peers, sanitizers, other languages.
@@ -47,6 +48,15 @@ if [ "${1:-}" = build ]; then
 fi
 
 : > "$OUT/status.txt"
+# within SECONDS COMMAND...: runs it for so long at most, and no longer than the budget lasts; 124 where it did not end.
+BUDGET=${BUDGET:-3600}
+within() {
+  local limit=$1 left=$((BUDGET - SECONDS))
+  shift
+  [ $left -lt "$limit" ] && limit=$left
+  [ "$limit" -gt 5 ] || return 124
+  timeout "$limit" "$@"
+}
 note() { echo "$1: $2" | tee -a "$OUT/status.txt"; }
 
 if command -v nvcc > /dev/null; then
@@ -67,12 +77,12 @@ command -v nvidia-smi > /dev/null && nvidia-smi > "$OUT/nvidia-smi.txt" 2>&1
 } > "$OUT/versions.txt"
 
 # Correctness first, in both designs: what is wrong is neither timed nor sanitized.
-"$build/check" --device "$DEVICE" --no-timing --commit "$commit" > "$OUT/check.txt" 2>&1
+within 600 "$build/check" --device "$DEVICE" --no-timing --commit "$commit" > "$OUT/check.txt" 2>&1
 checked=$?
 note check "exit code $checked, $(grep -o '"failures": [0-9]*, "checkedInClusters": [0-9]*' "$OUT/check.txt" || echo 'no result')"
 [ $checked -eq 0 ] || exit $checked
 
-"$build/check" --device "$DEVICE" --only-timing --commit "$commit" > "$OUT/timings.json" 2> "$OUT/timings.log"
+within 600 "$build/check" --device "$DEVICE" --only-timing --commit "$commit" > "$OUT/timings.json" 2> "$OUT/timings.log"
 note timings "exit code $?"
 
 # The C library, which the Python package uses; no Node is needed for it.
@@ -94,10 +104,11 @@ fi
 
 if "$PYTHON" -c 'import torch' > /dev/null 2>&1; then
   seconds=${SECONDS_FOR_PEERS:-180}
-  timeout $((seconds + 120)) "$PYTHON" benchmarks/gpu/peers.py --seconds "$seconds" --ours "$OUT/timings.json" > "$OUT/peers.json" 2> "$OUT/peers.log"
+  [ $((BUDGET - SECONDS - 60)) -lt "$seconds" ] && seconds=$((BUDGET - SECONDS - 60))  # the last case may take a minute to compile
+  within $((seconds + 120)) "$PYTHON" benchmarks/gpu/peers.py --seconds "$seconds" --ours "$OUT/timings.json" > "$OUT/peers.json" 2> "$OUT/peers.log"
   note peers "exit code $?"
   if [ -n "${SDPO_LIBRARY:-}" ]; then
-    (cd python && timeout 300 "$PYTHON" -m unittest tests.test_cuda) > "$OUT/python.txt" 2>&1
+    (cd python && within 300 "$PYTHON" -m unittest tests.test_cuda) > "$OUT/python.txt" 2>&1
     note python "exit code $?, $(tail -n 1 "$OUT/python.txt")"
   fi
 else
@@ -110,7 +121,7 @@ for tool in memcheck racecheck initcheck synccheck; do
     note "$tool" "no compute-sanitizer"
     continue
   fi
-  timeout "${SECONDS_PER_TOOL:-90}" compute-sanitizer --tool "$tool" --error-exitcode 99 "$build/check" --device "$DEVICE" --quick --no-timing \
+  within "${SECONDS_PER_TOOL:-90}" compute-sanitizer --tool "$tool" --error-exitcode 99 "$build/check" --device "$DEVICE" --quick --no-timing \
     > "$OUT/$tool.txt" 2>&1
   code=$?
   note "$tool" "exit code $code, $(grep -E 'ERROR SUMMARY|RACECHECK SUMMARY' "$OUT/$tool.txt" | tail -n 1)"
@@ -127,7 +138,7 @@ if command -v ncu > /dev/null; then
   metrics+=,lts__t_sectors_srcunit_tex_lookup_hit.sum,lts__t_sectors_srcunit_tex_lookup_miss.sum
   for case in "tiles sdxl 1" "clusters sdxl 1" "tiles cogvideox 4"; do
     read -r design shape rows <<< "$case"
-    timeout 60 ncu --kernel-name 'regex:(evaluate|cluster)_kernel' --launch-skip 3 --launch-count 3 --csv --metrics "$metrics" \
+    within 60 ncu --kernel-name 'regex:(evaluate|cluster)_kernel' --launch-skip 3 --launch-count 3 --csv --metrics "$metrics" \
       "$build/check" --device "$DEVICE" --design "$design" --shape "$shape" --rows "$rows" --only-timing > "$OUT/ncu-$design-$shape-$rows.csv" 2>&1
     note "ncu $case" "exit code $?"
   done
@@ -138,7 +149,7 @@ fi
 # The self-test of the package: where there is a Node (a binary may be carried in carry/), the built addon and dist/.
 node=$(command -v node || find carry -name node -type f -perm -u+x 2> /dev/null | head -n 1)
 if [ -n "$node" ] && [ -f dist/cli.js ] && [ -f build/Release/sdpo.node ]; then
-  timeout 300 "$node" dist/cli.js selftest --device "cuda:$DEVICE" > "$OUT/selftest.txt" 2>&1
+  within 300 "$node" dist/cli.js selftest --device "cuda:$DEVICE" > "$OUT/selftest.txt" 2>&1
   note selftest "exit code $?"
 else
   note selftest "no Node, no dist/ or no build/Release/sdpo.node"

@@ -11,6 +11,7 @@ import { Stream } from '../stream.js';
 import { split, Tensor } from '../tensor.js';
 import { type CaseShape, type Made, makeBatch } from './batches.js';
 import { close, closeGradient, identical, throws, toleranceOf } from './compare.js';
+import { deviceResultChecks } from './device-results.js';
 import { type ReferenceOptions, reference } from './reference.js';
 
 export interface Check {
@@ -441,6 +442,7 @@ export const CHECKS: readonly Check[] = [
   ...referenceChecks(),
   ...SHAPES.map(againstCpu),
   ...determinism,
+  ...deviceResultChecks,
   ...elementwise,
   ...errors,
 ];

@@ -16,9 +16,6 @@
 
 namespace sdpo::cuda {
 
-// Older architectures get an empty kernel, which nobody launches (design.cu asks for what it was compiled).
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 10 * kClusterCapability
-
 struct ClusterShared {
   BlockSums sums;
   RowCoefficients coefficients;
@@ -26,13 +23,12 @@ struct ClusterShared {
   uint32_t last;  // whether all rows are finished
 };
 
-#endif
-
+// Older architectures get an empty kernel, which nobody launches (design.cu asks for what it was compiled).
 template <class E>
 __global__ void __launch_bounds__(kThreads* kClusterGroups, 1)
     cluster_kernel(const __grid_constant__ LossArguments a, const __grid_constant__ ClusterPlan plan) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  static_assert(kClusterCapability == 90, "as in the line above");
+  static_assert(10 * kClusterCapability == 900, "as in the line above");
   using S = typename E::Compute;
   extern __shared__ __align__(16) unsigned char cluster_memory[];
   __shared__ ClusterShared shared;

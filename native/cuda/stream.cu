@@ -119,8 +119,11 @@ Status StreamState::take_staging(int64_t rows, Staging* out) {
   const size_t bytes = Staging::doubles(made.rows) * sizeof(double);
   CUDA_TRY(cudaHostAlloc(reinterpret_cast<void**>(&made.host), bytes, cudaHostAllocPortable), "allocating a staging buffer", device_,
            std::to_string(bytes) + " bytes");
-  const cudaError_t code = cudaMalloc(reinterpret_cast<void**>(&made.device), bytes);
+  cudaError_t code = cudaMalloc(reinterpret_cast<void**>(&made.device), bytes);
+  // All of it comes back with each call, also what a call does not write.
+  if (code == cudaSuccess) code = cudaMemsetAsync(made.device, 0, bytes, stream_);
   if (code != cudaSuccess) {
+    CUDA_LOG(cudaFree(made.device), "freeing a staging buffer", device_);
     CUDA_LOG(cudaFreeHost(made.host), "freeing a staging buffer", device_);
     return report(code, "allocating a staging buffer", device_, std::to_string(bytes) + " bytes");
   }

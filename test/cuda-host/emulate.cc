@@ -209,6 +209,14 @@ void check(const Case& c, Kind kind) {
     expect_outputs(c, cluster, fused, 0, RowOutput::count, "cluster");
     for (int k = 0; k < Metric::count; ++k) EXPECT(same(cluster.metrics[k], fused.metrics[k]), "%s: cluster: %s", c.name.c_str(), kMetricNames[k]);
     expect_gradients(c, cluster, fused, "cluster");
+    // One gradient alone.
+    for (const int slot : {Case::gradient_c, Case::gradient_r}) {
+      Result alone = prepare(c, c.row_outputs);
+      (slot == Case::gradient_c ? alone.problem.rejected : alone.problem.chosen).gradient.data = nullptr;
+      EXPECT(emulate_cluster(kind, alone.problem, plan) == 0, "%s: a failure", c.name.c_str());
+      const size_t index = static_cast<size_t>(slot);
+      EXPECT(same_elements(c.tensors[slot], alone.tensors[index], fused.tensors[index]), "%s: cluster: one gradient", c.name.c_str());
+    }
     ++g_clusters;
   }
 

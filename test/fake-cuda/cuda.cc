@@ -6,8 +6,10 @@
 // other. The device has 256 MiB. SDPO_FAKE_LOSE=n: the n-th evaluation loses the context.
 #include "../../native/cuda/cuda.h"
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <condition_variable>
 #include <cstdlib>
 #include <cstring>
@@ -141,6 +143,51 @@ Problem on_host(Problem problem) {
   return problem;
 }
 
+template <class View>
+View row_of(View view, int64_t row) {
+  if (view.data != nullptr) view.data = static_cast<char*>(const_cast<void*>(static_cast<const void*>(view.data))) +
+                                        row * view.row_stride * static_cast<int64_t>(dtype_size(view.dtype));
+  return view;
+}
+
+void fill_nan(const MutableTensorView& view, int64_t size) {
+  if (view.data == nullptr) return;
+  const size_t bytes = dtype_size(view.dtype);
+  std::memset(view.data, 0xff, static_cast<size_t>(size) * bytes);  // a NaN in every dtype
+}
+
+// With scalars on the device nothing is reported: a row that fails is NaN, and the others are what they are. (The CPU's bits of a row do not
+// depend on the batch it comes in.)
+void evaluate_rows(const Problem& problem) {
+  const int64_t rows = problem.rows;
+  for (int64_t row = 0; row < rows; ++row) {
+    double inputs[RowInput::count], outputs[RowOutput::count], metrics[Metric::count];
+    for (int f = 0; f < RowInput::count; ++f) inputs[f] = problem.row_inputs[f * rows + row];
+    for (int f = 0; f < RowOutput::count; ++f) outputs[f] = problem.row_outputs[f * rows + row];
+    Problem one = on_host(problem);
+    one.rows = 1;
+    for (Branch* branch : {&one.chosen, &one.rejected}) {
+      *branch = {row_of(branch->policy, row), row_of(branch->reference, row), row_of(branch->target, row), row_of(branch->gradient, row)};
+    }
+    one.element_weights = row_of(one.element_weights, row);
+    one.row_inputs = inputs;
+    one.row_outputs = outputs;
+    one.metrics = metrics;
+    Failure failure;
+    if (cpu_backend().evaluate(one, &failure) != Status::ok) {
+      std::fill_n(outputs, RowOutput::count, NAN);
+      outputs[RowOutput::nonFinite] = 1;
+      fill_nan(one.chosen.gradient, one.size);
+      fill_nan(one.rejected.gradient, one.size);
+    }
+    for (int f = 0; f < RowOutput::count; ++f) problem.row_outputs[f * rows + row] = outputs[f];
+  }
+  if ((problem.passes & Pass::objective) == 0) return;
+  for (int k = 0; k < Metric::count; ++k) {
+    problem.metrics[k] = batch_metric(k, problem.options.objective, problem.denominator, problem.row_outputs, rows);
+  }
+}
+
 }  // namespace
 
 std::string Error::message() const { return operation + " on cuda:" + std::to_string(device) + " (" + shapes + "): " + name + ", " + text; }
@@ -258,6 +305,10 @@ Status evaluate_async(const Problem& problem, EvaluateCompletion done) {
     }
     Failure failure;
     if (usable() != Status::ok) return done(Status::device, failure, &t_last);
+    if (problem.scalars.kind != Location::host) {
+      evaluate_rows(problem);
+      return done(Status::ok, failure, nullptr);
+    }
     const Status status = cpu_backend().evaluate(on_host(problem), &failure);
     done(status, failure, nullptr);
   });
