@@ -39,7 +39,7 @@ export function footprint(
 
 async function measureHere({ case: c, provider, threads, runThreads }: Wanted): Promise<void> {
   const arena = new Arena();
-  const { providers, close } = await collect(runThreads, arena);
+  const { providers, close } = await collect(runThreads, arena, provider);
   const found = providers.find((one) => one.name === provider && one.threads === threads)!;
   const prepared = await found.prepare(makeBatch(c, arena));
   console.log(JSON.stringify({ extraBytes: await prepared.extraBytes() }));

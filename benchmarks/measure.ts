@@ -20,7 +20,7 @@ export interface Effort {
   longestCall: number;
 }
 
-export const fullEffort: Effort = { rounds: 25, fewest: 5, fewestOurs: 11, budget: 300, longestCall: 3000 };
+export const fullEffort: Effort = { rounds: 21, fewest: 3, fewestOurs: 7, budget: 150, longestCall: 700 };
 export const quickEffort: Effort = { rounds: 9, fewest: 3, fewestOurs: 5, budget: 60, longestCall: 1000 };
 
 /** Shorter samples are lost in the resolution of the clock and in interrupts. */

@@ -32,12 +32,12 @@ export function details(name: string, results: Results): string {
   return sections.filter((text) => text !== '').join('\n\n');
 }
 
-function header(name: string, { machine, date, seconds, loadBefore, quick }: Results): string {
+function header(name: string, { machine, date, seconds, loadBefore, quick, commit }: Results): string {
   const { processor, cores, instructionSet, memoryBytes, system, versions } = machine;
   const listed = Object.entries(versions).map(([what, version]) => `${what} ${version}`);
   return [
     `### ${name}`,
-    `${processor}, ${cores} core${cores === 1 ? '' : 's'} (${instructionSet}), ${Math.round(memoryBytes / 2 ** 30)} GiB, ${system}; ${listed.join(', ')}. ${date.slice(0, 10)}, ${Math.round(seconds / 60)} minutes, load before ${loadBefore.toFixed(2)}${quick ? ', quick' : ''}.`,
+    `${processor}, ${cores} core${cores === 1 ? '' : 's'} (${instructionSet}), ${Math.round(memoryBytes / 2 ** 30)} GiB, ${system}; ${listed.join(', ')}. ${date.slice(0, 10)}, ${Math.round(seconds / 60)} minutes, load before ${loadBefore.toFixed(2)}${commit === undefined ? '' : `, commit ${commit}`}${quick ? ', quick' : ''}.`,
   ].join('\n\n');
 }
 

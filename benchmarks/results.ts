@@ -45,6 +45,8 @@ export interface Results {
   /** ISO date and time of the start, UTC. */
   date: string;
   seconds: number;
+  /** The commit that was measured, with `+` where files differed from it. */
+  commit?: string;
   quick: boolean;
   /** Average number of runnable threads when the run began: more than a fraction of a core means that the machine was shared. */
   loadBefore: number;

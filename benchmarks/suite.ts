@@ -1,5 +1,6 @@
 /** A run of the suite: collects the providers, measures every case, and gathers the results. */
 
+import { execFileSync } from 'node:child_process';
 import { cpus, freemem, loadavg, release, totalmem } from 'node:os';
 import { devices } from 'sdpo';
 import { type Case, caseId, casesOf, compulsoryBytes } from './cases.js';
@@ -34,11 +35,16 @@ export async function measure({ threads = cpus().length, quick, only, json }: Ru
   const arena = new Arena();
   const { providers, versions, missing, close } = await collect(threads, arena);
   for (const [name, reason] of missing) console.error(`${name} is left out: ${reason}`);
-  const results = emptyResults(describeMachine(versions), quick, load);
+  const results = { ...emptyResults(describeMachine(versions), quick, load), commit: commitHere() };
+  const save = () => {
+    results.seconds = Math.round((Date.now() - Date.parse(results.date)) / 1000);
+    if (json !== undefined) writeResults(json, results);
+  };
   try {
     await measureAll(cases, providers, effort, arena, (measured) => {
       results.measurements.push(...measured.measurements.map((own) => withFootprint(own, threads, quick)));
       results.skipped.push(...measured.skipped);
+      save(); // a run that is cut short leaves what it has
     });
   } finally {
     await close();
@@ -47,8 +53,7 @@ export async function measure({ threads = cpus().length, quick, only, json }: Ru
     const { participants: _, ...plain } = c;
     for (const [provider, reason] of missing) results.skipped.push({ case: plain, provider, threads, reason });
   }
-  results.seconds = Math.round((Date.now() - Date.parse(results.date)) / 1000);
-  if (json !== undefined) writeResults(json, results);
+  save();
   console.error(
     `${results.measurements.length} measurements in ${results.seconds} s${json ? `, written to ${json}` : ''}`,
   );
@@ -108,6 +113,27 @@ function takesPart({ kind, name }: Provider, { participants, gradients }: Case):
       return participants.includes('api') || (participants.includes('ours') && name === 'sdpo into');
     case 'peer':
       return participants.includes('peers');
+  }
+}
+
+/** undefined outside a git checkout. */
+function commitHere(): string | undefined {
+  const git = (...args: string[]) =>
+    execFileSync('git', args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).trim();
+  try {
+    const changed = git(
+      'status',
+      '--porcelain',
+      '--untracked-files=no',
+      '--',
+      ':/native',
+      ':/lib',
+      ':/benchmarks/*.ts',
+      ':/benchmarks/*/*.ts',
+    );
+    return git('rev-parse', '--short=12', 'HEAD') + (changed === '' ? '' : '+');
+  } catch {
+    return undefined;
   }
 }
 

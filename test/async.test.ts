@@ -139,6 +139,19 @@ t.test('a signal with a timeout', async (t) => {
   t.match(error, { code: 'ERR_SDPO_ABORTED', cause: { name: 'TimeoutError' } });
 });
 
+t.test('short calls one after the other leave the event loop its turns', async (t) => {
+  const signal = AbortSignal.timeout(5);
+  const batch = largeBatch(1, 16, 'float32');
+  const error = await failureOf(async () => {
+    for (;;) await alone.evaluateAsync(batch, { signal });
+  });
+  t.match(error, { code: 'ERR_SDPO_ABORTED', cause: { name: 'TimeoutError' } });
+  const controller = new AbortController();
+  const aborted = failureOf(() => alone.evaluateAsync(batch, { signal: controller.signal }));
+  controller.abort();
+  t.match(await aborted, { code: 'ERR_SDPO_ABORTED' }, 'aborted after it was made and before it settled');
+});
+
 t.test('a rejection carries the stack of the caller', async (t) => {
   const bad = largeBatch(2, 33, 'float32');
   (bad.rejected.target as Float32Array)[40] = Infinity;
@@ -163,8 +176,8 @@ t.test('a result under way is refused as into, and calls have their scalars to t
     seen.push(args);
     return evaluateAsync(...args);
   };
-  const into = alone.evaluate(largeBatch(2, 33, 'float32'));
-  const batch = largeBatch(2, 33, 'float32');
+  const into = alone.evaluate(largeBatch(2, 4097, 'float32'));
+  const batch = largeBatch(2, 4097, 'float32');
   const weighted = { ...batch, rowWeights: [3, 0] };
   const first = alone.evaluateAsync(batch, { into });
   const before = seen[0][1].slice();

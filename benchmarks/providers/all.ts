@@ -21,9 +21,10 @@ export interface Participation {
   close(): Promise<void>;
 }
 
-/** Starts everything that can take part, with `threads` threads where a provider has several, and with one. */
-export async function collect(threads: number, arena: Arena): Promise<Participation> {
-  const python = await PythonProcess.start(threads);
+/** Starts everything that can take part, with `threads` threads where a provider has several, and with one; only `wanted` surely, where given. */
+export async function collect(threads: number, arena: Arena, wanted?: string): Promise<Participation> {
+  const needsPython = wanted === undefined || wanted === 'PyTorch' || wanted === 'NumPy';
+  const python = needsPython ? await PythonProcess.start(threads) : 'not wanted';
   const probe = buildProbe();
   const counts = threads === 1 ? [1] : [1, threads];
   const providers: Provider[] = counts.flatMap((count) => [
