@@ -38,9 +38,9 @@ export interface Point {
   high: number;
 }
 
-/** Styles by arm, the same in all figures of a report. */
+/** Styles by arm, the same in all figures of a report; the arms of the first groups get the colours that stand out most. */
 export function armStyles({ config }: StudyResults): (arm: string) => Style {
-  const arms = Object.keys(config.arms);
+  const arms = [...new Set([...config.groups.flatMap((group) => group.arms), ...Object.keys(config.arms)])];
   return (arm) => styleAt(arms.indexOf(arm));
 }
 
@@ -89,9 +89,11 @@ export function seriesOfGroup(results: StudyResults, group: StudyGroup) {
   const baseline = Object.keys(config.arms).find((arm) => familyOf(config, arm) === baselineFamily(config))!;
   const own = group.arms.map((arm) => ({ arm, condition }));
   const compared = condition === '' ? (group.arms.includes(baseline) ? [] : [baseline]) : group.arms;
+  const isOwn = (arm: string, of: string) => group.arms.includes(arm) && of === condition;
   return [...own, ...compared.map((arm) => ({ arm, condition: '' }))].map(({ arm, condition: own }) => ({
     arm,
     condition: own,
+    own: isOwn(arm, own),
     title: titleOf(config, arm, own),
     style: condition !== '' && own === '' ? { ...style(arm), dash: [2, 3] } : style(arm),
   }));

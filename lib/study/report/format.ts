@@ -2,10 +2,13 @@
 
 import type { Difference, Interval } from '../statistics.js';
 
+/** What is smaller is what rounding leaves of a difference of equal numbers. */
+const ROUNDING = 1e-12;
+
 /** Three decimals, or four where three would show none, or the magnitude. */
 export function formatNumber(value: number): string {
   if (!Number.isFinite(value)) return 'n/a';
-  if (value === 0) return '0.000';
+  if (Math.abs(value) < ROUNDING) return '0.000';
   const decimals = [3, 4].find((count) => Number(value.toFixed(count)) !== 0);
   return decimals === undefined ? value.toExponential(0) : value.toFixed(decimals);
 }

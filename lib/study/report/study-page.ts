@@ -61,7 +61,11 @@ export async function studySections(results: StudyResults): Promise<Section[]> {
     { id: 'timesteps', title: 'By timestep', html: (await binFigures(results, focus)).map(figureHtml).join('\n') },
     samples.length === 0
       ? undefined
-      : { id: 'samples', title: 'Samples before and after', html: samples.map(samplesHtml).join('\n') },
+      : {
+          id: 'samples',
+          title: samples.some(({ before }) => before) ? 'Samples before and after' : 'Samples after training',
+          html: samples.map(samplesHtml).join('\n'),
+        },
     budget.rows.length === 0
       ? undefined
       : {
