@@ -10,6 +10,7 @@ import { PNG } from 'pngjs';
 import t from 'tap';
 import { loadDigits } from '../examples/digits/data.js';
 import { Evaluator } from '../examples/digits/evaluation.js';
+import { type Method, TITLES } from '../examples/digits/finetune.js';
 import { JUDGE_SHAPES } from '../examples/digits/judge.js';
 import { DENOISER_SHAPES } from '../examples/digits/model.js';
 import { readOptions, UsageError } from '../examples/digits/options.js';
@@ -19,7 +20,7 @@ import { decodeSafetensors } from '../lib/safetensors.js';
 const root = fileURLToPath(new URL('..', import.meta.url));
 const STEPS = 5;
 const SAMPLES = 32;
-const METHODS = ['diffusion-dpo', 'sdpo'] as const;
+const METHODS = Object.keys(TITLES) as Method[];
 
 interface Finished {
   code: number | null;
@@ -101,7 +102,13 @@ t.test('a short run writes what it says', async (t) => {
   );
   for (const { name, reward, valid, good, implicitAccuracy } of summary.outcomes) {
     const row = [reward, valid, good, implicitAccuracy].map((value) => value.toFixed(3)).join(' +');
-    t.match(stdout, new RegExp(`^${name} +${row}$`, 'im'), `the table has the line of ${name}`);
+    const title = TITLES[name as Method] ?? name;
+    t.ok(
+      stdout
+        .split('\n')
+        .some((line) => line.startsWith(title) && new RegExp(`^ +${row}$`).test(line.slice(title.length))),
+      `the table has the line of ${name}`,
+    );
   }
 
   const png = PNG.sync.read(readFileSync(join(folder, 'samples.png')));
@@ -130,9 +137,8 @@ t.test('a short run writes what it says', async (t) => {
     const { data } = decodeSafetensors(readFileSync(file)).tensors['out.weight'];
     return Buffer.from(data.buffer, data.byteOffset, data.byteLength);
   });
-  t.notOk(after[0].equals(before), 'Diffusion-DPO changed the weights');
-  t.notOk(after[1].equals(before), 'SDPO changed the weights');
-  t.notOk(after[1].equals(after[0]), 'in another way');
+  const all = [before, ...after].map((weights) => weights.toString('hex'));
+  t.equal(new Set(all).size, all.length, 'every method changed the weights, each in its own way');
 
   t.test('the seed decides the run', async (t) => {
     const same = t.testdir();

@@ -27,7 +27,7 @@ interface Options {
   choosingSamples: number;
   reportingSamples: number;
   bases: number;
-  /** Steps of the base that stands for another, weaker model. */
+  /** Steps of the base that stands for another, weaker model; 0 where no group asks for its samples. */
   otherModelSteps: number;
   learningRate: number;
   pairsPerStep: number;
@@ -82,6 +82,10 @@ class World {
   readonly #shared: string;
   readonly #bases = new Map<string, Params>();
   readonly #pairs = new Map<string, Pairs>();
+
+  isOf({ options, shared }: ExperimentContext): boolean {
+    return shared === this.#shared && JSON.stringify(options) === JSON.stringify(this.options);
+  }
 
   constructor({ options, shared }: ExperimentContext) {
     this.options = options as unknown as Options;
@@ -139,7 +143,7 @@ const experiment: Experiment = {
     const missing = [
       ...Array.from({ length: bases - 1 }, (_, i) => ({ name: `base-${i + 1}`, steps: BASE_STEPS, seed: 10 + i })),
       { name: 'other-model', steps: otherModelSteps, seed: 100 },
-    ].filter(({ name }) => !existsSync(join(context.shared, `${name}.safetensors`)));
+    ].filter(({ name, steps }) => steps > 0 && !existsSync(join(context.shared, `${name}.safetensors`)));
     const total = missing.reduce((sum, { steps }) => sum + steps, 0);
     let done = 0;
     for (const { name, steps, seed } of missing) {
@@ -159,7 +163,7 @@ const experiment: Experiment = {
   },
 
   async run(cell, context) {
-    world ??= new World(context);
+    if (world === undefined || !world.isOf(context)) world = new World(context);
     return await runCell(cell, context, world);
   },
 };

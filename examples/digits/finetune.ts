@@ -18,14 +18,25 @@ const MAX_GRADIENT_NORM = 1;
 /** Whose transitions the loss weighs. */
 export const schedule = NoiseSchedule.fromDiffusers(SCHEDULER_CONFIG, { inferenceSteps: TRAINING_INFERENCE_STEPS });
 
-/** Methods under comparison; both use the same β, pairs, timesteps and noise. */
+/** What the two methods of arXiv 2505.21893 share: a mask and clipped weights with κ = 4, τ = 0.9 and ε = 0.1. */
+const SCORED = { schedule, weightSharpness: 4, maskThreshold: 0.9, clipRange: 0.1 };
+
+/** Methods under comparison, in the order of the first table of the study; all use the same β, pairs, timesteps and noise. */
 export const METHODS = {
   'diffusion-dpo': (beta: number) => new PreferenceLoss({ objective: 'diffusion-dpo', schedule, beta }),
-  sdpo: (beta: number) =>
-    new PreferenceLoss({ objective: 'sdpo', schedule, beta, weightSharpness: 4, maskThreshold: 0.9, clipRange: 0.1 }),
+  'dpo-cm': (beta: number) => new PreferenceLoss({ objective: 'dpo-cm', ...SCORED, beta }),
+  sdpo: (beta: number) => new PreferenceLoss({ objective: 'sdpo', ...SCORED, beta }),
+  'dpo-kl': (beta: number) => new PreferenceLoss({ objective: 'diffusion-dpo', schedule, beta, klWeight: 0.3 }),
 };
 
 export type Method = keyof typeof METHODS;
+
+export const TITLES: Record<Method, string> = {
+  'diffusion-dpo': 'Diffusion-DPO',
+  'dpo-cm': 'DPO-C&M',
+  sdpo: 'SDPO',
+  'dpo-kl': 'Diffusion-DPO + 0.3 KL',
+};
 
 export interface FinetuneOptions {
   base: Params;

@@ -3,7 +3,7 @@
 import { parseArgs } from 'node:util';
 import { PAIR_SOURCES, type PairSource } from './pairs.js';
 
-const HELP = `Fine-tunes a small denoiser of handwritten digits with Diffusion-DPO and with SDPO and compares them.
+const HELP = `Fine-tunes a small denoiser of handwritten digits with Diffusion-DPO, DPO-C&M, SDPO and Diffusion-DPO with a KL anchor, and compares them.
 
 Usage: npm start -- [options]
 

@@ -1,9 +1,9 @@
-/** The main job of the example: fine-tunes the base with Diffusion-DPO and with SDPO on the same pairs and compares the results. */
+/** The main job of the example: fine-tunes the base with each method on the same pairs and compares the results. */
 
 import type { PreferenceLoss } from 'sdpo';
 import { loadDigits } from './data.js';
 import { Evaluator } from './evaluation.js';
-import { finetune, implicitAccuracy, METHODS, type Method } from './finetune.js';
+import { finetune, implicitAccuracy, METHODS, type Method, TITLES } from './finetune.js';
 import { dispose, type Params } from './jax.js';
 import { JUDGE_SHAPES } from './judge.js';
 import { DENOISER_SHAPES } from './model.js';
@@ -18,7 +18,6 @@ const TRAINING_PAIRS = 2000;
 const HELD_OUT_PAIRS = 500;
 /** Share of the training pairs with a wrong label. */
 const LABEL_NOISE = 0.1;
-const TITLES: Record<Method, string> = { 'diffusion-dpo': 'Diffusion-DPO', sdpo: 'SDPO' };
 /** What a shell reports for a process that SIGINT ended. */
 const EXIT_INTERRUPTED = 130;
 const SAME_KEY_PRESS_MS = 1000;
