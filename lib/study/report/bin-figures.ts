@@ -108,7 +108,13 @@ async function binFigure(
     if (points.length === 0) continue;
     const solid = points.filter(({ branch }) => branch === 0);
     const alt = describeLines(`${figure.title} on ${source}`, solid, 't/T');
-    panels.push(await drawPanel(source, alt, binSpec(series, points, { title: figure.y, scale })));
+    panels.push(
+      await drawPanel(
+        source,
+        alt,
+        binSpec(series, points, { title: figure.y, scale, axis: { tickCount: 5, format: '~g' } }),
+      ),
+    );
   }
   return {
     id: slug(figure.title),
