@@ -13,8 +13,11 @@ export function formatNumber(value: number): string {
   return decimals === undefined ? value.toExponential(0) : value.toFixed(decimals);
 }
 
+/** A difference, with its sign even where four decimals show nothing else. */
 export function formatSigned(value: number): string {
-  return value > 0 ? `+${formatNumber(value)}` : formatNumber(value);
+  if (!Number.isFinite(value) || Math.abs(value) < ROUNDING) return formatNumber(value);
+  const decimals = Number(value.toFixed(3)) === 0 ? 4 : 3;
+  return `${value > 0 ? '+' : ''}${value.toFixed(decimals)}`;
 }
 
 /** "0.612 [0.590, 0.634]"; without bounds where there is one replicate. */

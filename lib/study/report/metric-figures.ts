@@ -99,15 +99,14 @@ async function armsFigure(results: StudyResults, group: StudyGroup): Promise<Fig
   const metric = results.config.decidingMetric;
   const table = new CellTable(results);
   const [beta] = group.betas;
-  // Beside the group's own arms, those of the first group, which the controls are controls of.
-  const own = seriesOfGroup(results, group);
-  const first = results.config.groups[0].arms.filter((arm) => !own.some((series) => series.arm === arm));
-  const rows = [
-    ...first.map((arm) => ({ arm, condition: '', title: titleOf(results.config, arm) })),
-    ...own.sort((a, b) => Number(first.includes(b.arm)) - Number(first.includes(a.arm))),
-  ];
+  const own = seriesOfGroup(results, group).filter((series) => series.own);
+  // Above the group's own arms those of the first group, which the controls are controls of.
+  const first = results.config.groups[0].arms
+    .map((arm) => ({ arm, condition: '', title: titleOf(results.config, arm) }))
+    .filter(({ title }) => !own.some((series) => series.title === title));
+  const rows = [...first, ...own];
   const sources = group.sources.filter((source) =>
-    own.some((series) => series.own && table.get(source, beta, series.arm, series.condition) !== undefined),
+    own.some(({ arm, condition }) => table.get(source, beta, arm, condition) !== undefined),
   );
   const drafts = sources.map((source) => ({
     title: `${source}, β = ${beta}`,

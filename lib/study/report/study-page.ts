@@ -28,6 +28,9 @@ export async function studySections(results: StudyResults): Promise<Section[]> {
   const frontier = await frontierFigure(results);
   const samples = await sampleFigures(results, focus);
   const sources = [...new Set(config.groups.flatMap((group) => group.sources))];
+  const cells = sources
+    .map((source) => ({ source, table: cellTable(results, source) }))
+    .filter(({ table }) => table.rows.length > 0);
   const sections: (Section | undefined)[] = [
     {
       id: 'findings',
@@ -78,7 +81,7 @@ export async function studySections(results: StudyResults): Promise<Section[]> {
       title: 'The table',
       html: [
         ...matrixTables(results).map(tableHtml),
-        ...sources.map((source) => details(`All measures on ${source}`, tableHtml(cellTable(results, source)))),
+        ...cells.map(({ source, table }) => details(`All measures on ${source}`, tableHtml(table))),
       ].join('\n'),
     },
     { id: 'method', title: 'How it was measured', html: methodHtml(results) },
