@@ -12,7 +12,7 @@ import { details, figureHtml, list, page, paragraph, type Section, samplesHtml, 
 import { answersFigure, groupFigures } from './metric-figures.js';
 import { frontierFigure, trajectoryFigure } from './run-figures.js';
 import { sampleFigures } from './samples.js';
-import { answersTable, budgetTable, cellTable, matrixTables, UNCONFIRMED_NOTE } from './tables.js';
+import { acrossTable, answersTable, budgetTable, cellTable, matrixTables, UNCONFIRMED_NOTE } from './tables.js';
 
 /** Sections of a study; `prefix` keeps their ids apart where a page shows several. */
 export async function studySections(results: StudyResults): Promise<Section[]> {
@@ -21,8 +21,12 @@ export async function studySections(results: StudyResults): Promise<Section[]> {
   const answers = answerQuestions(results);
   const answered = answersTable(results, answers);
   const budget = budgetTable(results);
+  const across = acrossTable(results);
+  const acrossHtml = across.rows.length > 1 ? tableHtml(across) : '';
   const findings = findingsOf(results);
-  const note = [...answered.rows, ...budget.rows].some((row) => row.some((cell) => /^(better|worse)\*$/.test(cell)));
+  const note = [...answered.rows, ...budget.rows, ...across.rows].some((row) =>
+    row.some((cell) => /^(better|worse)\*$/.test(cell)),
+  );
   const noteHtml = note ? `<p class="note">${escapeHtml(UNCONFIRMED_NOTE)}</p>` : '';
   const answerFigure = await answersFigure(results);
   const frontier = await frontierFigure(results);
@@ -73,8 +77,8 @@ export async function studySections(results: StudyResults): Promise<Section[]> {
       ? undefined
       : {
           id: 'budget',
-          title: 'At equal budget',
-          html: [paragraph(BUDGET), tableHtml(budget), noteHtml].join('\n'),
+          title: 'The best settings',
+          html: [paragraph(BUDGET), tableHtml(budget), acrossHtml, noteHtml].join('\n'),
         },
     {
       id: 'table',
