@@ -1,6 +1,14 @@
 /** `sdpo/study`: declares, runs and reports studies of many runs. */
 
-export { type Answer, answerQuestions, type BestOfBudget, bestOfBudget, type Differences } from './study/answers.js';
+export {
+  type Answer,
+  acrossSources,
+  answerQuestions,
+  type BestOfBudget,
+  bestOfBudget,
+  type Differences,
+  type SettingAcross,
+} from './study/answers.js';
 export { planCells, readStudy } from './study/plan.js';
 export type { StudyProgress, StudySummary } from './study/progress.js';
 export { type Findings, findingsOf } from './study/report/findings.js';

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import t from 'tap';
 import { focusOf } from '../lib/study/focus.js';
 import { escapeHtml, importForReport, styleAt } from '../lib/study/report/draw.js';
-import { formatNumber } from '../lib/study/report/format.js';
+import { formatNumber, formatSigned } from '../lib/study/report/format.js';
 import {
   answerQuestions,
   compactResults,
@@ -203,6 +203,9 @@ t.test('numbers', async (t) => {
   const written = { 0: '0.000', 0.1234: '0.123', [-0.0004]: '-0.0004', 1e-7: '1e-7', 12.5: '12.500' };
   for (const [value, text] of Object.entries(written)) t.equal(formatNumber(Number(value)), text);
   t.equal(formatNumber(Number.NaN), 'n/a');
+  const signed = { 0: '0.000', 0.1234: '+0.123', [-0.0004]: '-0.0004', [-2e-6]: '-0.0000', 1e-17: '0.000' };
+  for (const [value, text] of Object.entries(signed)) t.equal(formatSigned(Number(value)), text);
+  t.equal(formatSigned(Number.NaN), 'n/a');
 });
 
 t.test('series are told apart by more than colour', async (t) => {

@@ -2,8 +2,9 @@
 
 import t from 'tap';
 import { CellTable, choosingValues, pairedDifferences, valuesOf } from '../lib/study/cells.js';
+import { formatNumber } from '../lib/study/report/format.js';
 import { meanInterval, pairedDifference, studentQuantile } from '../lib/study/statistics.js';
-import { answerQuestions, bestOfBudget, type StudyResults, type StudyRun } from '../lib/study.js';
+import { acrossSources, answerQuestions, bestOfBudget, type StudyResults, type StudyRun } from '../lib/study.js';
 import { config, EFFECTS, inventedResults } from './study-fixture.js';
 
 const cell = (...differences: number[]) => new Map(differences.map((value, i) => [`${i}`, value]));
@@ -122,6 +123,24 @@ t.test('the best of the grid is chosen on one sample set and measured on the oth
   t.match(of('N1', 'dpo-kl', 'final'), { tried: 8, rival: { tried: 4 } }, 'a family of two arms, and it says so');
   t.equal(of('N1', 'mask-only', 'final'), undefined, 'one β is not the grid');
   t.match(of('C', 'sdpo', 'final'), { tried: 2, rival: { difference: { count: 3 } } });
+});
+
+t.test('settings over all sources weigh each source alike', async (t) => {
+  const results = inventedResults();
+  const { sources, settings } = acrossSources(results);
+  t.same(sources, ['N1', 'on-policy', 'C']);
+  const names = settings.map(({ arm, beta }) => `${arm} ${beta}`);
+  t.same(
+    [...names].sort(),
+    ['dpo 10', 'dpo 100', 'dpo-cm 10', 'dpo-cm 100', 'sdpo 10', 'sdpo 100'],
+    'what all sources have',
+  );
+  const table = new CellTable(results);
+  const meanOn = (source: string) => meanInterval(valuesOf(table.get(source, 10, 'dpo')!, 'good', 'final')).mean;
+  const dpo = settings.find(({ arm, beta }) => arm === 'dpo' && beta === 10)!;
+  t.equal(formatNumber(dpo.final.mean), formatNumber(sources.reduce((sum, source) => sum + meanOn(source), 0) / 3));
+  t.match(settings[0].difference, { mean: 0, verdict: 'undecided' }, 'the first against itself');
+  t.match(dpo.difference, { verdict: 'worse', count: 5, pairs: 13 });
 });
 
 t.test('what is chosen by is the choosing set, without the base', async (t) => {

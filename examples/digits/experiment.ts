@@ -81,6 +81,7 @@ class World {
   readonly reporting: Evaluator;
   readonly #shared: string;
   readonly #bases = new Map<string, Params>();
+  readonly #before = new Map<number, number[][]>();
   readonly #pairs = new Map<string, Pairs>();
 
   isOf({ options, shared }: ExperimentContext): boolean {
@@ -98,6 +99,13 @@ class World {
   /** A base by its number; 0 is the committed one. */
   base(index: number): Params {
     return this.#weights(`base-${index}`, index === 0 ? new URL('base.safetensors', WEIGHTS_FOLDER) : undefined);
+  }
+
+  /** Samples of a base from the noise that runs are reported with. */
+  before(index: number): number[][] {
+    const known = this.#before.get(index) ?? shownSamples(this.reporting.evaluate(this.base(index)).images);
+    this.#before.set(index, known);
+    return known;
   }
 
   get otherModel(): Params {
@@ -252,13 +260,19 @@ async function runCell(cell: StudyCell, context: ExperimentContext, world: World
     final,
     peak,
     bins: binsOf(trainer),
-    samples: Array.from({ length: SHOWN_SAMPLES }, (_, row) =>
-      Array.from(last.images.subarray(row * PIXELS, (row + 1) * PIXELS), (value) => Math.round((value + 1) * 127.5)),
-    ),
+    samples: shownSamples(last.images),
+    before: world.before(baseIndex),
     steps: trainer.step,
     ...(diverged === undefined ? {} : { diverged }),
     seconds: (performance.now() - began) / 1000,
   };
+}
+
+/** The first images as gray values. */
+function shownSamples(images: Float32Array): number[][] {
+  return Array.from({ length: SHOWN_SAMPLES }, (_, row) =>
+    Array.from(images.subarray(row * PIXELS, (row + 1) * PIXELS), (value) => Math.round((value + 1) * 127.5)),
+  );
 }
 
 function readSettings({ id, settings }: StudyCell): Settings {

@@ -7,9 +7,10 @@ import {
   conditionText,
   type Moment,
   pairedDifferences,
+  valuesByReplicate,
   valuesOf,
 } from './cells.js';
-import { type Difference, type Interval, meanInterval, pairedDifference } from './statistics.js';
+import { type Difference, type Interval, meanInterval, meanOverCells, pairedDifference } from './statistics.js';
 import type { StudyConfig, StudyQuestion, StudyResults } from './types.js';
 
 /** Differences of the deciding metric, after the last step and at the best one. */
@@ -149,4 +150,43 @@ function coversBetas(places: ReadonlySet<string>, grid: ReadonlySet<string>): bo
 function chooseBest(cells: readonly Cell[], metric: string, moment: Moment): Cell {
   const score = (cell: Cell) => meanInterval(choosingValues(cell, metric, moment)).mean;
   return cells.reduce((best, cell) => (score(cell) > score(best) ? cell : best));
+}
+
+/** One setting that was run on every source. */
+export interface SettingAcross {
+  readonly arm: string;
+  readonly beta: number;
+  readonly condition: string;
+  /** The deciding metric, each source with the same weight. */
+  readonly final: Interval;
+  readonly peak: Interval;
+  /** Against the first setting of the list. */
+  readonly difference: Difference;
+}
+
+/**
+ * The settings that were run on every source of the study, the best one first: by the mean over sources after the last step on the choosing samples.
+ * All numbers are of the others.
+ */
+export function acrossSources(results: StudyResults): {
+  sources: readonly string[];
+  settings: readonly SettingAcross[];
+} {
+  const metric = results.config.decidingMetric;
+  const table = new CellTable(results);
+  const sources = [...new Set(table.all.map(({ source }) => source))];
+  const keys = new Map(table.all.map((cell) => [JSON.stringify([cell.arm, cell.beta, cell.condition]), cell]));
+  const complete = [...keys.values()].flatMap(({ arm, beta, condition }) => {
+    const cells = sources.flatMap((source) => table.get(source, beta, arm, condition) ?? []);
+    return cells.length === sources.length ? [{ arm, beta, condition, cells }] : [];
+  });
+  const score = ({ cells }: { cells: readonly Cell[] }) =>
+    cells.reduce((sum, cell) => sum + meanInterval(choosingValues(cell, metric, 'final')).mean, 0);
+  const ranked = complete.map((setting) => ({ ...setting, score: score(setting) })).sort((a, b) => b.score - a.score);
+  const settings = ranked.map(({ arm, beta, condition, cells }): SettingAcross => {
+    const differences = cells.map((cell, i) => pairedDifferences(cell, ranked[0].cells[i], metric, 'final'));
+    const at = (moment: Moment) => meanOverCells(cells.map((cell) => valuesByReplicate(cell, metric, moment)));
+    return { arm, beta, condition, final: at('final'), peak: at('peak'), difference: pairedDifference(differences) };
+  });
+  return { sources, settings };
 }

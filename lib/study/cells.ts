@@ -75,7 +75,11 @@ export function measuresAt(run: StudyRun, moment: Moment): Measures {
 
 /** A metric of every replicate, on the sample set that is reported. */
 export function valuesOf(cell: Cell, metric: string, moment: Moment): number[] {
-  return [...cell.runs.values()].map((run) => measuresAt(run, moment)[metric]);
+  return [...valuesByReplicate(cell, metric, moment).values()];
+}
+
+export function valuesByReplicate(cell: Cell, metric: string, moment: Moment): Map<string, number> {
+  return new Map(Array.from(cell.runs, ([replicate, run]) => [replicate, measuresAt(run, moment)[metric]]));
 }
 
 /** The same on the sample set that choices are made on. */

@@ -66,11 +66,18 @@ export function meanInterval(values: readonly number[]): Interval {
   return { mean: mean(finite), ...bounds, count: finite.length };
 }
 
+/** A number of every replicate that a cell has. */
+type CellValues = ReadonlyMap<string, number>;
+
 /**
- * Mean of paired differences over cells, each cell with the same weight however many replicates it has. `cells` gives the difference of each
- * replicate that the cell has. Whole replicates are resampled, since what they share (base, pairs, noise) makes their cells alike.
+ * Mean over cells, each with the same weight however many replicates it has. Whole replicates are resampled, since what they share (base, pairs,
+ * noise) makes their cells alike.
  */
-export function pairedDifference(cells: readonly ReadonlyMap<string, number>[]): Difference {
+export function meanOverCells(cells: readonly CellValues[]): Interval {
+  return estimateOver(cells).interval;
+}
+
+function estimateOver(cells: readonly CellValues[]) {
   const filled = cells.filter(({ size }) => size > 0);
   const replicates = [...new Set(filled.flatMap((cell) => [...cell.keys()]))];
   const columns = filled.map((cell) => replicates.map((replicate) => cell.get(replicate) ?? Number.NaN));
@@ -78,12 +85,18 @@ export function pairedDifference(cells: readonly ReadonlyMap<string, number>[]):
     meanOfFinite(columns.map((column) => meanAt(column, chosen)).filter((value) => !Number.isNaN(value)));
   const center = estimate(replicates.map((_, i) => i));
   const bounds = percentiles(replicates.length, estimate);
+  /** Means of the replicates that have every cell. */
   const complete = replicates.map((_, i) => mean(columns.map((column) => column[i]))).filter(Number.isFinite);
-  const student = studentInterval(center, complete);
-  const pairs = filled.reduce((sum, { size }) => sum + size, 0);
-  const verdict = verdictOf(pairs, bounds);
-  const confirmed = verdict === verdictOf(pairs, student);
-  return { mean: center, ...bounds, student, count: replicates.length, pairs, verdict, confirmed };
+  return { interval: { mean: center, ...bounds, count: replicates.length }, complete };
+}
+
+/** Mean of paired differences as {@link meanOverCells} forms it, with what it decides. `cells` gives the differences of each cell by replicate. */
+export function pairedDifference(cells: readonly CellValues[]): Difference {
+  const { interval, complete } = estimateOver(cells);
+  const student = studentInterval(interval.mean, complete);
+  const pairs = cells.reduce((sum, { size }) => sum + size, 0);
+  const verdict = verdictOf(pairs, interval);
+  return { ...interval, student, pairs, verdict, confirmed: verdict === verdictOf(pairs, student) };
 }
 
 function verdictOf(pairs: number, { low, high }: { low: number; high: number }): Verdict {

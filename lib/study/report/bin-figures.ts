@@ -13,6 +13,8 @@ interface BinFigure {
   readonly names: readonly string[];
   readonly y: string;
   readonly map?: (value: number) => number;
+  /** For what spans magnitudes. */
+  readonly logarithmic?: boolean;
 }
 
 /** The statistics that `PreferenceTrainer` keeps by timestep (lib/trainer/bins.ts), in the order in which they explain a run. */
@@ -32,9 +34,11 @@ const KNOWN: readonly BinFigure[] = [
   },
   {
     title: 'Gradient noise by timestep',
-    caption: 'Coefficient of variation (standard deviation over mean) of the gradient norm of a row.',
+    caption:
+      'Coefficient of variation (standard deviation over mean) of the gradient norm of a row, on a log scale. Rows without gradient, which the mask removed, count; where all are removed there is no point.',
     names: ['gradientNormCv'],
     y: 'coefficient of variation',
+    logarithmic: true,
   },
   {
     title: 'Gradient norm by timestep',
@@ -92,14 +96,25 @@ async function binFigure(
       }),
     ),
   }));
-  const [low, high] = domainOf(drafts.flatMap(({ points }) => points.map(({ y }) => y)));
-  const domain = [Math.min(0, low), high];
+  const values = drafts.flatMap(({ points }) => points.map(({ y }) => y));
+  const [low, high] = domainOf(values);
+  // Only where all are above 0 has a log scale a place for them.
+  const scale =
+    figure.logarithmic && Math.min(...values) > 0
+      ? { type: 'log', domain: [Math.min(...values) / 1.1, Math.max(...values) * 1.1], nice: false }
+      : { domain: [Math.min(0, low), high] };
   const panels: Panel[] = [];
   for (const { source, points } of drafts) {
     if (points.length === 0) continue;
     const solid = points.filter(({ branch }) => branch === 0);
     const alt = describeLines(`${figure.title} on ${source}`, solid, 't/T');
-    panels.push(await drawPanel(source, alt, binSpec(series, points, { title: figure.y, scale: { domain } })));
+    panels.push(
+      await drawPanel(
+        source,
+        alt,
+        binSpec(series, points, { title: figure.y, scale, axis: { tickCount: 5, format: '~g' } }),
+      ),
+    );
   }
   return {
     id: slug(figure.title),

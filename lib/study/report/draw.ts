@@ -103,6 +103,7 @@ export async function drawPanel(title: string, alt: string, spec: Spec): Promise
     width: PANEL.width,
     height: PANEL.height,
     autosize: { type: 'fit', contains: 'padding' },
+    padding: { left: 4, top: 12, right: 6, bottom: 4 }, // the fit leaves titles too little room above
     config: CONFIG,
     ...spec,
   };

@@ -38,9 +38,9 @@ export interface Point {
   high: number;
 }
 
-/** Styles by arm, the same in all figures of a report. */
+/** Styles by arm, the same in all figures of a report; the arms of the first groups get the colours that stand out most. */
 export function armStyles({ config }: StudyResults): (arm: string) => Style {
-  const arms = Object.keys(config.arms);
+  const arms = [...new Set([...config.groups.flatMap((group) => group.arms), ...Object.keys(config.arms)])];
   return (arm) => styleAt(arms.indexOf(arm));
 }
 
@@ -81,20 +81,31 @@ export function describeLines(
   return `${what}. ${parts.join('; ')}.`;
 }
 
+/** A series of a group: an arm under a condition. */
+interface GroupSeries extends Series {
+  readonly arm: string;
+  readonly condition: string;
+  /** Whether the group ran it; otherwise it stands for comparison. */
+  readonly own: boolean;
+}
+
 /** The series of a group: its arms, and what they are to be compared with where the group has it not. */
-export function seriesOfGroup(results: StudyResults, group: StudyGroup) {
+export function seriesOfGroup(results: StudyResults, group: StudyGroup): GroupSeries[] {
   const { config } = results;
   const style = armStyles(results);
   const condition = conditionText(group.settings ?? {});
   const baseline = Object.keys(config.arms).find((arm) => familyOf(config, arm) === baselineFamily(config))!;
-  const own = group.arms.map((arm) => ({ arm, condition }));
-  const compared = condition === '' ? (group.arms.includes(baseline) ? [] : [baseline]) : group.arms;
-  return [...own, ...compared.map((arm) => ({ arm, condition: '' }))].map(({ arm, condition: own }) => ({
-    arm,
-    condition: own,
-    title: titleOf(config, arm, own),
-    style: condition !== '' && own === '' ? { ...style(arm), dash: [2, 3] } : style(arm),
-  }));
+  const own = group.arms.map((arm) => {
+    return { arm, condition, own: true, title: titleOf(config, arm, condition), style: style(arm) };
+  });
+  // Under a condition the arms are compared with themselves without it.
+  const compared = condition !== '' ? group.arms : group.arms.includes(baseline) ? [] : [baseline];
+  const others = compared.map((arm) => {
+    const plain = style(arm);
+    const dash = condition === '' ? plain.dash : [2, 3];
+    return { arm, condition: '', own: false, title: titleOf(config, arm), style: { ...plain, dash } };
+  });
+  return [...own, ...others];
 }
 
 /** The range of these numbers, NaN apart, with a margin; panels that share it can be compared by eye. */

@@ -104,7 +104,8 @@ function budgetSentences(config: StudyConfig, budget: readonly BestOfBudget[]): 
 }
 
 function doubted(difference: Difference): string {
-  return `${formatDifference(difference)}${isDecided(difference) && !difference.confirmed ? '*' : ''}`;
+  const doubt = isDecided(difference) && !difference.confirmed ? ", but Student's includes 0" : '';
+  return `${formatDifference(difference)}${doubt}`;
 }
 
 function undecidedSentences(config: StudyConfig, { question, overall, bySource }: Answer): string[] {
@@ -112,8 +113,12 @@ function undecidedSentences(config: StudyConfig, { question, overall, bySource }
   const parts = MOMENTS.map((moment) => `${formatDifference(overall[moment])} ${MOMENT_TITLES[moment]}`);
   const [arm, baseline] = [question.arm, question.baseline].map((name) => config.arms[name].title);
   const sources = bySource.length > 1 ? ` By source after the last step: ${sourceText(bySource)}.` : '';
+  const why =
+    overall.final.count < 2
+      ? 'one seed has no interval and decides nothing'
+      : 'an interval that includes 0 does not show that they are the same';
   return [
-    `Whether ${arm} and ${baseline} differ on ${question.sources.join(', ')} (${betaText(question.betas)}): ${config.decidingMetric} ${parts.join(', ')}; an interval that includes 0 does not show that they are the same.${sources}`,
+    `Whether ${arm} and ${baseline} differ on ${question.sources.join(', ')} (${betaText(question.betas)}): ${config.decidingMetric} ${parts.join(', ')}; ${why}.${sources}`,
   ];
 }
 

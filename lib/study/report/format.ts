@@ -2,16 +2,22 @@
 
 import type { Difference, Interval } from '../statistics.js';
 
+/** What is smaller is what rounding leaves of a difference of equal numbers. */
+const ROUNDING = 1e-12;
+
 /** Three decimals, or four where three would show none, or the magnitude. */
 export function formatNumber(value: number): string {
   if (!Number.isFinite(value)) return 'n/a';
-  if (value === 0) return '0.000';
+  if (Math.abs(value) < ROUNDING) return '0.000';
   const decimals = [3, 4].find((count) => Number(value.toFixed(count)) !== 0);
   return decimals === undefined ? value.toExponential(0) : value.toFixed(decimals);
 }
 
+/** A difference, with its sign even where four decimals show nothing else. */
 export function formatSigned(value: number): string {
-  return value > 0 ? `+${formatNumber(value)}` : formatNumber(value);
+  if (!Number.isFinite(value) || Math.abs(value) < ROUNDING) return formatNumber(value);
+  const decimals = Number(value.toFixed(3)) === 0 ? 4 : 3;
+  return `${value > 0 ? '+' : ''}${value.toFixed(decimals)}`;
 }
 
 /** "0.612 [0.590, 0.634]"; without bounds where there is one replicate. */

@@ -87,8 +87,10 @@ export function tableHtml({ caption, header, rows, textColumns }: Table): string
   const align = (i: number) => (i < textColumns ? '' : ' class="number"');
   const head = header.map((name, i) => `<th scope="col"${align(i)}>${escapeHtml(name)}</th>`).join('');
   const body = rows.map((row) => `<tr>${row.map((cell, i) => cellHtml(cell, align(i))).join('')}</tr>`);
-  return `<div class="scroll" role="region" aria-label="${escapeHtml(caption)}" tabindex="0"><table>
-<caption>${escapeHtml(caption)}</caption>
+  // Above what can be scrolled sideways, so that it can be read as a whole on a narrow screen.
+  const label = `<p class="caption" aria-hidden="true">${escapeHtml(caption)}</p>`;
+  const named = textColumns === 1 ? ' class="named"' : '';
+  return `${label}<div class="scroll" role="region" aria-label="${escapeHtml(caption)}" tabindex="0"><table${named} aria-label="${escapeHtml(caption)}">
 <thead><tr>${head}</tr></thead>
 <tbody>
 ${body.join('\n')}
@@ -148,10 +150,10 @@ figcaption strong { color: #111; }
 .grid { margin: 0; width: 140px; }
 .grid img { display: block; width: 140px; height: auto; image-rendering: pixelated; border: 1px solid #999; }
 .grid figcaption { font-size: .82rem; line-height: 1.3; margin-top: .25rem; }
-.scroll { overflow-x: auto; margin: 1rem 0; }
+.scroll { overflow-x: auto; margin: 0 0 1.25rem; }
 .scroll:focus-visible, summary:focus-visible, a:focus-visible { outline: 2px solid #0072b2; outline-offset: 2px; }
 table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; line-height: 1.4; }
-caption { text-align: left; font-weight: 600; padding-bottom: .4rem; }
+.caption { margin: 1.25rem 0 .3rem; font-weight: 600; font-size: .9rem; }
 th, td { padding: .3rem .7rem; text-align: left; vertical-align: top; border-bottom: 1px solid #ddd; }
 td:not(.number):not(:first-child) { min-width: 7.5rem; }
 th { border-bottom: 1.5px solid #1a1a1a; white-space: nowrap; }
@@ -164,6 +166,7 @@ details { margin: .6rem 0; }
 summary { cursor: pointer; font-weight: 600; }
 pre { overflow-x: auto; padding: .75rem; background: #f5f5f5; font-size: .8rem; line-height: 1.4; }
 .note { font-size: .9rem; color: #444; }
+@media (max-width: 700px) { .named td:first-child { white-space: normal; min-width: 8.5rem; } }
 @media print {
   body { max-width: none; padding: 0; font-size: 10pt; }
   nav { display: none; }

@@ -40,7 +40,12 @@ async function betaFigure(results: StudyResults, group: StudyGroup): Promise<Fig
   const metric = results.config.decidingMetric;
   const table = new CellTable(results);
   const series = seriesOfGroup(results, group);
-  const drafts = group.sources.flatMap((source) =>
+  const sources = group.sources.filter((source) =>
+    series.some(({ arm, condition, own }) => {
+      return own && group.betas.some((beta) => table.get(source, beta, arm, condition) !== undefined);
+    }),
+  );
+  const drafts = sources.flatMap((source) =>
     MOMENTS.map((moment) => ({
       title: `${source}, ${MOMENT_TITLES[moment]}`,
       points: series.flatMap(({ arm, condition, title }, i): (Point & { beta: number })[] =>
@@ -94,14 +99,16 @@ async function armsFigure(results: StudyResults, group: StudyGroup): Promise<Fig
   const metric = results.config.decidingMetric;
   const table = new CellTable(results);
   const [beta] = group.betas;
-  // Beside the group's own arms, those of the first group, which the controls are controls of.
-  const own = seriesOfGroup(results, group);
-  const first = results.config.groups[0].arms.filter((arm) => !own.some((series) => series.arm === arm));
-  const rows = [
-    ...first.map((arm) => ({ arm, condition: '', title: titleOf(results.config, arm) })),
-    ...own.sort((a, b) => Number(first.includes(b.arm)) - Number(first.includes(a.arm))),
-  ];
-  const drafts = group.sources.map((source) => ({
+  const own = seriesOfGroup(results, group).filter((series) => series.own);
+  // Above the group's own arms those of the first group, which the controls are controls of.
+  const first = results.config.groups[0].arms
+    .map((arm) => ({ arm, condition: '', title: titleOf(results.config, arm) }))
+    .filter(({ title }) => !own.some((series) => series.title === title));
+  const rows = [...first, ...own];
+  const sources = group.sources.filter((source) =>
+    own.some(({ arm, condition }) => table.get(source, beta, arm, condition) !== undefined),
+  );
+  const drafts = sources.map((source) => ({
     title: `${source}, β = ${beta}`,
     points: rows.flatMap(({ arm, condition, title }) => {
       const cell = table.get(source, beta, arm, condition);
@@ -120,7 +127,7 @@ async function armsFigure(results: StudyResults, group: StudyGroup): Promise<Fig
       .filter(({ moment }) => moment === MOMENT_TITLES.final)
       .map(({ row, x }) => `${row.replaceAll('\n', ' ')} ${formatNumber(x)}`);
     const alt = `${metric} by arm on ${title}, ${MOMENT_TITLES.final}: ${listed.join('; ')}.`;
-    panels.push(await drawPanel(title, alt, dotsSpec(points, metric, { domain, nice: true })));
+    panels.push(await drawPanel(title, alt, { ...dotsSpec(points, metric, { domain, nice: true }), width: WIDE }));
   }
   return {
     id: `group-${slug(group.name)}`,
@@ -128,12 +135,16 @@ async function armsFigure(results: StudyResults, group: StudyGroup): Promise<Fig
     caption: 'Mean over the seeds with its 95 % interval.',
     legend: MOMENT_LEGEND,
     panels,
+    pairs: true,
   };
 }
 
+/** Width of a panel whose rows have long names. */
+const WIDE = 440;
+
 /** A label in lines that leave the panel room. */
 function inLines(text: string): string {
-  return text.replaceAll(/(.{1,24})(?:\s+|$)/g, '$1\n').trim();
+  return text.replaceAll(/(.{1,26})(?:\s+|$)/g, '$1\n').trim();
 }
 
 interface Dot {

@@ -19,6 +19,8 @@ export interface SampleFigure {
   readonly beta: number;
   readonly seed: number;
   readonly grids: readonly SampleGrid[];
+  /** Whether the first grid is of the base. */
+  readonly before: boolean;
 }
 
 const COLUMNS = 4;
@@ -35,7 +37,9 @@ export async function sampleFigures(results: StudyResults, focus: Focus = focusO
       const base = runs.find(({ before }) => before !== undefined);
       const grids = runs.map((run) => gridOf(results, run));
       const first = base === undefined ? [] : [makeGrid('Before training', base.before!)];
-      return { source, beta: focus.beta, seed: runs[0].cell.seed, grids: await Promise.all([...first, ...grids]) };
+      const { seed } = runs[0].cell;
+      const all = await Promise.all([...first, ...grids]);
+      return { source, beta: focus.beta, seed, grids: all, before: base !== undefined };
     }),
   );
 }

@@ -12,7 +12,7 @@ import { details, figureHtml, list, page, paragraph, type Section, samplesHtml, 
 import { answersFigure, groupFigures } from './metric-figures.js';
 import { frontierFigure, trajectoryFigure } from './run-figures.js';
 import { sampleFigures } from './samples.js';
-import { answersTable, budgetTable, cellTable, matrixTables, UNCONFIRMED_NOTE } from './tables.js';
+import { acrossTable, answersTable, budgetTable, cellTable, matrixTables, UNCONFIRMED_NOTE } from './tables.js';
 
 /** Sections of a study; `prefix` keeps their ids apart where a page shows several. */
 export async function studySections(results: StudyResults): Promise<Section[]> {
@@ -21,13 +21,20 @@ export async function studySections(results: StudyResults): Promise<Section[]> {
   const answers = answerQuestions(results);
   const answered = answersTable(results, answers);
   const budget = budgetTable(results);
+  const across = acrossTable(results);
+  const acrossHtml = across.rows.length > 1 ? tableHtml(across) : '';
   const findings = findingsOf(results);
-  const note = [...answered.rows, ...budget.rows].some((row) => row.some((cell) => /^(better|worse)\*$/.test(cell)));
+  const note = [...answered.rows, ...budget.rows, ...across.rows].some((row) =>
+    row.some((cell) => /^(better|worse)\*$/.test(cell)),
+  );
   const noteHtml = note ? `<p class="note">${escapeHtml(UNCONFIRMED_NOTE)}</p>` : '';
   const answerFigure = await answersFigure(results);
   const frontier = await frontierFigure(results);
   const samples = await sampleFigures(results, focus);
   const sources = [...new Set(config.groups.flatMap((group) => group.sources))];
+  const cells = sources
+    .map((source) => ({ source, table: cellTable(results, source) }))
+    .filter(({ table }) => table.rows.length > 0);
   const sections: (Section | undefined)[] = [
     {
       id: 'findings',
@@ -61,20 +68,24 @@ export async function studySections(results: StudyResults): Promise<Section[]> {
     { id: 'timesteps', title: 'By timestep', html: (await binFigures(results, focus)).map(figureHtml).join('\n') },
     samples.length === 0
       ? undefined
-      : { id: 'samples', title: 'Samples before and after', html: samples.map(samplesHtml).join('\n') },
+      : {
+          id: 'samples',
+          title: samples.some(({ before }) => before) ? 'Samples before and after' : 'Samples after training',
+          html: samples.map(samplesHtml).join('\n'),
+        },
     budget.rows.length === 0
       ? undefined
       : {
           id: 'budget',
-          title: 'At equal budget',
-          html: [paragraph(BUDGET), tableHtml(budget), noteHtml].join('\n'),
+          title: 'The best settings',
+          html: [paragraph(BUDGET), tableHtml(budget), acrossHtml, noteHtml].join('\n'),
         },
     {
       id: 'table',
       title: 'The table',
       html: [
         ...matrixTables(results).map(tableHtml),
-        ...sources.map((source) => details(`All measures on ${source}`, tableHtml(cellTable(results, source)))),
+        ...cells.map(({ source, table }) => details(`All measures on ${source}`, tableHtml(table))),
       ].join('\n'),
     },
     { id: 'method', title: 'How it was measured', html: methodHtml(results) },

@@ -1,6 +1,6 @@
 /** The tables of a study, for whichever page or console shows them. */
 
-import { type Answer, answerQuestions, type BestSetting, bestOfBudget } from '../answers.js';
+import { type Answer, acrossSources, answerQuestions, type BestSetting, bestOfBudget } from '../answers.js';
 import { type Cell, CellTable, MOMENTS, type Moment, valuesOf } from '../cells.js';
 import { titleOf } from '../focus.js';
 import { type Difference, meanInterval } from '../statistics.js';
@@ -88,8 +88,29 @@ export function budgetTable(results: StudyResults): Table {
   };
 }
 
-export function settingText(config: StudyResults['config'], { arm, condition, beta }: BestSetting): string {
+export function settingText(
+  config: StudyResults['config'],
+  { arm, condition, beta }: Pick<BestSetting, 'arm' | 'condition' | 'beta'>,
+): string {
   return `${titleOf(config, arm, condition)}, β = ${beta}`;
+}
+
+/** The settings that every source was run with, the best first. */
+export function acrossTable(results: StudyResults): Table {
+  const { config } = results;
+  const { sources, settings } = acrossSources(results);
+  return {
+    caption: `Over all sources (${sources.join(', ')}), each with the same weight: ${config.decidingMetric} of the settings that were run on all, in the order of the choosing samples`,
+    header: ['setting', ...MOMENTS.map((moment) => MOMENT_TITLES[moment]), 'against the first', 'verdict'],
+    rows: settings.map(({ final, peak, difference, ...setting }, i) => [
+      settingText(config, setting),
+      formatInterval(final),
+      formatInterval(peak),
+      i === 0 ? '' : formatDifference(difference),
+      i === 0 ? '' : verdictText(difference),
+    ]),
+    textColumns: 1,
+  };
 }
 
 /** Every cell of a source with all metrics. */
@@ -122,6 +143,8 @@ export function formatStudyTable(results: StudyResults): string {
 
 /** All tables in Markdown, without headings. */
 export function markdownTables(results: StudyResults): string {
-  const tables = [...matrixTables(results), budgetTable(results)].filter(({ rows }) => rows.length > 0);
+  const tables = [...matrixTables(results), budgetTable(results), acrossTable(results)].filter(
+    ({ rows }) => rows.length > 0,
+  );
   return tables.map(markdownTable).join('\n\n');
 }
