@@ -269,7 +269,7 @@ t.test('modules that do not fit', async (t) => {
   await fails(
     'evaluation={"module":"linear-data.js","every":1}',
     2,
-    /to give a function, received an instance of Object/,
+    /to give a function, received Object/,
   );
   await fails('policy.export=unsaved', 2, /Expected policy\.weights to be a function, received none/);
   await fails('policy.export=failing', 1, /Error: the weights are not here\n.* at /s);
