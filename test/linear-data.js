@@ -41,3 +41,6 @@ export function stream(options) {
     },
   };
 }
+
+/** What is no source of pairs. */
+export const list = () => makePairs();

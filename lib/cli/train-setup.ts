@@ -8,6 +8,7 @@ import type { EvaluationModuleContext, PolicyModuleContext } from '../trainer/mo
 import type { PreferenceTrainerOptions } from '../trainer/options.js';
 import { referenceCache } from '../trainer/reference-cache.js';
 import type { PairSource, Policy, Reference } from '../trainer/types.js';
+import { describe } from '../validate.js';
 import { type LoadedConfig, readJsonObject } from './config.js';
 import { configError, withPath } from './config-error.js';
 import { callModule } from './modules.js';
@@ -78,7 +79,13 @@ function makeReference(
 
 async function makeData({ config, base }: LoadedConfig, context: object): Promise<PairSource> {
   const { data } = config;
-  if (data.format === 'module') return callModule<PairSource>('data', data, base, context);
+  if (data.format === 'module') {
+    const made = await callModule<PairSource | undefined>('data', data, base, context);
+    if (made?.kind !== 'indexed' && made?.kind !== 'stream') {
+      throw configError(`Expected data.module to give a PairDataset or a PairStream, received ${describe(made)}`);
+    }
+    return made;
+  }
   const paths = data.files.map((file) => resolve(base, file));
   if (data.format === 'safetensors') {
     const { format, files, ...options } = data;
@@ -102,5 +109,8 @@ export async function makeEvaluation(
     base,
     full,
   );
+  if (typeof run !== 'function') {
+    throw configError(`Expected evaluation.module to give a function, received ${describe(run)}`);
+  }
   return { every, atStart, run };
 }
