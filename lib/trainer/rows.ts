@@ -86,7 +86,11 @@ export class RowSource<C> {
     const { data } = this.#options;
     const pairs: PreferencePair<C>[] = [];
     if (data.kind === 'indexed') {
-      for (let i = 0; i < count; i++) pairs.push(await data.get(this.#order!.at(position + i)));
+      for (let i = 0; i < count; i++) {
+        const pair = data.get(this.#order!.at(position + i));
+        // Data in memory are not waited for: a turn of the queue for each pair would be most of the time of a small batch.
+        pairs.push(pair instanceof Promise ? await pair : pair);
+      }
     } else {
       // An update that was skipped half-way has left the iterator behind.
       if (this.#iterator !== undefined && this.#taken !== position) await this.#close();
