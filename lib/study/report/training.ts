@@ -55,8 +55,12 @@ const CURVES = [
   ['rewards/margins', 'Reward margin'],
   ['rewards/chosen', 'Implicit reward of chosen'],
   ['rewards/rejected', 'Implicit reward of rejected'],
-  ['mask_fraction', 'Share of rows removed by the mask'],
-  ['clip_fraction', 'Share of weights clipped'],
+  ['maskFraction', 'Share of rows removed by the mask'],
+  ['clipFraction', 'Share of weights that the clip changed'],
+  ['weightChosen', 'Weight of chosen'],
+  ['weightRejected', 'Weight of rejected'],
+  ['driftChosen', 'Drift of chosen'],
+  ['driftRejected', 'Drift of rejected'],
   ['grad_norm', 'Gradient norm before clipping'],
   ['learning_rate', 'Learning rate'],
 ] as const;
@@ -81,8 +85,10 @@ export async function trainingSections(runs: readonly TrainingRun[]): Promise<Se
       panels.push(await drawPanel(label, alt, linesSpec(points, { series, x, y: metric, intervals: 'band' })));
     }
     const caption =
-      kind === 'train' ? 'Long runs are drawn as means over stretches of steps, with the range of each.' : '';
-    return { id: slug(title), title, caption, legend: series, panels };
+      kind === 'train'
+        ? 'Long runs are drawn as means over stretches of steps, with the range of each.'
+        : 'What the evaluation of the run measured.';
+    return { id: slug(title), title: `${title}.`, caption, legend: series, panels };
   };
   const names = new Set(
     runs.flatMap(({ lines }) =>
