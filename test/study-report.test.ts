@@ -3,6 +3,7 @@
 import { readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
+import { logEntries, NoiseSchedule, PreferenceLoss } from '../lib/index.js';
 import { focusOf } from '../lib/study/focus.js';
 import { escapeHtml, importForReport, styleAt } from '../lib/study/report/draw.js';
 import { formatNumber, formatSigned } from '../lib/study/report/format.js';
@@ -19,6 +20,7 @@ import {
   writeReport,
   writeResults,
 } from '../lib/study.js';
+import { jsonOf } from './child.js';
 import { declaration, declare } from './study-declaration.js';
 import { config, inventedResults } from './study-fixture.js';
 
@@ -216,8 +218,14 @@ t.test('series are told apart by more than colour', async (t) => {
 });
 
 t.test('a package that is missing is named', async (t) => {
-  const missing = importForReport(() => import('no-such-package' as string));
-  await t.rejects(missing, { code: 'ERR_SDPO_NO_PEER', message: /npm install vega vega-lite pngjs$/ });
+  // In a process of its own, since the loader of the test runner has errors of its own.
+  const draw = JSON.stringify(new URL('../lib/study/report/draw.ts', import.meta.url).href);
+  const { code, message } = jsonOf<{ code: string; message: string }>(`
+    import { importForReport } from ${draw};
+    const missing = importForReport(() => import('no-such-package'));
+    console.log(JSON.stringify(await missing.catch(({ code, message }) => ({ code, message }))));`);
+  t.equal(code, 'ERR_SDPO_NO_PEER');
+  t.match(message, /npm install vega vega-lite pngjs$/);
   const broken = importForReport(() => Promise.reject(new TypeError('broken')));
   await t.rejects(broken, { message: 'broken' });
 });
@@ -234,13 +242,22 @@ t.test('the folder of a study that ran', async (t) => {
   await t.rejects(writeReport([out, out], { out: page }), { message: /one study, or folders of training runs/ });
 });
 
+/** The names that a real loss gives its metrics. */
+const lossEntries = logEntries(
+  new PreferenceLoss({ objective: 'sdpo', schedule: NoiseSchedule.preset('cogvideox-2b'), beta: 1 }).evaluate({
+    timesteps: [500],
+    chosen: { policy: new Float64Array(2), reference: new Float64Array(2), target: new Float64Array(2).fill(1) },
+    rejected: { policy: new Float64Array(2), reference: new Float64Array(2), target: new Float64Array(2) },
+  }).metrics,
+);
+
 /** Lines as `sdpo train` writes them. */
 function metricsLines(steps: number, scale: number): string {
   const lines = Array.from({ length: steps }, (_, i) => {
     const metrics = {
+      ...lossEntries,
       loss: scale * Math.exp(-i / steps),
       'rewards/accuracies': 0.5 + i / steps / 4,
-      maskFraction: 0.3,
       grad_norm: 1 + Math.sin(i),
       'bins/kept/0': 0.5,
     };
@@ -265,6 +282,8 @@ t.test('training runs', async (t) => {
     'Loss over training',
     'Implicit accuracy',
     'Share of rows removed by the mask',
+    'Share of weights that the clip changed',
+    'Drift of rejected',
     'Gradient norm before clipping',
     'good over training',
   ]) {

@@ -57,16 +57,18 @@ export class RowSource<C> {
     both.set(timesteps, 0);
     both.set(timesteps, rows);
 
-    const latents = new Float32Array(2 * rows * size);
-    const shared = drawNoise(seed, first, rows, size);
-    const target = {} as { chosen: Float32Array; rejected: Float32Array };
-    for (const [offset, branch] of (['chosen', 'rejected'] as const).entries()) {
-      const x0 = new Float32Array(rows * size);
-      for (let row = 0; row < rows; row++) x0.set(pairs[Math.floor(row / timestepsPerPair)][branch], row * size);
-      const own = noise === 'independent' && branch === 'rejected' ? drawNoise(seed, first, rows, size, true) : shared;
-      latents.set(schedule.addNoise(x0, own, timesteps), offset * rows * size);
-      target[branch] = schedule.target(x0, own, timesteps);
+    // Both branches at once, chosen rows first, as the models take them.
+    const x0 = new Float32Array(2 * rows * size);
+    for (let row = 0; row < rows; row++) {
+      const pair = pairs[Math.floor(row / timestepsPerPair)];
+      x0.set(pair.chosen, row * size);
+      x0.set(pair.rejected, (rows + row) * size);
     }
+    const epsilon = new Float32Array(2 * rows * size);
+    epsilon.set(drawNoise(seed, first, rows, size));
+    if (noise === 'shared') epsilon.copyWithin(rows * size, 0, rows * size);
+    else epsilon.set(drawNoise(seed, first, rows, size, true), rows * size);
+    const target = schedule.target(x0, epsilon, both);
     const perRow = <T>(read: (pair: PreferencePair<C>) => T) =>
       Array.from({ length: rows }, (_, row) => read(pairs[Math.floor(row / timestepsPerPair)]));
     const conditions = perRow((pair) => pair.condition as C);
@@ -76,8 +78,13 @@ export class RowSource<C> {
       rows,
       ids: perRow((pair) => pair.id),
       timesteps,
-      inputs: { latents, shape: data.shape, timesteps: both, conditions: [...conditions, ...conditions] },
-      target,
+      inputs: {
+        latents: schedule.addNoise(x0, epsilon, both),
+        shape: data.shape,
+        timesteps: both,
+        conditions: [...conditions, ...conditions],
+      },
+      target: { chosen: target.subarray(0, rows * size), rejected: target.subarray(rows * size) },
       weights: Float64Array.from(perRow((pair) => pair.confidence ?? 1)),
     };
   }

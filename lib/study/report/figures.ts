@@ -144,7 +144,10 @@ export function linesSpec(points: readonly Point[], { series, x, y, domain, inte
     intervals === 'bars'
       ? { type: 'rule', strokeWidth: 1.5, opacity: 0.75 }
       : { type: 'area', opacity: 0.14, line: false };
-  const alone = points.length === new Set(points.map((point) => point.series)).size;
+  const count = new Set(points.map((point) => point.series)).size;
+  const alone = points.length === count;
+  // Where points touch, markers hide the line that they belong to.
+  const dense = points.length > MAX_MARKERS * count;
   return {
     data: { values: points.filter((point) => Number.isFinite(point.y)) },
     layer: [
@@ -153,10 +156,13 @@ export function linesSpec(points: readonly Point[], { series, x, y, domain, inte
       ...(alone
         ? []
         : [{ mark: 'line', encoding: { ...position, ...seriesEncoding(series, ['color', 'strokeDash']) } }]),
-      { mark: 'point', encoding: { ...position, ...seriesEncoding(series, ['color', 'shape']) } },
+      ...(dense ? [] : [{ mark: 'point', encoding: { ...position, ...seriesEncoding(series, ['color', 'shape']) } }]),
     ],
   };
 }
+
+/** Points of a line up to which each has its marker. */
+const MAX_MARKERS = 40;
 
 export const LEVEL_STYLE: Style = { colour: '#777777', dash: [4, 4], shape: '' };
 

@@ -149,13 +149,14 @@ function divergenceSentences({ runs, config }: StudyResults): string[] {
 function chanceSentence(answers: readonly Answer[]): string {
   const intervals = answers.filter(({ overall }) => overall.final.pairs > 0).length;
   const expected = (intervals * (1 - CONFIDENCE)).toFixed(1);
-  return `${intervals} questions are answered after the last step with ${100 * CONFIDENCE} % intervals and no correction for their number: about ${expected} of them would exclude 0 by chance alone.`;
+  const questions = intervals === 1 ? '1 question is' : `${intervals} questions are`;
+  return `${questions} answered after the last step with ${100 * CONFIDENCE} % intervals and no correction for their number: about ${expected} of them would exclude 0 by chance alone.`;
 }
 
 function scopeSentence(results: StudyResults): string {
   const { all } = new CellTable(results);
   const replicates = all.map(({ runs }) => runs.size);
   const [low, high] = [Math.min(...replicates), Math.max(...replicates)];
-  const seeds = low === high ? `${low}` : `${low} to ${high}`;
-  return `All runs are of one task with one kind of model, ${seeds} seeds a cell. Nothing here measures another data set, a larger model, or more training than was declared.`;
+  const seeds = high === 1 ? '1 seed' : `${low === high ? '' : `${low} to `}${high} seeds`;
+  return `All runs are of one task with one kind of model, ${seeds} a cell. Nothing here measures another data set, a larger model, or more training than was declared.`;
 }

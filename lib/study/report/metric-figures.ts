@@ -60,6 +60,7 @@ async function betaFigure(results: StudyResults, group: StudyGroup): Promise<Fig
       ),
     })),
   );
+  const drawn = new Set(drafts.flatMap(({ points }) => points.map((point) => point.series)));
   const level = baseLevel(results);
   const [low, high] = sharedDomain(drafts);
   const domain = [Math.min(low, level), Math.max(high, level)] as const;
@@ -75,7 +76,7 @@ async function betaFigure(results: StudyResults, group: StudyGroup): Promise<Fig
     id: `group-${slug(group.name)}`,
     title: `${metric} against β: ${groupTitle(group)}.`,
     caption: 'Mean over the seeds with its 95 % interval.',
-    legend: [...series, { title: 'before training', style: LEVEL_STYLE }],
+    legend: [...series.filter(({ title }) => drawn.has(title)), { title: 'before training', style: LEVEL_STYLE }],
     panels,
     pairs: true,
   };

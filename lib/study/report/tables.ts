@@ -101,9 +101,10 @@ export function acrossTable(results: StudyResults): Table {
   const { sources, settings } = acrossSources(results);
   return {
     caption: `Over all sources (${sources.join(', ')}), each with the same weight: ${config.decidingMetric} of the settings that were run on all, in the order of the choosing samples`,
-    header: ['setting', ...MOMENTS.map((moment) => MOMENT_TITLES[moment]), 'against the first', 'verdict'],
+    header: ['setting', 'seeds', ...MOMENTS.map((moment) => MOMENT_TITLES[moment]), 'against the first', 'verdict'],
     rows: settings.map(({ final, peak, difference, ...setting }, i) => [
       settingText(config, setting),
+      `${final.count}`,
       formatInterval(final),
       formatInterval(peak),
       i === 0 ? '' : formatDifference(difference),

@@ -3,7 +3,7 @@
 import { readFileSync } from 'node:fs';
 import { basename } from 'node:path';
 import { drawPanel, type Panel, styleAt } from './draw.js';
-import { describeLines, type Figure, linesSpec, type Point, slug } from './figures.js';
+import { describeLines, type Figure, linesSpec, type Point, sharedDomain, slug } from './figures.js';
 import { formatNumber, type Table } from './format.js';
 import { figureHtml, page, paragraph, type Section, tableHtml } from './html.js';
 
@@ -56,7 +56,11 @@ const CURVES = [
   ['rewards/chosen', 'Implicit reward of chosen'],
   ['rewards/rejected', 'Implicit reward of rejected'],
   ['maskFraction', 'Share of rows removed by the mask'],
-  ['clipFraction', 'Share of weights clipped'],
+  ['clipFraction', 'Share of weights that the clip changed'],
+  ['weightChosen', 'Weight of chosen'],
+  ['weightRejected', 'Weight of rejected'],
+  ['driftChosen', 'Drift of chosen'],
+  ['driftRejected', 'Drift of rejected'],
   ['grad_norm', 'Gradient norm before clipping'],
   ['learning_rate', 'Learning rate'],
 ] as const;
@@ -78,10 +82,24 @@ export async function trainingSections(runs: readonly TrainingRun[]): Promise<Se
       if (points.length === 0) continue;
       const x = { type: 'quantitative', title: 'step', axis: { grid: false } };
       const alt = describeLines(`${label} over training`, points, 'step');
-      panels.push(await drawPanel(label, alt, linesSpec(points, { series, x, y: metric, intervals: 'band' })));
+      panels.push(
+        await drawPanel(
+          label,
+          alt,
+          linesSpec(points, {
+            series,
+            x,
+            y: metric,
+            intervals: 'band',
+            domain: sharedDomain([{ title: label, points }]),
+          }),
+        ),
+      );
     }
     const caption =
-      kind === 'train' ? 'Long runs are drawn as means over stretches of steps, with the range of each.' : '';
+      kind === 'train'
+        ? 'Long runs are drawn as means over stretches of steps, with the range of each.'
+        : 'What the evaluation of the run measured.';
     return { id: slug(title), title, caption, legend: series, panels };
   };
   const names = new Set(
@@ -97,7 +115,11 @@ export async function trainingSections(runs: readonly TrainingRun[]): Promise<Se
   );
   const figures = [training, evaluation].filter(({ panels }) => panels.length > 0);
   return [
-    ...figures.map((figure) => ({ id: `s-${figure.id}`, title: figure.title, html: figureHtml(figure) })),
+    ...figures.map((figure) => ({
+      id: `s-${figure.id}`,
+      title: figure.title,
+      html: figureHtml({ ...figure, title: `${figure.title}.` }),
+    })),
     { id: 'ends', title: 'Where the runs ended', html: tableHtml(endTable(runs)) },
   ];
 }
