@@ -68,27 +68,30 @@ export class TimestepBins {
     if (!(result instanceof ResultBuffers))
       throw new SdpoError('ERR_SDPO_INTERNAL', 'Not a result of a PreferenceLoss');
     const column = (name: keyof typeof ROW_OUTPUT) => ResultBuffers.column(result, name);
-    const columns = MEAN_NAMES.map((name) => MEANS[name].map(column));
-    const norms = [
-      ['aChosen', 'bChosen', 'errorChosen', 'deltaChosen', 'driftChosen'],
-      ['aRejected', 'bRejected', 'errorRejected', 'deltaRejected', 'driftRejected'],
-    ].map((names) => names.map((name) => column(name as keyof typeof ROW_OUTPUT)));
-    for (let row = 0; row < timesteps.length; row++) {
-      const bin = this.#bins[this.indexOf(timesteps[row])];
-      bin.rows++;
-      columns.forEach((parts, i) => {
-        const value = parts.length === 1 ? parts[0][row] : parts[0][row] - parts[1][row];
-        if (!Number.isFinite(value)) return;
-        bin.sum[i] += value;
-        bin.count[i]++;
-      });
-      let squared = 0;
-      for (const [a, b, m, delta, q] of norms) {
-        const withReference = b[row] === 0 ? 0 : a[row] * b[row] * (delta[row] + q[row]) + b[row] ** 2 * q[row];
-        squared += (4 / size) * (a[row] ** 2 * m[row] + withReference);
+    const bins = Array.from(timesteps, (timestep) => this.#bins[this.indexOf(timestep)]);
+    for (const bin of bins) bin.rows++;
+    MEAN_NAMES.forEach((name, i) => {
+      const [first, second] = MEANS[name].map(column);
+      for (let row = 0; row < bins.length; row++) {
+        const value = second === undefined ? first[row] : first[row] - second[row];
+        if (!Number.isFinite(value)) continue;
+        bins[row].sum[i] += value;
+        bins[row].count[i]++;
       }
-      const norm = denominator * Math.sqrt(Math.max(0, squared));
-      if (Number.isFinite(norm)) observe(bin.gradients, norm);
+    });
+    const squares = new Float64Array(bins.length);
+    for (const branch of ['Chosen', 'Rejected'] as const) {
+      const [a, b, m] = [column(`a${branch}`), column(`b${branch}`), column(`error${branch}`)];
+      const [delta, q] = [column(`delta${branch}`), column(`drift${branch}`)];
+      for (let row = 0; row < bins.length; row++) {
+        // Without B the drift may not exist.
+        const withReference = b[row] === 0 ? 0 : b[row] * (a[row] * (delta[row] + q[row]) + b[row] * q[row]);
+        squares[row] += (4 / size) * (a[row] ** 2 * m[row] + withReference);
+      }
+    }
+    for (let row = 0; row < bins.length; row++) {
+      const norm = denominator * Math.sqrt(Math.max(0, squares[row]));
+      if (Number.isFinite(norm)) observe(bins[row].gradients, norm);
     }
   }
 

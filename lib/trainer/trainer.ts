@@ -376,6 +376,7 @@ function divergenceIn(out: Evaluation, rows: TrainingRows, step: number): Diverg
 
 /** Metrics of the parts as those of one batch; they have equal numbers of rows. Non-finite entries are left out, as within a part. */
 function mergedMetrics(parts: readonly PartResult[]): Record<string, number> {
+  if (parts.length === 1) return { ...logEntries(parts[0].metrics), loss: parts[0].loss };
   const merged = { ...parts[0].metrics };
   for (const name of Object.keys(merged) as (keyof Metrics)[]) {
     const values = parts.map(({ metrics }) => metrics[name]).filter(Number.isFinite);

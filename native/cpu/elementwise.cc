@@ -13,6 +13,11 @@ namespace {
 // Tiles handed out at a time, so that a ticket costs nothing beside the work it stands for.
 constexpr int64_t kTilesPerTicket = 8;
 
+// Elements below which waking a helper costs more than it saves: on a busy machine a helper may come late, and the caller waits for it. A normal
+// number takes some twenty times as long as a sum of two products.
+constexpr int64_t kCombineAloneBelow = 131072;
+constexpr int64_t kNoiseAloneBelow = 8192;
+
 // Runs body(begin, end) over [0, count) in pieces that do not depend on the number of threads.
 template <class Body>
 void share(int64_t count, int threads, const Body& body) {
@@ -33,7 +38,9 @@ Status combine(const CombineProblem& problem) {
   const KernelTable& table = kernels();
   const int type = static_cast<int>(problem.out.dtype);
   const int64_t tiles_per_row = (problem.size + kTile - 1) / kTile;
-  share(problem.rows * tiles_per_row * kTile, problem.threads, [&](int64_t begin, int64_t end) {
+  // Rows may be shorter than a tile, so it is the elements that are counted, not the tiles.
+  const int threads = problem.rows * problem.size < kCombineAloneBelow ? 1 : problem.threads;
+  share(problem.rows * tiles_per_row * kTile, threads, [&](int64_t begin, int64_t end) {
     for (int64_t tile = begin / kTile; tile * kTile < end; ++tile) {
       const int64_t row = tile / tiles_per_row, element = tile % tiles_per_row * kTile;
       const int64_t n = std::min(kTile, problem.size - element);
@@ -51,7 +58,7 @@ Status combine(const CombineProblem& problem) {
 Status noise(const NoiseProblem& problem) {
   const KernelTable& table = kernels();
   const int type = static_cast<int>(problem.dtype);
-  share(problem.count, problem.threads, [&](int64_t begin, int64_t end) {
+  share(problem.count, problem.count < kNoiseAloneBelow ? 1 : problem.threads, [&](int64_t begin, int64_t end) {
     for (int64_t start = begin; start < end; start += kTile) {
       const int64_t n = std::min(kTile, end - start);
       double normals[kTile];
