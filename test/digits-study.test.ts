@@ -1,6 +1,6 @@
 /** The digits experiment as a study runs it: its own sources and controls, and that every declared arm runs. */
 
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import t from 'tap';
 import { maskControl } from '../examples/digits/controls.js';
@@ -13,8 +13,9 @@ import { ownSamplePairs } from '../examples/digits/own-samples.js';
 import { seedsOf } from '../examples/digits/seeds.js';
 import { loadWeights, WEIGHTS_FOLDER } from '../examples/digits/weights.js';
 import type { Batch } from '../lib/index.js';
-import { planCells, readStudy, type StudyCell } from '../lib/study.js';
+import { planCells, readResults, readStudy, type StudyCell } from '../lib/study.js';
 import type { TrainingRows } from '../lib/trainer.js';
+import { RESULTS } from '../scripts/study-docs.js';
 
 const folder = fileURLToPath(new URL('../examples/digits/', import.meta.url));
 const study = readStudy(`${folder}study.json`);
@@ -98,6 +99,34 @@ t.test("a model's own samples", (t) => {
   t.equal(pairs.chosen.length, 40 * PIXELS);
   t.end();
 });
+
+t.test(
+  'a run again gives what the committed results say',
+  { skip: !existsSync(RESULTS) && 'no results are committed' },
+  async (t) => {
+    const { runs, config } = readResults(RESULTS);
+    const cell = planCells(small).find(({ arm, source, beta }) => arm === 'sdpo' && source === 'N1' && beta === 10)!;
+    const committed = runs.find((run) => run.cell.id === cell.id)!;
+    const signal = new AbortController().signal;
+    // The bases other than the committed one are not needed for this cell.
+    const context = {
+      options: { ...config.options, bases: 1 },
+      shared: t.testdir(),
+      decidingMetric: 'good',
+      signal,
+      progress() {},
+    };
+    const { final, peak } = await experiment.run(cell, context);
+    for (const [name, value, before] of [
+      ['final', final.good, committed.final.good],
+      ['peak', peak.metrics.good, committed.peak.metrics.good],
+    ] as const) {
+      // On the same machine they are equal; elsewhere sums may round otherwise, and a share of n samples has this standard error.
+      const error = Math.sqrt((before * (1 - before)) / (config.options.reportingSamples as number));
+      t.ok(Math.abs(value - before) <= 2 * error, `${name}: ${value}, ${before} in the results`);
+    }
+  },
+);
 
 t.test('every arm runs and measures what it says', async (t) => {
   const options = {
