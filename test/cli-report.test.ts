@@ -27,7 +27,7 @@ t.test('a page about training runs', async (t) => {
     'beta20',
     'Implicit accuracy',
     'Share of rows removed',
-    'Share of weights clipped',
+    'Share of weights that the clip changed',
     'norm',
     '<svg',
   ])
