@@ -20,10 +20,20 @@ const program = new Command('sdpo')
 
 for (const add of [addTrain, addCalibrate, addStudy, addReport, addDoctor, addSelftest]) add(program);
 
+// A promise that nothing will settle ends the process without a word.
+let waiting = true;
+process.on('beforeExit', () => {
+  if (!waiting) return;
+  console.error('Expected the command to end, received a promise that never settles (of a module in the config?)');
+  process.exitCode = EXIT.failed;
+});
+
 try {
   await program.parseAsync();
 } catch (error) {
   if (!(error instanceof CommanderError)) throw error;
   // What is wrong has been printed; help that was asked for is no mistake.
   process.exitCode = error.exitCode === 0 ? EXIT.ok : EXIT.usage;
+} finally {
+  waiting = false;
 }

@@ -266,11 +266,7 @@ t.test('modules that do not fit', async (t) => {
   await fails('policy.export=defualt', 2, /to export a function defualt, received .*did you mean "default"\?/);
   await fails('policy.export=broken', 2, /Expected policy\.linearize to be a function/);
   await fails('data.export=list', 2, /Expected data\.module to give a PairDataset or a PairStream, received Array/);
-  await fails(
-    'evaluation={"module":"linear-data.js","every":1}',
-    2,
-    /to give a function, received Object/,
-  );
+  await fails('evaluation={"module":"linear-data.js","every":1}', 2, /to give a function, received Object/);
   await fails('policy.export=unsaved', 2, /Expected policy\.weights to be a function, received none/);
   await fails('policy.export=failing', 1, /Error: the weights are not here\n.* at /s);
   await fails(`policy.module=${folder}/broken.js`, 1, /Cannot find module .*gone\.js/);

@@ -104,6 +104,7 @@ t.test('learning rates', (t) => {
     [{ peak: -1 }, 'ERR_SDPO_INVALID_ARG_VALUE'],
     [{ peak: 1, decay: 'linear' }, 'ERR_SDPO_INVALID_ARG_TYPE'],
     [{ peak: 1, decay: 'cosine', steps: 5, warmupSteps: 5 }, 'ERR_SDPO_INVALID_ARG_VALUE'],
+    [{ peak: 1, final: 0.5 }, 'ERR_SDPO_INVALID_OPTION'],
     [{ peak: 1, decay: 'sudden' }, 'ERR_SDPO_INVALID_ARG_VALUE'],
     [{ peak: 1, warmup: 5 }, 'ERR_SDPO_UNKNOWN_OPTION'],
   ];

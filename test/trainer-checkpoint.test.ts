@@ -35,7 +35,7 @@ function stateOf(step: number, elements = 64): TrainerState {
       },
       scalars: { step, rate: 1 / 3 },
     },
-    progress: { step, position: 2 * step, seed: 7, data: 'sha256:x', setup: { beta: 5000 } },
+    progress: { step, position: 2 * step, seed: 7, skipped: 0, data: 'sha256:x', setup: { beta: 5000 } },
   };
 }
 
@@ -52,7 +52,7 @@ t.test('round trips tensors bit by bit and scalars with the numbers JSON lacks',
   const threshold = { values: [1, null, -0], nested: { '1': 2, b: 'x', a: true } };
   const state: TrainerState = {
     policy: { tensors: { w: { dtype: 'float32', shape: [2, 3], data } }, scalars: { ...numbers, left: undefined } },
-    progress: { step: 3, position: 0, seed: 1, data: 'd', setup: numbers, threshold },
+    progress: { step: 3, position: 0, seed: 1, skipped: 0, data: 'd', setup: numbers, threshold },
   };
   t.equal(await store.save(state), join(folder, 'checkpoint-3'));
   for (const read of [await store.load(), await store.load(3), (await store.latest())?.state]) {

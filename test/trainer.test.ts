@@ -18,6 +18,7 @@ import {
   type Policy,
   PreferenceTrainer,
   type PreferenceTrainerOptions,
+  pairsFromStream,
   type TrainerState,
 } from '../lib/trainer.js';
 import linearData, { makePairs, stream } from './linear-data.js';
@@ -579,6 +580,91 @@ t.test('predictions as tensors', async (t) => {
   t.equal((await finish(trainerOf({ policy: wrap('bfloat16', policyOf()), onNonFinite: 'skip' }), 1)).length, 1);
 });
 
+t.test('a failed evaluation leaves a checkpoint', async (t) => {
+  const saved: number[] = [];
+  const run = ({ step }: { step: number }): Record<string, number> => {
+    if (step === 4) throw new Error('typo');
+    return { step };
+  };
+  const store = { save: ({ progress }: TrainerState) => void saved.push(progress.step) };
+  await t.rejects(finish(trainerOf({ evaluate: { every: 2, run }, checkpoints: { store, every: 100 } }), 9), /typo/);
+  t.same(saved, [4]);
+  for (const [result, message] of [
+    [undefined, /^Expected the result of options\.evaluate\.run\(\) to be an object of numbers, received undefined$/],
+    [{ score: 'good' }, /^Expected score in the result of options\.evaluate\.run\(\) to be a number, received "good"$/],
+  ] as const) {
+    await t.rejects(finish(trainerOf({ evaluate: { every: 1, run: () => result as never } }), 1), { message });
+  }
+});
+
+t.test('updates skipped in a row are counted across a resumption', async (t) => {
+  const options = () => ({ policy: spoilt(() => true, 'prediction'), onNonFinite: 'skip', maxSkipped: 3 }) as const;
+  const first = trainerOf(options());
+  await finish(first, 2);
+  const second = trainerOf(options());
+  await second.load(await first.state());
+  await t.rejects(finish(second, 9), { code: 'ERR_SDPO_DIVERGED', step: 4 });
+});
+
+t.test('a generator serves a run that skips', async (t) => {
+  const pairs = pairsFromStream(
+    (function* () {
+      yield* makePairs({});
+    })(),
+    { shape: [SIZE], fingerprint: 'once' },
+  );
+  const policy = spoilt((update) => update === 1, 'prediction');
+  const { trainer, seen } = watched({ data: pairs, accumulate: 2, onNonFinite: 'skip', policy });
+  t.equal((await finish(trainer, 4)).length, 4);
+  t.same(
+    seen.ids.at(-1),
+    makePairs({})
+      .slice(28, 32)
+      .map(({ id }) => id),
+  );
+});
+
+t.test('data that do not fit', async (t) => {
+  const data = linearData({});
+  const giving = (pair: unknown) => ({ ...data, get: () => pair as never });
+  const nan = { ...makePairs({})[0], rejected: Float32Array.of(0, NaN, 0, 0) };
+  const cases: [object, { code?: string; message: RegExp }][] = [
+    [giving(undefined), { code: 'ERR_SDPO_INVALID_ARG_TYPE', message: /what options\.data gives/ }],
+    [
+      giving({ id: 'x', chosen: new Float32Array(4) }),
+      { message: /^Expected rejected of pair x to be a Float32Array/ },
+    ],
+    [giving(nan), { code: 'ERR_SDPO_DIVERGED', message: /in the rejected sample of the data \(pairs pair 0/ }],
+    [stream({ count: 7 }), { code: 'ERR_SDPO_DATA', message: /^Expected at least 8 pairs for one update/ }],
+  ];
+  for (const [source, error] of cases) await t.rejects(finish(trainerOf({ data: source as never }), 1), error);
+});
+
+t.test('one array for the predictions of policy and reference is refused', async (t) => {
+  const inner = policyOf();
+  const shared = new Float32Array(16 * SIZE);
+  const policy = policyOf();
+  const write = (values: LatentArray) => {
+    shared.set(values as Float32Array);
+    return shared;
+  };
+  policy.linearize = async (inputs) => ({
+    ...(await inner.linearize(inputs)),
+    prediction: write(await inner.predict(inputs)),
+  });
+  policy.reference = async (inputs) => write(await inner.reference!(inputs));
+  await t.rejects(finish(trainerOf({ policy }), 1), { message: /prediction of the reference .* memory of its own/ });
+});
+
+t.test('results of the policy that are none', async (t) => {
+  const policy = policyOf();
+  policy.linearize = () => undefined as never;
+  await t.rejects(finish(trainerOf({ policy }), 1), { message: /^Expected the result of policy\.linearize\(\)/ });
+  const other = policyOf();
+  other.step = () => undefined as never;
+  await t.rejects(finish(trainerOf({ policy: other }), 1), { message: /^Expected the result of policy\.step\(\)/ });
+});
+
 t.test('predictions that do not fit', async (t) => {
   const answer = (prediction: unknown): Policy => {
     const policy = policyOf();
@@ -603,6 +689,17 @@ t.test('wrong options', (t) => {
     [{ accumulate: 3 }, 'ERR_SDPO_INVALID_ARG_VALUE', /options\.accumulate .* divisor of pairsPerStep \(8\)/],
     [{ noise: 'pink' }, 'ERR_SDPO_INVALID_ARG_VALUE', /options\.noise/],
     [{ timesteps: { random: () => 0 } }, 'ERR_SDPO_UNKNOWN_OPTION', /options\.timesteps/],
+    [{ timesteps: { range: [0, 5000] } }, 'ERR_SDPO_INVALID_ARG_VALUE', /options\.timesteps\.range/],
+    [{ evaluate: { every: 1 } }, 'ERR_SDPO_INVALID_ARG_TYPE', /options\.evaluate\.run/],
+    [{ checkpoints: { every: 1, store: 'path' } }, 'ERR_SDPO_INVALID_ARG_TYPE', /options\.checkpoints\.store/],
+    [{ writers: [() => {}] }, 'ERR_SDPO_INVALID_ARG_TYPE', /options\.writers\[0\]/],
+    [{ data: { ...linearData({}), shape: 4 } }, 'ERR_SDPO_INVALID_ARG_TYPE', /options\.data\.shape/],
+    [{ data: { ...linearData({}), get: undefined } }, 'ERR_SDPO_INVALID_ARG_TYPE', /options\.data\.get/],
+    [
+      { data: { ...linearData({}), fingerprint: undefined } },
+      'ERR_SDPO_INVALID_ARG_TYPE',
+      /options\.data\.fingerprint/,
+    ],
     [{ sampling: 'best' }, 'ERR_SDPO_INVALID_ARG_VALUE', /options\.sampling/],
     [{ sampling: 'shuffle', data: stream({}) }, 'ERR_SDPO_INVALID_OPTION', /options\.sampling/],
     [{ learningRate: '1' }, 'ERR_SDPO_INVALID_ARG_TYPE', /options\.learningRate/],

@@ -26,12 +26,24 @@ export async function callModule<T>(path: string, config: ModuleConfig, base: st
   return (await made(config.options ?? {}, context)) as T;
 }
 
+/** Codes of what is no module at all: JSON without its attribute, a folder. */
+const UNUSABLE = /^ERR_(IMPORT_A|UNSUPPORTED_DIR_IMPORT)/;
+
 async function importModule(path: string, file: string): Promise<Record<string, unknown>> {
   if (!existsSync(file)) throw configError(`Expected ${path} to be a module, received no such file: ${file}`);
   try {
     return await import(pathToFileURL(file).href);
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ERR_UNKNOWN_FILE_EXTENSION') throw error;
+    const { code, message } = error as NodeJS.ErrnoException;
+    if (error instanceof SyntaxError || UNUSABLE.test(String(code))) {
+      // Node keeps the place of a syntax error to itself until nobody catches it.
+      const hint = error instanceof SyntaxError ? ` (node ${file} shows where)` : '';
+      throw configError(
+        `Expected ${path} to be a module that Node can import, received ${file}: ${message}${hint}`,
+        error,
+      );
+    }
+    if (code !== 'ERR_UNKNOWN_FILE_EXTENSION') throw error;
     throw configError(
       `Expected ${path} to be a module that Node ${process.versions.node} can import, received ${file}; for TypeScript: npm install tsx, and NODE_OPTIONS="--import tsx"`,
       error,

@@ -8,6 +8,7 @@ import { packageVersion } from '../doctor.js';
 import { differenceOf } from '../trainer/difference.js';
 import { type LoadedConfig, readJsonObject, type TrainConfig } from './config.js';
 import { configError } from './config-error.js';
+import { LOCK } from './run-lock.js';
 
 /** Names within the folder of a run. */
 export const RUN_FILES = {
@@ -29,7 +30,7 @@ const LEFTOVER = /^config\.json\.\d+$/;
  *   a run, or one with another config.
  */
 export function checkRunFolder({ config, base, out }: LoadedConfig, resume: boolean): boolean {
-  const entries = list(out).filter((name) => !LEFTOVER.test(name));
+  const entries = list(out).filter((name) => !LEFTOVER.test(name) && name !== LOCK);
   if (entries.length === 0) return false;
   if (!resume) {
     const hint = entries.includes(RUN_FILES.config) ? '; --resume goes on with the run in it' : '';
@@ -38,6 +39,8 @@ export function checkRunFolder({ config, base, out }: LoadedConfig, resume: bool
   if (!entries.includes(RUN_FILES.config)) {
     throw configError(`Expected ${out} to hold a run, received a folder without ${RUN_FILES.config}`);
   }
+  // Without a checkpoint there are no numbers to go on with: the run begins, with whatever config.
+  if (list(join(out, RUN_FILES.checkpoints)).every((name) => !/^checkpoint-\d+$/.test(name))) return true;
   const before = readJsonObject(join(out, RUN_FILES.config)) as unknown as TrainConfig;
   const difference = differenceOf(deciding(before, resolve(out, before.base ?? '.')), deciding(config, base));
   if (difference !== undefined) {
@@ -76,7 +79,9 @@ function deciding(config: TrainConfig, base: string): unknown {
  */
 export async function recordRun({ config, base, out }: LoadedConfig, goesOn: boolean): Promise<void> {
   mkdirSync(out, { recursive: true });
-  if (!goesOn) rmSync(join(out, RUN_FILES.metrics), { force: true });
+  // What an earlier end left behind is not what this one will leave.
+  const ends = [RUN_FILES.weights, RUN_FILES.averageWeights, RUN_FILES.summary];
+  for (const name of goesOn ? ends : [...ends, RUN_FILES.metrics]) rmSync(join(out, name), { force: true });
   const record: TrainConfig = { ...config, base: relative(out, base) || '.' };
   delete (record as { $schema?: string }).$schema; // a path that was relative to another file
   const sessions = readSessions(join(out, RUN_FILES.environment));

@@ -21,6 +21,7 @@ import { EXIT, type ExitCode } from './exit.js';
 import { onInterrupt } from './interrupt.js';
 import { describeProfile, type ProfileSummary, summarizeProfile } from './profile.js';
 import { checkRunFolder, RUN_FILES, recordRun, writeJson } from './run-folder.js';
+import { lockRunFolder } from './run-lock.js';
 import type { TrainOptions } from './train.js';
 import { duration, type OutputMode, shortNumber, type TrainOutput, trainOutput } from './train-output.js';
 import { makeEvaluation, makeParts, type TrainingParts } from './train-setup.js';
@@ -52,9 +53,11 @@ export async function train(file: string, options: TrainOptions): Promise<ExitCo
     // Needed only after the last step, which is no time to find out.
     throw configError('Expected policy.weights to be a function, received none');
   }
+  const leave = lockRunFolder(loaded.out);
   try {
     return await run(loaded, parts, goesOn, output, options);
   } finally {
+    leave();
     parts.policy.dispose?.();
   }
 }

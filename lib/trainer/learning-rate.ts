@@ -1,6 +1,6 @@
 /** Learning rates that rise and fall: linear warm-up, then constant, linear or cosine decay. */
 
-import { checkInteger, checkNumber, checkOneOf, checkOptions } from '../validate.js';
+import { checkInteger, checkNumber, checkOneOf, checkOptions, failValue } from '../validate.js';
 
 export const DECAYS = ['constant', 'linear', 'cosine'] as const;
 
@@ -13,7 +13,7 @@ export interface LearningRateOptions {
   decay?: (typeof DECAYS)[number];
   /** Updates in all; needed where the rate decays. */
   steps?: number;
-  /** The rate at `steps` and after. Default 0. With a decay only. */
+  /** The rate after `steps` updates, which the last of them nearly has. Default 0. With a decay only. */
   final?: number;
 }
 
@@ -24,6 +24,9 @@ export function learningRateSchedule(options: LearningRateOptions): (step: numbe
   const warmupSteps = checkInteger('options.warmupSteps', options.warmupSteps ?? 0, 0);
   const decay = checkOneOf('options.decay', options.decay ?? 'constant', DECAYS);
   const final = checkNumber('options.final', options.final ?? 0, 0);
+  if (decay === 'constant' && options.final !== undefined) {
+    failValue('options.final', "absent with decay 'constant'", options.final, 'ERR_SDPO_INVALID_OPTION');
+  }
   const steps = decay === 'constant' ? Infinity : checkInteger('options.steps', options.steps, warmupSteps + 1);
   return (step) => {
     if (step < warmupSteps) return (peak * (step + 1)) / warmupSteps;

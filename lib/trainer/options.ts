@@ -1,6 +1,7 @@
 /** Options of a training: their meaning, their defaults and their checks. */
 
 import type { Batch } from '../batch.js';
+import { SdpoRangeError, SdpoTypeError } from '../errors.js';
 import { type CallOptions, PreferenceLoss } from '../loss.js';
 import { isReferenceFree } from '../options.js';
 import type { Statistics } from '../result.js';
@@ -138,7 +139,7 @@ export function resolveTrainerOptions<C>(options: PreferenceTrainerOptions<C>): 
   if (!(loss instanceof PreferenceLoss)) failType(at('loss'), 'a PreferenceLoss', loss);
   const { schedule } = loss.options;
   if (schedule === undefined) failType('options.loss.options.schedule', 'a NoiseSchedule', schedule);
-  if (data.kind === 'indexed') checkInteger('options.data.length', data.length, 1);
+  checkSource(at('data'), data);
   if (data.kind === 'stream' && options.sampling !== undefined) {
     failValue(at('sampling'), 'absent where the data are a stream', options.sampling, 'ERR_SDPO_INVALID_OPTION');
   }
@@ -159,6 +160,13 @@ export function resolveTrainerOptions<C>(options: PreferenceTrainerOptions<C>): 
   for (const name of ['evaluate', 'checkpoints'] as const) {
     if (options[name] !== undefined) checkInteger(`options.${name}.every`, options[name].every, 1);
   }
+  if (options.evaluate !== undefined) checkMethods(at('evaluate'), options.evaluate, ['run']);
+  if (options.checkpoints !== undefined) checkMethods('options.checkpoints.store', options.checkpoints.store, ['save']);
+  const writers = options.writers ?? [];
+  if (!Array.isArray(writers)) failType(at('writers'), 'an array of metrics writers', writers);
+  writers.forEach((writer, i) => {
+    checkMethods(`options.writers[${i}]`, writer, ['write']);
+  });
   if (options.signal !== undefined && !(options.signal instanceof AbortSignal))
     failType(at('signal'), 'an AbortSignal', options.signal);
   const maxGradientNorm = options.maxGradientNorm ?? 1;
@@ -171,7 +179,7 @@ export function resolveTrainerOptions<C>(options: PreferenceTrainerOptions<C>): 
     timestepsPerPair: checkInteger(at('timestepsPerPair'), options.timestepsPerPair ?? 1, 1),
     accumulate,
     noise: checkOneOf(at('noise'), options.noise ?? 'shared', NOISES),
-    timesteps: checkTimesteps(at('timesteps'), options.timesteps ?? {}),
+    timesteps: checkTimesteps(at('timesteps'), options.timesteps ?? {}, schedule),
     sampling: checkOneOf(at('sampling'), options.sampling ?? 'shuffle', SAMPLINGS),
     maxGradientNorm,
     ema: options.ema && checkEma(at('ema'), options.ema, policy),
@@ -179,7 +187,7 @@ export function resolveTrainerOptions<C>(options: PreferenceTrainerOptions<C>): 
     maxSkipped: checkInteger(at('maxSkipped'), options.maxSkipped ?? 10, 0),
     bins: checkInteger(at('bins'), options.bins ?? 10, 1),
     logBinsEvery: checkInteger(at('logBinsEvery'), options.logBinsEvery ?? 100, 0),
-    writers: options.writers ?? [],
+    writers,
   };
 }
 
@@ -191,9 +199,31 @@ function checkMethods(argument: string, value: unknown, names: readonly string[]
   }
 }
 
-/** The draws themselves check the values; only the names are checked here. */
-function checkTimesteps(argument: string, value: TimestepSampling): TimestepSampling {
+function checkSource(argument: string, data: PairSource): void {
+  if (!Array.isArray(data.shape)) failType(`${argument}.shape`, 'an array of axis lengths', data.shape);
+  data.shape.forEach((axis, i) => {
+    checkInteger(`${argument}.shape[${i}]`, axis, 1);
+  });
+  if (typeof data.fingerprint !== 'string') failType(`${argument}.fingerprint`, 'a string', data.fingerprint);
+  if (data.kind === 'indexed') {
+    checkInteger(`${argument}.length`, data.length, 1);
+    checkMethods(argument, data, ['get']);
+  } else {
+    checkMethods(argument, data, ['read']);
+  }
+}
+
+/** The names, and the values by a draw, before the first update needs one. */
+function checkTimesteps(argument: string, value: TimestepSampling, schedule: NoiseSchedule): TimestepSampling {
   checkOptions(argument, value, ['distribution', 'range', 'mean', 'std']);
+  try {
+    schedule.sampleTimesteps(1, { ...value, random: () => 0.5 });
+  } catch (error) {
+    if (error instanceof SdpoRangeError || error instanceof SdpoTypeError) {
+      error.message = error.message.replace('options.', `${argument}.`);
+    }
+    throw error;
+  }
   if (value.distribution !== undefined)
     checkOneOf(`${argument}.distribution`, value.distribution, TIMESTEP_DISTRIBUTIONS);
   return value;

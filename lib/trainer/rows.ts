@@ -1,6 +1,7 @@
 /** The rows of an update: pairs in their order, each with a timestep and noise, noised and with its target. */
 
 import { SdpoError } from '../errors.js';
+import { failType } from '../validate.js';
 import { drawNoise, drawTimesteps, PairOrder } from './draws.js';
 import type { ResolvedTrainerOptions } from './options.js';
 import type { PreferencePair, TrainingRows } from './types.js';
@@ -93,20 +94,20 @@ export class RowSource<C> {
     const { data } = this.#options;
     const pairs: PreferencePair<C>[] = [];
     if (data.kind === 'indexed') {
-      for (let i = 0; i < count; i++) {
-        const pair = data.get(this.#order!.at(position + i));
-        // Data in memory are not waited for: a turn of the queue for each pair would be most of the time of a small batch.
-        pairs.push(pair instanceof Promise ? await pair : pair);
-      }
+      const asked = Array.from({ length: count }, (_, i) => data.get(this.#order!.at(position + i)));
+      // Files are read side by side. Data in memory are not waited for: a turn of the queue for each pair would be most of the time of a small batch.
+      const waits = asked.some((pair) => pair instanceof Promise);
+      pairs.push(...((waits ? await Promise.all(asked) : asked) as PreferencePair<C>[]));
     } else {
-      // An update that was skipped half-way has left the iterator behind.
-      if (this.#iterator !== undefined && this.#taken !== position) await this.#close();
-      this.#iterator ??= data.read(position);
-      this.#taken = position + count;
-      for (let i = 0; i < count; i++) {
+      if (this.#iterator === undefined) {
+        this.#iterator = data.read(position);
+        this.#taken = position;
+      }
+      // An update that was skipped half-way has left the iterator behind: the rest of its pairs is passed over.
+      for (; this.#taken < position + count; this.#taken++) {
         const { done, value } = await this.#iterator.next();
         if (done) return undefined;
-        pairs.push(value);
+        if (this.#taken >= position) pairs.push(value);
       }
     }
     for (const pair of pairs) this.#check(pair);
@@ -114,8 +115,11 @@ export class RowSource<C> {
   }
 
   #check(pair: PreferencePair<C>): void {
+    if (typeof pair !== 'object' || pair === null) failType('what options.data gives', 'pairs', pair);
     for (const branch of ['chosen', 'rejected'] as const) {
-      const { length } = pair[branch];
+      const sample: unknown = pair[branch];
+      if (!(sample instanceof Float32Array)) failType(`${branch} of pair ${pair.id}`, 'a Float32Array', sample);
+      const { length } = sample;
       if (length === this.#size) continue;
       throw new SdpoError(
         'ERR_SDPO_DATA',

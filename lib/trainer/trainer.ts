@@ -4,6 +4,7 @@ import type { Batch } from '../batch.js';
 import { DivergenceError, NonFiniteError, SdpoError } from '../errors.js';
 import type { CallOptions } from '../loss.js';
 import type { LatentArray } from '../operand.js';
+import { isReferenceFree } from '../options.js';
 import { type Evaluation, logEntries, type Metrics } from '../result.js';
 import { split, Tensor } from '../tensor.js';
 import { checkInteger, failType, failValue } from '../validate.js';
@@ -87,8 +88,16 @@ export class PreferenceTrainer<C = unknown> {
       if (evaluate?.atStart && this.#step === 0 && !signal?.aborted) await this.#evaluate();
       while (this.#step < steps && !signal?.aborted) {
         const report = await this.#watch.whole(() => this.#update());
-        if (report === undefined) break;
-        if (evaluate !== undefined && this.#step % evaluate.every === 0) await this.#evaluate();
+        if (report === undefined) {
+          if (this.#step === 0) throw tooFewPairs(this.#options);
+          break;
+        }
+        if (evaluate !== undefined && this.#step % evaluate.every === 0) {
+          await this.#evaluate().catch(async (error) => {
+            await save(); // an evaluation that fails must not cost the updates before it
+            throw error;
+          });
+        }
         if (checkpoints !== undefined && this.#step % checkpoints.every === 0) await save();
         yield report;
         await yieldToEvents();
@@ -110,6 +119,7 @@ export class PreferenceTrainer<C = unknown> {
         seed,
         data: data.fingerprint,
         setup: this.#setup(),
+        skipped: this.#skipped,
         ...(threshold === undefined ? {} : { threshold: threshold.state() }),
         bins: this.bins.state(),
       },
@@ -117,7 +127,8 @@ export class PreferenceTrainer<C = unknown> {
   }
 
   /**
-   * Goes on from a state: the updates that follow are those of a run that was never stopped.
+   * Goes on from a state: the updates that follow are those of a run that was never stopped, given the same policy, objects and functions (of a
+   * `learningRate` that is a function, a `threshold`, a `reference` and `beforeLoss` only the presence can be compared).
    * @throws SdpoError ERR_SDPO_RESUME where the state belongs to other data, another seed or other settings; the message says which.
    */
   async load(state: TrainerState): Promise<void> {
@@ -135,6 +146,7 @@ export class PreferenceTrainer<C = unknown> {
     if (threshold !== undefined) threshold.load(progress.threshold);
     this.bins.load(progress.bins);
     this.#step = progress.step;
+    this.#skipped = progress.skipped;
     await this.#source.seek(progress.position);
   }
 
@@ -181,9 +193,10 @@ export class PreferenceTrainer<C = unknown> {
         parts.push(await this.#evaluatePart(rows, denominator));
       }
       const learningRate = this.#learningRate();
-      ({ gradientNorm } = await this.#watch.time('optimizer', () =>
+      const made = await this.#watch.time('optimizer', () =>
         this.policy.step({ learningRate, maxGradientNorm: this.#options.maxGradientNorm }),
-      ));
+      );
+      gradientNorm = checkGradientNorm(made);
       if (!Number.isFinite(gradientNorm)) failure = new DivergenceError(this.#step + 1, ids, undefined, 'gradient');
     } catch (error) {
       if (!(error instanceof DivergenceError)) throw error;
@@ -226,9 +239,13 @@ export class PreferenceTrainer<C = unknown> {
   async #evaluatePart(rows: TrainingRows<C>, denominator: number): Promise<PartResult> {
     const { loss, threshold, beforeLoss } = this.#options;
     const point = await this.#watch.time('policy', () => this.policy.linearize(rows.inputs));
+    if (typeof point?.pullback !== 'function') {
+      failType('the result of policy.linearize()', 'an object with a prediction and a function pullback', point);
+    }
     const owned: Tensor[] = [];
     try {
       const predicted = await this.#watch.time('reference', () => this.#reference?.predict(rows));
+      checkSeparate(point.prediction, predicted);
       let batch = makeBatch(rows, stacked('the prediction of the policy', point.prediction, rows), predicted, owned);
       let call: CallOptions = threshold === undefined ? {} : { maskThreshold: threshold.threshold(rows.timesteps) };
       const statistics = () => loss.evaluate(batch, { ...call, denominator, gradients: false });
@@ -263,7 +280,12 @@ export class PreferenceTrainer<C = unknown> {
         : await loss.evaluateAsync(batch, call);
     } catch (error) {
       if (!(error instanceof NonFiniteError)) throw error;
-      const where = error.tensor === 'row' ? `the loss of ${error.branch}` : `${error.branch}.${error.tensor}`;
+      const where =
+        error.tensor === 'row'
+          ? `the loss of ${error.branch}`
+          : isFiniteSample(rows, error.row, error.branch)
+            ? `${error.branch}.${error.tensor}`
+            : `the ${error.branch} sample of the data`;
       throw new DivergenceError(this.#step + 1, [rows.ids[error.row]], rows.timesteps[error.row], where, error);
     }
   }
@@ -292,6 +314,7 @@ export class PreferenceTrainer<C = unknown> {
     const { policy } = this;
     const step = this.#step;
     const metrics = await this.#watch.time('evaluation', () => evaluate!.run({ step, policy, signal }));
+    checkEvaluation(metrics);
     for (const writer of writers) await writer.write({ step, kind: 'evaluation', metrics });
   }
 }
@@ -301,10 +324,51 @@ function yieldToEvents(): Promise<void> {
   return new Promise((resolve) => setImmediate(resolve));
 }
 
+function checkGradientNorm(made: unknown): number {
+  const norm = (made as { gradientNorm?: unknown } | undefined)?.gradientNorm;
+  if (typeof norm !== 'number') failType('the result of policy.step()', 'an object with a number gradientNorm', made);
+  return norm;
+}
+
+function checkEvaluation(metrics: unknown): void {
+  const argument = 'the result of options.evaluate.run()';
+  if (typeof metrics !== 'object' || metrics === null) failType(argument, 'an object of numbers', metrics);
+  for (const [name, value] of Object.entries(metrics)) {
+    if (typeof value !== 'number') failType(`${name} in ${argument}`, 'a number', value);
+  }
+}
+
+/** A policy that writes all its predictions into one array would be compared with itself, and learn nothing. */
+function checkSeparate(prediction: LatentArray, predicted: ReferencePrediction | undefined): void {
+  const reference = predicted !== undefined && 'prediction' in predicted ? predicted.prediction : undefined;
+  if (!ArrayBuffer.isView(prediction) || !ArrayBuffer.isView(reference)) return;
+  if (prediction.buffer !== reference.buffer || prediction.byteOffset !== reference.byteOffset) return;
+  failValue(
+    'the prediction of the reference',
+    'in memory of its own, since that of the policy is still needed',
+    reference,
+  );
+}
+
+/** Whether what the models were given for a branch of a row is finite: if not, the data are to blame. */
+function isFiniteSample(
+  { rows, inputs: { latents } }: TrainingRows,
+  row: number,
+  branch: 'chosen' | 'rejected',
+): boolean {
+  const size = latents.length / (2 * rows);
+  const first = (branch === 'chosen' ? row : rows + row) * size;
+  return latents.subarray(first, first + size).every(Number.isFinite);
+}
+
+function tooFewPairs({ pairsPerStep }: { pairsPerStep: number }): SdpoError {
+  return new SdpoError('ERR_SDPO_DATA', `Expected at least ${pairsPerStep} pairs for one update, received fewer`);
+}
+
 function referenceOf<C>({ reference, policy, loss }: ResolvedTrainerOptions<C>): Reference<C> | undefined {
   if (typeof reference === 'function') return { predict: reference };
   if (reference !== undefined) return reference;
-  if (policy.reference === undefined || loss.options.objective === 'mapo') return undefined;
+  if (policy.reference === undefined || isReferenceFree(loss.options.objective)) return undefined;
   return { predict: async ({ inputs }) => ({ prediction: await policy.reference!(inputs) }) };
 }
 

@@ -6,7 +6,7 @@ import type { SafetensorsEntry } from '../safetensors.js';
 
 export type MaybePromise<T> = T | Promise<T>;
 
-/** What a model is given: the noisy latents of both branches, all chosen rows before all rejected ones. */
+/** What a model is given: the noisy latents of both branches, all chosen rows before all rejected ones. Policy and reference share it: it must not be written. */
 export interface ModelInputs<C = unknown> {
   /** x_t, flat [2 · rows, ...shape], float32. */
   readonly latents: Float32Array;
@@ -20,7 +20,7 @@ export interface ModelInputs<C = unknown> {
 
 /** A prediction that can be pulled back to the parameters once. */
 export interface LinearizedPrediction {
-  /** u_θ, flat [2 · rows, ...shape] in the order of the inputs. */
+  /** u_θ, flat [2 · rows, ...shape] in the order of the inputs. Has to stay as it is until the pullback has settled or `release` is called. */
   readonly prediction: LatentArray;
   /**
    * Adds the gradient of the parameters that belongs to this cotangent, of the kind, dtype and shape of `prediction`, to the gradient the policy
@@ -179,6 +179,8 @@ export interface TrainerProgress {
   readonly setup: Readonly<Record<string, unknown>>;
   /** State of the threshold tracker, where there is one. */
   readonly threshold?: unknown;
+  /** Updates skipped in a row up to here. */
+  readonly skipped: number;
   /** Statistics by timestep that have not been logged yet. */
   readonly bins?: unknown;
 }
