@@ -9,6 +9,7 @@ const allowed = [
   /^dist\/.+\.(js|js\.map|d\.ts)$/,
   /^native\/.+\.(cc|h|inl|cu|cuh)$/,
   /^schema\/[a-z-]+\.schema\.json$/,
+  /^docs\/[a-z-]+\.md$/,
   /^prebuilds\/[a-z0-9]+-[a-z0-9]+\/sdpo\.(glibc|musl)\.node$/,
 ];
 
@@ -27,6 +28,7 @@ export function tarballProblems(root: string, files: readonly string[], platform
     ...compiled,
     ...tree(root, 'native'),
     ...tree(root, 'schema'),
+    ...tree(root, 'docs'),
     ...platforms.map((platform) => `prebuilds/${platform}/sdpo.glibc.node`),
   ];
   const problems = required.filter((file) => !present.has(file)).map((file) => `missing: ${file}`);
