@@ -37,9 +37,9 @@ export function drawTimesteps(
   return schedule.sampleTimesteps(count, { ...sampling, random });
 }
 
-/** Standard normals for `rows` rows of `size` elements from row `first` of the run on; `rejected` gives those of the other branch, where it has its own. */
-export function drawNoise(seed: number, first: number, rows: number, size: number, rejected = false): Float32Array {
-  return noise(streamOf(seed, rejected ? 'rejectedNoise' : 'sharedNoise'), first * size, new Float32Array(rows * size));
+/** Fills `out` with the standard normals of rows of `size` elements from row `first` of the run on; `rejected` gives those of the other branch, where it has its own. */
+export function drawNoise(seed: number, first: number, size: number, out: Float32Array, rejected = false): void {
+  noise(streamOf(seed, rejected ? 'rejectedNoise' : 'sharedNoise'), first * size, out);
 }
 
 /** Tells which pair of a data set is taken at a position of the run. */

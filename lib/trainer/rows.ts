@@ -15,6 +15,9 @@ export class RowSource<C> {
   /** Where the iterator stands. */
   #taken = 0;
   #position = 0;
+  /** Clean samples and noise of a part, written again for each: nobody else sees them. */
+  #x0 = new Float32Array(0);
+  #epsilon = new Float32Array(0);
 
   constructor(options: ResolvedTrainerOptions<C>) {
     this.#options = options;
@@ -59,16 +62,20 @@ export class RowSource<C> {
     both.set(timesteps, rows);
 
     // Both branches at once, chosen rows first, as the models take them.
-    const x0 = new Float32Array(2 * rows * size);
+    const branch = rows * size;
+    if (this.#x0.length !== 2 * branch) {
+      this.#x0 = new Float32Array(2 * branch);
+      this.#epsilon = new Float32Array(2 * branch);
+    }
+    const [x0, epsilon] = [this.#x0, this.#epsilon];
     for (let row = 0; row < rows; row++) {
       const pair = pairs[Math.floor(row / timestepsPerPair)];
       x0.set(pair.chosen, row * size);
       x0.set(pair.rejected, (rows + row) * size);
     }
-    const epsilon = new Float32Array(2 * rows * size);
-    epsilon.set(drawNoise(seed, first, rows, size));
-    if (noise === 'shared') epsilon.copyWithin(rows * size, 0, rows * size);
-    else epsilon.set(drawNoise(seed, first, rows, size, true), rows * size);
+    drawNoise(seed, first, size, epsilon.subarray(0, branch));
+    if (noise === 'shared') epsilon.copyWithin(branch, 0, branch);
+    else drawNoise(seed, first, size, epsilon.subarray(branch), true);
     const target = schedule.target(x0, epsilon, both);
     const perRow = <T>(read: (pair: PreferencePair<C>) => T) =>
       Array.from({ length: rows }, (_, row) => read(pairs[Math.floor(row / timestepsPerPair)]));
@@ -85,7 +92,7 @@ export class RowSource<C> {
         timesteps: both,
         conditions: [...conditions, ...conditions],
       },
-      target: { chosen: target.subarray(0, rows * size), rejected: target.subarray(rows * size) },
+      target: { chosen: target.subarray(0, branch), rejected: target.subarray(branch) },
       weights: Float64Array.from(perRow((pair) => pair.confidence ?? 1)),
     };
   }
