@@ -3,6 +3,7 @@
 import type { ROW_OUTPUT } from '../contract.js';
 import { SdpoError } from '../errors.js';
 import { ResultBuffers, type Statistics } from '../result.js';
+import { binOf, timestepEdges } from './timestep-bins.js';
 
 /** Statistics whose mean a bin keeps, and the columns of a result they are made of. */
 const MEANS = {
@@ -44,19 +45,19 @@ interface Sums {
  */
 export class TimestepBins {
   readonly count: number;
-  readonly #top: number;
+  readonly #edges: readonly number[];
   #bins: Sums[];
 
   /** @param top the largest timestep; bins divide [0, top]. */
   constructor(count: number, top: number) {
     this.count = count;
-    this.#top = top;
+    this.#edges = timestepEdges({ trainSteps: top }, count);
     this.#bins = Array.from({ length: count }, emptySums);
   }
 
   /** Bin of a timestep. */
   indexOf(timestep: number): number {
-    return Math.min(this.count - 1, Math.max(0, Math.floor((timestep / this.#top) * this.count)));
+    return binOf(this.#edges, timestep);
   }
 
   /**

@@ -9,6 +9,7 @@ import { split, Tensor } from '../tensor.js';
 import { checkInteger, checkNumberAbove, checkNumberBetween, checkOneOf, checkOptions, failType } from '../validate.js';
 import { type Calibration, type CalibrationRow, calibrationOf } from './calibration.js';
 import { elementCount } from './data-pair.js';
+import { RowAssembler } from './row-assembler.js';
 import { checkEdges, timestepEdges } from './timestep-bins.js';
 import type { PairSource, Policy, PreferencePair, Reference, ReferencePrediction, TrainingRows } from './types.js';
 
@@ -110,10 +111,11 @@ export async function calibrate<C = unknown>(options: CalibrateOptions<C>): Prom
     relativeImprovement: checkNumberAbove('options.relativeImprovement', options.relativeImprovement ?? 0.01, 0),
     logitSpread: checkNumberAbove('options.logitSpread', options.logitSpread ?? 1, 0),
   };
-  const shared = checkOneOf('options.noise', options.noise ?? 'shared', ['shared', 'independent']) === 'shared';
+  const drawn = checkOneOf('options.noise', options.noise ?? 'shared', ['shared', 'independent']);
   const seed = options.seed ?? 0;
   const random = createRandom(seed);
   const take = taker(data, random);
+  const assembler = new RowAssembler(schedule, data.shape);
   const measured: CalibrationRow[] = [];
   try {
     for (let batch = 0; batch < batches; batch++) {
@@ -121,7 +123,14 @@ export async function calibrate<C = unknown>(options: CalibrateOptions<C>): Prom
       const pairs = await take.pairs(batchSize);
       if (pairs.length === 0) break;
       const timesteps = schedule.sampleTimesteps(pairs.length, { ...options.timesteps, random });
-      const rows = makeRows(batch, pairs, timesteps, { schedule, shape: data.shape, seed, shared, batchSize });
+      const offset = 2 * batch * batchSize * assembler.size;
+      const rows = assembler.assemble({
+        ...{ step: batch, part: 0, pairs, timesteps, noise: drawn },
+        draw(chosen, rejected) {
+          noise(seed, offset, chosen);
+          if (rejected !== undefined) noise(seed, offset + batchSize * assembler.size, rejected);
+        },
+      });
       const errors = errorsOf(rows, await predict(rows), schedule);
       schedule.omegas(timesteps).forEach((omega, row) => {
         const [errorChosen, errorRejected] = [errors.chosen[row], errors.rejected[row]];
@@ -174,59 +183,6 @@ function taker<C>(data: PairSource<C>, random: () => number) {
     async close() {
       await stream?.return?.();
     },
-  };
-}
-
-interface RowSettings {
-  readonly schedule: NoiseSchedule;
-  readonly shape: readonly number[];
-  readonly seed: Seed;
-  readonly shared: boolean;
-  readonly batchSize: number;
-}
-
-/** The rows of a batch as the models of a training run see them. */
-function makeRows<C>(
-  batch: number,
-  pairs: readonly PreferencePair<C>[],
-  timesteps: Float64Array,
-  { schedule, shape, seed, shared, batchSize }: RowSettings,
-): TrainingRows<C> {
-  const rows = pairs.length;
-  const size = elementCount(shape);
-  const offset = 2 * batch * batchSize * size;
-  const stacked = (samples: readonly Float32Array[]) => {
-    const out = new Float32Array(rows * size);
-    samples.forEach((sample, row) => {
-      out.set(sample, row * size);
-    });
-    return out;
-  };
-  const chosen = stacked(pairs.map((pair) => pair.chosen));
-  const rejected = stacked(pairs.map((pair) => pair.rejected));
-  const onChosen = noise(seed, offset, new Float32Array(rows * size));
-  const onRejected = shared ? onChosen : noise(seed, offset + batchSize * size, new Float32Array(rows * size));
-  const latents = new Float32Array(2 * rows * size);
-  latents.set(schedule.addNoise(chosen, onChosen, timesteps));
-  latents.set(schedule.addNoise(rejected, onRejected, timesteps), rows * size);
-  const conditions = pairs.map(({ condition }) => condition as C);
-  return {
-    step: batch,
-    part: 0,
-    rows,
-    ids: pairs.map(({ id }) => id),
-    timesteps,
-    inputs: {
-      latents,
-      shape,
-      timesteps: Float64Array.from([...timesteps, ...timesteps]),
-      conditions: [...conditions, ...conditions],
-    },
-    target: {
-      chosen: schedule.target(chosen, onChosen, timesteps),
-      rejected: schedule.target(rejected, onRejected, timesteps),
-    },
-    weights: Float64Array.from(pairs, ({ confidence = 1 }) => confidence),
   };
 }
 

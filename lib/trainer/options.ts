@@ -3,7 +3,7 @@
 import type { Batch } from '../batch.js';
 import { SdpoRangeError, SdpoTypeError } from '../errors.js';
 import { type CallOptions, PreferenceLoss } from '../loss.js';
-import { isReferenceFree } from '../options.js';
+import { hasMask, isReferenceFree } from '../options.js';
 import type { Statistics } from '../result.js';
 import { TIMESTEP_DISTRIBUTIONS } from '../schedule/sampling.js';
 import type { NoiseSchedule } from '../schedule.js';
@@ -241,7 +241,7 @@ function checkEma<C>(argument: string, ema: { decay: number; warmup?: boolean },
 function checkThreshold(argument: string, threshold: Threshold, loss: PreferenceLoss): void {
   checkMethods(argument, threshold, ['threshold', 'observe', 'state', 'load']);
   const { objective } = loss.options;
-  if (objective !== 'dpo-cm' && objective !== 'sdpo') {
+  if (!hasMask(objective)) {
     failValue(argument, `absent, since objective '${objective}' has no mask`, threshold, 'ERR_SDPO_INVALID_OPTION');
   }
 }

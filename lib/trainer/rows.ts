@@ -4,26 +4,24 @@ import { SdpoError } from '../errors.js';
 import { failType } from '../validate.js';
 import { drawNoise, drawTimesteps, PairOrder } from './draws.js';
 import type { ResolvedTrainerOptions } from './options.js';
+import { RowAssembler } from './row-assembler.js';
 import type { PreferencePair, TrainingRows } from './types.js';
 
 /** Gives the rows of each part of each update. */
 export class RowSource<C> {
   readonly #options: ResolvedTrainerOptions<C>;
   readonly #order: PairOrder | undefined;
-  readonly #size: number;
+  readonly #assembler: RowAssembler;
   #iterator: AsyncIterator<PreferencePair<C>> | undefined;
   /** Where the iterator stands. */
   #taken = 0;
   #position = 0;
-  /** Clean samples and noise of a part, written again for each: nobody else sees them. */
-  #x0 = new Float32Array(0);
-  #epsilon = new Float32Array(0);
 
   constructor(options: ResolvedTrainerOptions<C>) {
     this.#options = options;
-    const { data, sampling, seed } = options;
+    const { data, sampling, seed, schedule } = options;
     this.#order = data.kind === 'indexed' ? new PairOrder(data.length, sampling, seed) : undefined;
-    this.#size = data.shape.reduce((product, axis) => product * axis, 1);
+    this.#assembler = new RowAssembler(schedule, data.shape);
   }
 
   /** Pairs taken so far by updates that are over. */
@@ -49,52 +47,25 @@ export class RowSource<C> {
 
   /** Rows of a part; undefined where a stream has fewer pairs left than it takes. */
   async next(step: number, part: number): Promise<TrainingRows<C> | undefined> {
-    const { pairsPerStep, accumulate, timestepsPerPair, schedule, seed, data, noise } = this.#options;
+    const { pairsPerStep, accumulate, timestepsPerPair, schedule, seed, noise } = this.#options;
     const count = pairsPerStep / accumulate;
     const pairs = await this.#pairs(this.#position + part * count, count);
     if (pairs === undefined) return undefined;
     const rows = count * timestepsPerPair;
     const first = step * pairsPerStep * timestepsPerPair + part * rows;
-    const size = this.#size;
     const timesteps = drawTimesteps(schedule, this.#options.timesteps, seed, first, rows);
-    const both = new Float64Array(2 * rows);
-    both.set(timesteps, 0);
-    both.set(timesteps, rows);
-
-    // Both branches at once, chosen rows first, as the models take them.
-    const branch = rows * size;
-    if (this.#x0.length !== 2 * branch) {
-      this.#x0 = new Float32Array(2 * branch);
-      this.#epsilon = new Float32Array(2 * branch);
-    }
-    const [x0, epsilon] = [this.#x0, this.#epsilon];
-    for (let row = 0; row < rows; row++) {
-      const pair = pairs[Math.floor(row / timestepsPerPair)];
-      x0.set(pair.chosen, row * size);
-      x0.set(pair.rejected, (rows + row) * size);
-    }
-    drawNoise(seed, first, size, epsilon.subarray(0, branch));
-    if (noise === 'shared') epsilon.copyWithin(branch, 0, branch);
-    else drawNoise(seed, first, size, epsilon.subarray(branch), true);
-    const target = schedule.target(x0, epsilon, both);
-    const perRow = <T>(read: (pair: PreferencePair<C>) => T) =>
-      Array.from({ length: rows }, (_, row) => read(pairs[Math.floor(row / timestepsPerPair)]));
-    const conditions = perRow((pair) => pair.condition as C);
-    return {
+    const { size } = this.#assembler;
+    return this.#assembler.assemble({
       step,
       part,
-      rows,
-      ids: perRow((pair) => pair.id),
+      pairs,
       timesteps,
-      inputs: {
-        latents: schedule.addNoise(x0, epsilon, both),
-        shape: data.shape,
-        timesteps: both,
-        conditions: [...conditions, ...conditions],
+      noise,
+      draw(chosen, rejected) {
+        drawNoise(seed, first, size, chosen);
+        if (rejected !== undefined) drawNoise(seed, first, size, rejected, true);
       },
-      target: { chosen: target.subarray(0, branch), rejected: target.subarray(branch) },
-      weights: Float64Array.from(perRow((pair) => pair.confidence ?? 1)),
-    };
+    });
   }
 
   async #pairs(position: number, count: number): Promise<PreferencePair<C>[] | undefined> {
@@ -123,14 +94,15 @@ export class RowSource<C> {
 
   #check(pair: PreferencePair<C>): void {
     if (typeof pair !== 'object' || pair === null) failType('what options.data gives', 'pairs', pair);
+    const { size } = this.#assembler;
     for (const branch of ['chosen', 'rejected'] as const) {
       const sample: unknown = pair[branch];
       if (!(sample instanceof Float32Array)) failType(`${branch} of pair ${pair.id}`, 'a Float32Array', sample);
       const { length } = sample;
-      if (length === this.#size) continue;
+      if (length === size) continue;
       throw new SdpoError(
         'ERR_SDPO_DATA',
-        `Expected ${branch} of pair ${pair.id} to have ${this.#size} elements (shape [${this.#options.data.shape}]), received ${length}`,
+        `Expected ${branch} of pair ${pair.id} to have ${size} elements (shape [${this.#options.data.shape}]), received ${length}`,
       );
     }
     const { confidence } = pair;
