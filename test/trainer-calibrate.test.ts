@@ -297,3 +297,30 @@ t.test('wrong options', async (t) => {
     cause: 'enough',
   });
 });
+
+t.test('every row has noise of its own, which its branches share where that is asked', async (t) => {
+  // With ε-prediction the target is the noise.
+  const schedule = NoiseSchedule.preset('sd15');
+  const size = 6;
+  const sample = () => new Float32Array(size).fill(0.5);
+  const data = pairsFromArray([{ id: 'only', chosen: sample(), rejected: sample() }], { shape: [size] });
+  for (const kind of ['shared', 'independent'] as const) {
+    const seen: TrainingRows[] = [];
+    await calibrate({
+      reference(rows) {
+        seen.push(rows);
+        return { prediction: new Float32Array(rows.inputs.latents.length) };
+      },
+      ...{ data, schedule, batches: 3, batchSize: 2, noise: kind },
+    });
+    const rows = seen.flatMap(({ target }) =>
+      [target.chosen, ...(kind === 'shared' ? [] : [target.rejected])].flatMap((values) => [
+        values.subarray(0, size).join(),
+        values.subarray(size).join(),
+      ]),
+    );
+    t.equal(rows.length, kind === 'shared' ? 6 : 12);
+    t.equal(new Set(rows).size, rows.length, `${kind}: no two alike`);
+    if (kind === 'shared') for (const { target } of seen) t.same(target.rejected, target.chosen);
+  }
+});
