@@ -1,10 +1,10 @@
 /** The batch of a case and what its result has to be: periodic latents, so that the float64 oracle of the tests judges every element at any size. */
 
-import { normalNumbers } from '../test/cases.js';
-import { roundingOf } from '../test/close.js';
-import { decode, encode, rounding } from '../test/dtypes.js';
-import { naiveTolerances } from '../test/naive.js';
-import { type OracleOptions, oracle } from '../test/oracle.js';
+import { normalNumbers } from '../test/helpers/cases.js';
+import { roundingOf } from '../test/helpers/close.js';
+import { decode, encode, rounding } from '../test/helpers/dtypes.js';
+import { naiveTolerances } from '../test/oracle/naive.js';
+import { type OracleOptions, oracle } from '../test/oracle/oracle.js';
 import type { BenchDType, Case } from './cases.js';
 
 export const branches = ['chosen', 'rejected'] as const;

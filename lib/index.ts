@@ -1,27 +1,12 @@
 /** The public surface of the package. */
 
-export type { Batch, BranchBatch, DeviceBatch, EvaluateOptions, PerBranch, RowNumbers } from './batch.js';
-export { type Device, devices } from './device.js';
+export type { Batch, BranchBatch, DeviceBatch, EvaluateOptions, PerBranch, RowNumbers } from './loss/batch.js';
 export type {
   DeviceBranchCoefficients,
   DeviceCoefficients,
   DeviceEvaluation,
   DeviceStatistics,
-} from './device-result.js';
-export { DTYPES, type DType, type HostArray } from './dtypes.js';
-export type { ElementwiseOptions } from './elementwise.js';
-export {
-  AbortError,
-  CudaError,
-  type DeviceFailure,
-  DivergenceError,
-  type ErrorCode,
-  NonFiniteError,
-  type NonFiniteSource,
-  SdpoError,
-  SdpoRangeError,
-  SdpoTypeError,
-} from './errors.js';
+} from './loss/device-result.js';
 export {
   type AsyncCallOptions,
   type BranchMoments,
@@ -30,9 +15,7 @@ export {
   type DeviceCallOptions,
   type Moments,
   PreferenceLoss,
-} from './loss.js';
-export { createRandom, noise, type Random, randomBits, type Seed } from './noise.js';
-export type { LatentArray } from './operand.js';
+} from './loss/loss.js';
 export {
   LINKS,
   type Link,
@@ -48,7 +31,7 @@ export {
   type TimestepWeighting,
   WEIGHT_RATIOS,
   type WeightRatio,
-} from './options.js';
+} from './loss/options.js';
 export {
   type BranchCoefficients,
   type Evaluation,
@@ -57,15 +40,19 @@ export {
   type Metrics,
   type RowStatistics,
   type Statistics,
-} from './result.js';
+} from './loss/result.js';
 export {
-  decodeSafetensors,
-  encodeSafetensors,
-  type SafetensorsData,
-  type SafetensorsDtype,
-  type SafetensorsEntry,
-  type SafetensorsFile,
-} from './safetensors.js';
+  AbortError,
+  CudaError,
+  type DeviceFailure,
+  DivergenceError,
+  type ErrorCode,
+  NonFiniteError,
+  type NonFiniteSource,
+  SdpoError,
+  SdpoRangeError,
+  SdpoTypeError,
+} from './native/errors.js';
 export {
   type BetaSchedule,
   type DiffusersConfig,
@@ -82,6 +69,26 @@ export {
   type TimestepDistribution,
   type Transition,
   type VariancePreservingOptions,
-} from './schedule.js';
-export { Stream } from './stream.js';
-export { type BranchViews, type Layout, type PointerOptions, split, Tensor, type TensorOptions } from './tensor.js';
+} from './schedule/schedule.js';
+export { type Device, devices } from './tensor/device.js';
+export { DTYPES, type DType, type HostArray } from './tensor/dtypes.js';
+export type { ElementwiseOptions } from './tensor/elementwise.js';
+export { createRandom, noise, type Random, randomBits, type Seed } from './tensor/noise.js';
+export type { LatentArray } from './tensor/operand.js';
+export {
+  decodeSafetensors,
+  encodeSafetensors,
+  type SafetensorsData,
+  type SafetensorsDtype,
+  type SafetensorsEntry,
+  type SafetensorsFile,
+} from './tensor/safetensors.js';
+export { Stream } from './tensor/stream.js';
+export {
+  type BranchViews,
+  type Layout,
+  type PointerOptions,
+  split,
+  Tensor,
+  type TensorOptions,
+} from './tensor/tensor.js';

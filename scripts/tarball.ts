@@ -1,6 +1,7 @@
 /** What the published tarball has to contain, and nothing else: shared by the packaging script and its test. */
 import { existsSync, readdirSync } from 'node:fs';
 import { join, relative, sep } from 'node:path';
+import { entryPoints } from './entry-points.js';
 
 const singles = ['package.json', 'README.md', 'LICENSE', 'CHANGELOG.md', 'CMakeLists.txt', 'binding.d.ts'];
 
@@ -23,6 +24,7 @@ export function tarballProblems(root: string, files: readonly string[], platform
     const base = file.replace(/^lib\//, 'dist/').replace(/\.ts$/, '');
     return [`${base}.js`, `${base}.d.ts`, `${base}.js.map`];
   });
+  compiled.push(...entryPoints.flatMap(({ name }) => [`dist/${name}.js`, `dist/${name}.d.ts`]));
   const required = [
     ...singles,
     ...compiled,

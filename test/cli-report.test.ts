@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import t, { type Test } from 'tap';
-import { sdpo, writeConfig } from './cli-runs.js';
+import { sdpo, writeConfig } from './helpers/cli-runs.js';
 import { declaration, declare } from './study-declaration.js';
 
 const root = fileURLToPath(new URL('..', import.meta.url));

@@ -3,7 +3,7 @@
 import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
-import { jsonLines, sdpo, start } from './cli-runs.js';
+import { jsonLines, sdpo, start } from './helpers/cli-runs.js';
 import { declaration, declare, RUNS } from './study-declaration.js';
 
 const runsOf = (out: string) => readdirSync(join(out, 'runs')).length;

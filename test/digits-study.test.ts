@@ -14,7 +14,7 @@ import { seedsOf } from '../examples/digits/seeds.js';
 import { loadWeights, WEIGHTS_FOLDER } from '../examples/digits/weights.js';
 import type { Batch } from '../lib/index.js';
 import { planCells, readResults, readStudy, type StudyCell } from '../lib/study.js';
-import type { TrainingRows } from '../lib/trainer.js';
+import type { TrainingRows } from '../lib/trainer/index.js';
 import { RESULTS } from '../scripts/study-docs.js';
 
 const folder = fileURLToPath(new URL('../examples/digits/', import.meta.url));

@@ -20,7 +20,7 @@ import {
   writeReport,
   writeResults,
 } from '../lib/study.js';
-import { jsonOf } from './child.js';
+import { jsonOf } from './helpers/child.js';
 import { declaration, declare } from './study-declaration.js';
 import { config, inventedResults } from './study-fixture.js';
 

@@ -8,7 +8,7 @@
 #include <thread>
 
 #include "../../native/cpu/cpu.h"
-#include "../../test/cuda-host/emulator.h"
+#include "../../test/build/cuda-host/emulator.h"
 #include "device_case.h"
 
 namespace sdpo::checks {

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "../../native/cuda/cuda.h"
-#include "../../test/cuda-host/cases.h"
+#include "../../test/build/cuda-host/cases.h"
 
 namespace sdpo::checks {
 

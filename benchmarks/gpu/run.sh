@@ -29,7 +29,7 @@ compile() {
   for source in native/cuda/*.cu native/cpu/{kernels_baseline,rows,evaluate,threads,elementwise}.cc benchmarks/gpu/check.cc; do
     object=$build/$(basename "$source").o
     objects+=("$object")
-    [ "$object" -nt "$source" ] && [ -z "$(find native test/cuda-host benchmarks/gpu -newer "$object" \( -name '*.h' -o -name '*.cuh' -o -name '*.inl' \) | head -n 1)" ] && continue
+    [ "$object" -nt "$source" ] && [ -z "$(find native test/build/cuda-host benchmarks/gpu -newer "$object" \( -name '*.h' -o -name '*.cuh' -o -name '*.inl' \) | head -n 1)" ] && continue
     nvcc -std=c++17 -O3 -lineinfo "-arch=$arch" -Xcompiler=-ffp-contract=off -c -o "$object" "$source" &
     pids+=($!)
     if [ ${#pids[@]} -ge "${JOBS:-$(nproc)}" ]; then

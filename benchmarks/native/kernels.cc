@@ -6,7 +6,7 @@
 #include <cstdlib>
 #include <vector>
 
-#include "cpu/kernels.h"
+#include "../../native/cpu/kernels.h"
 
 namespace {
 

@@ -10,8 +10,8 @@
 #include <thread>
 #include <vector>
 
-#include "cpu/rows.h"
-#include "cpu/threads.h"
+#include "../../native/cpu/rows.h"
+#include "../../native/cpu/threads.h"
 
 namespace {
 

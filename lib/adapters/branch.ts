@@ -1,6 +1,6 @@
 /** What the adapters check about a batch before the core sees it: that its parts are objects, its number of rows, and shapes. */
 
-import { failType, failValue, isNumberList } from '../validate.js';
+import { failType, failValue, isNumberList } from '../native/validate.js';
 
 /** A part of a batch that an adapter reads itself; its other fields are left to the core, which refuses unknown ones. */
 export function checkPart(argument: string, value: unknown): asserts value is Record<string, unknown> {

@@ -1,6 +1,6 @@
 /** Loads the framework behind an adapter, which is the user's own dependency, and says how to get it where it is missing. */
 
-import { SdpoError } from '../errors.js';
+import { SdpoError } from '../native/errors.js';
 
 /**
  * Imports a peer dependency. The adapters must share the user's one copy of the framework, and not everybody has each of them: hence

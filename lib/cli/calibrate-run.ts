@@ -1,6 +1,6 @@
 /** Calibrates the loss of a config on its own model and pairs. */
 
-import { USED_BY } from '../options.js';
+import { USED_BY } from '../loss/options.js';
 import { calibrate, formatCalibration } from '../trainer/calibrate.js';
 import type { CalibrateCommandOptions } from './calibrate.js';
 import { loadConfig, type TrainConfig } from './config.js';

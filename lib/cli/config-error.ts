@@ -1,6 +1,6 @@
 /** Mistakes in a config or on the command line: messages without a stack, and an exit code of their own. */
 
-import { type ErrorCode, SdpoError } from '../errors.js';
+import { type ErrorCode, SdpoError } from '../native/errors.js';
 
 export function configError(message: string, cause?: unknown): SdpoError {
   return new SdpoError('ERR_SDPO_CONFIG', message, { cause });

@@ -2,8 +2,8 @@
 
 import { readFileSync } from 'node:fs';
 import { dirname, relative, resolve } from 'node:path';
-import { type PreferenceLossOptions, USED_BY } from '../options.js';
-import type { DiffusersConfig, PredictionType, PresetName } from '../schedule.js';
+import { type PreferenceLossOptions, USED_BY } from '../loss/options.js';
+import type { DiffusersConfig, PredictionType, PresetName } from '../schedule/schedule.js';
 import type { ParquetPairOptions, SafetensorsPairOptions } from '../trainer/data.js';
 import type { Sampling, TimestepSampling } from '../trainer/draws.js';
 import type { LearningRateOptions } from '../trainer/learning-rate.js';

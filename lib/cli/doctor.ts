@@ -16,7 +16,7 @@ export function addDoctor(program: Command): void {
 }
 
 async function doctor({ json }: DoctorOptions): Promise<ExitCode> {
-  const { describeDiagnosis, diagnose } = await import('../doctor.js');
+  const { describeDiagnosis, diagnose } = await import('../selftest/diagnose.js');
   const found = diagnose();
   console.log(json ? JSON.stringify(found, null, 2) : describeDiagnosis(found));
   return EXIT.ok;

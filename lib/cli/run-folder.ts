@@ -4,7 +4,7 @@ import { mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { arch, cpus, platform } from 'node:os';
 import { join, relative, resolve } from 'node:path';
 import writeFileAtomic from 'write-file-atomic';
-import { packageVersion } from '../doctor.js';
+import { packageVersion } from '../selftest/diagnose.js';
 import { differenceOf } from '../trainer/difference.js';
 import { type LoadedConfig, readJsonObject, type TrainConfig } from './config.js';
 import { configError } from './config-error.js';

@@ -18,7 +18,7 @@ export function addSelftest(program: Command): void {
 }
 
 async function selftest({ device, json = false }: SelftestOptions): Promise<ExitCode> {
-  const { checkDevice } = await import('../device.js');
+  const { checkDevice } = await import('../tensor/device.js');
   try {
     checkDevice('--device', device);
   } catch (error) {

@@ -3,10 +3,10 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import writeFileAtomic from 'write-file-atomic';
-import { packageVersion } from '../doctor.js';
-import { DivergenceError } from '../errors.js';
-import type { PreferenceLoss } from '../loss.js';
-import { encodeSafetensors } from '../safetensors.js';
+import type { PreferenceLoss } from '../loss/loss.js';
+import { DivergenceError } from '../native/errors.js';
+import { packageVersion } from '../selftest/diagnose.js';
+import { encodeSafetensors } from '../tensor/safetensors.js';
 import { CheckpointStore } from '../trainer/checkpoint.js';
 import { learningRateSchedule } from '../trainer/learning-rate.js';
 import type { PreferenceTrainerOptions } from '../trainer/options.js';

@@ -1,14 +1,14 @@
 /** Makes what a config describes: schedule, loss, data, policy, evaluation and reference. */
 
 import { resolve } from 'node:path';
-import { PreferenceLoss } from '../loss.js';
-import { NoiseSchedule } from '../schedule.js';
+import { PreferenceLoss } from '../loss/loss.js';
+import { describe } from '../native/validate.js';
+import { NoiseSchedule } from '../schedule/schedule.js';
 import { pairsFromParquet, pairsFromSafetensors } from '../trainer/data.js';
 import type { EvaluationModuleContext, PolicyModuleContext } from '../trainer/modules.js';
 import type { PreferenceTrainerOptions } from '../trainer/options.js';
 import { referenceCache } from '../trainer/reference-cache.js';
 import type { PairSource, Policy, Reference } from '../trainer/types.js';
-import { describe } from '../validate.js';
 import { type LoadedConfig, readJsonObject } from './config.js';
 import { configError, withPath } from './config-error.js';
 import { callModule } from './modules.js';

@@ -1,6 +1,6 @@
 /** Tables of ᾱ_t and 1-ᾱ_t in float64: beta schedules, the SNR shift and the zero-terminal-SNR rescaling. */
 
-import { checkNumber, checkNumberList, failType, failValue } from '../validate.js';
+import { checkNumber, checkNumberList, failType, failValue } from '../native/validate.js';
 
 export const BETA_SCHEDULES = ['linear', 'scaled_linear', 'squaredcos_cap_v2'] as const;
 export type BetaSchedule = (typeof BETA_SCHEDULES)[number];

@@ -1,7 +1,15 @@
 /** Reads a diffusers scheduler config: which fields a scheduler reads, which have no influence, and which would change the mathematics. */
 
-import { SdpoError } from '../errors.js';
-import { checkInteger, checkNumber, checkNumberAbove, checkOneOf, describe, failType, failValue } from '../validate.js';
+import { SdpoError } from '../native/errors.js';
+import {
+  checkInteger,
+  checkNumber,
+  checkNumberAbove,
+  checkOneOf,
+  describe,
+  failType,
+  failValue,
+} from '../native/validate.js';
 import {
   BETA_SCHEDULES,
   type BetaSchedule,

@@ -1,6 +1,6 @@
 /** Noise levels of rectified-flow schedules (SD3, FLUX, Wan2.1): real timesteps in (0, T], σ = t / T after the shift. */
 
-import { checkNumberList, failValue } from '../validate.js';
+import { checkNumberList, failValue } from '../native/validate.js';
 import { failTimestep, jacobian, type NoiseLevels, type PredictionType, transitionWeight } from './levels.js';
 
 /** `v_prediction` is missing because x̂_0 = a x_t - s v holds only where a² + s² = 1. */

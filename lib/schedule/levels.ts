@@ -1,6 +1,6 @@
 /** What a family of noise schedules has to answer, and the formulas that hold for every family. */
 
-import { failType, failValue } from '../validate.js';
+import { failType, failValue } from '../native/validate.js';
 
 /** Parametrisations of the model's output; see {@link targetCoefficients} for what each of them stands for. */
 export const PREDICTION_TYPES = ['epsilon', 'v_prediction', 'sample', 'flow_prediction'] as const;

@@ -8,7 +8,7 @@ import {
   checkOptions,
   failType,
   failValue,
-} from '../validate.js';
+} from '../native/validate.js';
 
 export const TIMESTEP_DISTRIBUTIONS = ['uniform', 'logit-normal'] as const;
 export type TimestepDistribution = (typeof TIMESTEP_DISTRIBUTIONS)[number];

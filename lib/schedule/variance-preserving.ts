@@ -1,6 +1,6 @@
 /** Noise levels of variance-preserving schedules (DDPM, DDIM, CogVideoX): integer timesteps, everything read from tables. */
 
-import { checkNumberList, failValue } from '../validate.js';
+import { checkNumberList, failValue } from '../native/validate.js';
 import type { PowerTable } from './betas.js';
 import { failTimestep, jacobian, type NoiseLevels, type PredictionType, transitionWeight } from './levels.js';
 

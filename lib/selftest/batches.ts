@@ -1,9 +1,9 @@
 /** Batches of the self-test: random, the same numbers in every dtype, on any device, and the float64 numbers behind them. */
 
-import type { Batch, BranchBatch } from '../batch.js';
-import { type DType, encode } from '../dtypes.js';
-import { createRandom } from '../noise.js';
-import { type Layout, split, Tensor } from '../tensor.js';
+import type { Batch, BranchBatch } from '../loss/batch.js';
+import { type DType, encode } from '../tensor/dtypes.js';
+import { createRandom } from '../tensor/noise.js';
+import { type Layout, split, Tensor } from '../tensor/tensor.js';
 import type { ReferenceBatch, ReferenceBranch } from './reference.js';
 
 export const TENSORS = ['policy', 'reference', 'target'] as const;

@@ -1,14 +1,14 @@
 /** The checks of the self-test. Each throws where something is wrong; the device they run on is given. */
 
-import type { DType } from '../dtypes.js';
-import { DTYPES } from '../dtypes.js';
-import { PreferenceLoss } from '../loss.js';
-import { noise, randomBits } from '../noise.js';
-import { LINKS, OBJECTIVES, PAIR_WEIGHTS, type PreferenceLossOptions } from '../options.js';
-import type { Evaluation } from '../result.js';
-import { NoiseSchedule } from '../schedule.js';
-import { Stream } from '../stream.js';
-import { split, Tensor } from '../tensor.js';
+import { PreferenceLoss } from '../loss/loss.js';
+import { LINKS, OBJECTIVES, PAIR_WEIGHTS, type PreferenceLossOptions } from '../loss/options.js';
+import type { Evaluation } from '../loss/result.js';
+import { NoiseSchedule } from '../schedule/schedule.js';
+import type { DType } from '../tensor/dtypes.js';
+import { DTYPES } from '../tensor/dtypes.js';
+import { noise, randomBits } from '../tensor/noise.js';
+import { Stream } from '../tensor/stream.js';
+import { split, Tensor } from '../tensor/tensor.js';
 import { type CaseShape, type Made, makeBatch } from './batches.js';
 import { close, closeGradient, identical, throws, toleranceOf } from './compare.js';
 import { deviceResultChecks } from './device-results.js';

@@ -1,9 +1,9 @@
 /** How the self-test compares results, and how far they may be apart. */
 
-import { ROW_STATISTICS } from '../contract.js';
-import type { DType } from '../dtypes.js';
-import type { Evaluation } from '../result.js';
-import type { Tensor } from '../tensor.js';
+import type { Evaluation } from '../loss/result.js';
+import { ROW_STATISTICS } from '../native/contract.js';
+import type { DType } from '../tensor/dtypes.js';
+import type { Tensor } from '../tensor/tensor.js';
 
 /** Unit roundoff of a dtype. */
 const ROUNDOFF: { readonly [T in DType]: number } = {

@@ -1,13 +1,13 @@
 /** The checks of the self-test for results that stay on the device. */
 
-import type { DeviceBatch } from '../batch.js';
-import type { DeviceEvaluation } from '../device-result.js';
-import { disposeGradients } from '../gradients.js';
-import { PreferenceLoss } from '../loss.js';
-import type { Gradients } from '../result.js';
-import { NoiseSchedule } from '../schedule.js';
-import { Stream } from '../stream.js';
-import { Tensor } from '../tensor.js';
+import type { DeviceBatch } from '../loss/batch.js';
+import type { DeviceEvaluation } from '../loss/device-result.js';
+import { disposeGradients } from '../loss/gradients.js';
+import { PreferenceLoss } from '../loss/loss.js';
+import type { Gradients } from '../loss/result.js';
+import { NoiseSchedule } from '../schedule/schedule.js';
+import { Stream } from '../tensor/stream.js';
+import { Tensor } from '../tensor/tensor.js';
 import { type Made, makeBatch } from './batches.js';
 import type { Check } from './checks.js';
 import { close, identical } from './compare.js';

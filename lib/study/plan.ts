@@ -5,9 +5,9 @@ import { readFileSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { Ajv, type ErrorObject } from 'ajv';
-import { SdpoRangeError } from '../errors.js';
-import { type PreferenceLossOptions, resolveOptions } from '../options.js';
-import { describe, failValue } from '../validate.js';
+import { type PreferenceLossOptions, resolveOptions } from '../loss/options.js';
+import { SdpoRangeError } from '../native/errors.js';
+import { describe, failValue } from '../native/validate.js';
 import type { StudyCell, StudyConfig } from './types.js';
 
 type Settings = StudyCell['settings'];

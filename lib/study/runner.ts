@@ -2,8 +2,8 @@
 
 import { availableParallelism, cpus } from 'node:os';
 import { resolve } from 'node:path';
-import { packageVersion } from '../doctor.js';
-import { checkInteger, checkOptions, failType } from '../validate.js';
+import { checkInteger, checkOptions, failType } from '../native/validate.js';
+import { packageVersion } from '../selftest/diagnose.js';
 import { experimentUrl, plan, planCells, readStudy, selectCells } from './plan.js';
 import { ProgressCounter, type StudyProgress, type StudySummary } from './progress.js';
 import { problemOfRun, StudyFolder, type StudyRecord } from './run-file.js';

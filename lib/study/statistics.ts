@@ -4,7 +4,7 @@
  */
 
 import { bisect, mean, quantileSorted, sampleStandardDeviation } from 'simple-statistics';
-import { createRandom } from '../noise.js';
+import { createRandom } from '../tensor/noise.js';
 
 /** Share of intervals that are meant to hold the true mean. */
 export const CONFIDENCE = 0.95;

@@ -1,6 +1,6 @@
 /** A study: many runs of one experiment over a declared grid, and what each of them leaves for the report. */
 
-import type { PreferenceLossOptions } from '../options.js';
+import type { PreferenceLossOptions } from '../loss/options.js';
 
 /** Options of an arm's loss that a JSON file can hold; β and the schedule come from the cell and the experiment. */
 export type ArmLoss = Omit<PreferenceLossOptions, 'schedule' | 'beta'>;

@@ -1,8 +1,8 @@
 /** Statistics of the rows by timestep: where the weights are small, the mask bites, the models drift apart and the gradients are noisy. */
 
-import type { ROW_OUTPUT } from '../contract.js';
-import { SdpoError } from '../errors.js';
-import { ResultBuffers, type Statistics } from '../result.js';
+import { ResultBuffers, type Statistics } from '../loss/result.js';
+import type { ROW_OUTPUT } from '../native/contract.js';
+import { SdpoError } from '../native/errors.js';
 import { binOf, timestepEdges } from './timestep-bins.js';
 
 /** Statistics whose mean a bin keeps, and the columns of a result they are made of. */

@@ -1,12 +1,19 @@
 /** Measures the reference's own errors on a few batches and proposes the options of the loss that no default can know. */
 
-import { AbortError, SdpoError } from '../errors.js';
-import { PreferenceLoss } from '../loss.js';
-import { createRandom, noise, type Seed } from '../noise.js';
-import type { LatentArray } from '../operand.js';
-import { NoiseSchedule, type SampleTimestepsOptions } from '../schedule.js';
-import { split, Tensor } from '../tensor.js';
-import { checkInteger, checkNumberAbove, checkNumberBetween, checkOneOf, checkOptions, failType } from '../validate.js';
+import { PreferenceLoss } from '../loss/loss.js';
+import { AbortError, SdpoError } from '../native/errors.js';
+import {
+  checkInteger,
+  checkNumberAbove,
+  checkNumberBetween,
+  checkOneOf,
+  checkOptions,
+  failType,
+} from '../native/validate.js';
+import { NoiseSchedule, type SampleTimestepsOptions } from '../schedule/schedule.js';
+import { createRandom, noise, type Seed } from '../tensor/noise.js';
+import type { LatentArray } from '../tensor/operand.js';
+import { split, Tensor } from '../tensor/tensor.js';
 import { type Calibration, type CalibrationRow, calibrationOf } from './calibration.js';
 import { elementCount } from './data-pair.js';
 import { RowAssembler } from './row-assembler.js';

@@ -3,9 +3,9 @@
 import { randomBytes } from 'node:crypto';
 import { mkdir, readdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { SdpoError } from '../errors.js';
-import { decodeSafetensors, encodeSafetensors } from '../safetensors.js';
-import { checkInteger, checkOptions, describe, failType } from '../validate.js';
+import { SdpoError } from '../native/errors.js';
+import { checkInteger, checkOptions, describe, failType } from '../native/validate.js';
+import { decodeSafetensors, encodeSafetensors } from '../tensor/safetensors.js';
 import { readWhole, sha256, syncFolder, writeDurably } from './files.js';
 import { fromPlain, toPlain } from './json.js';
 import type { TrainerProgress, TrainerState } from './types.js';

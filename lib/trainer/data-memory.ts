@@ -1,8 +1,8 @@
 /** Preference pairs from memory and from any iterable. */
 
 import { createHash } from 'node:crypto';
-import { SdpoError } from '../errors.js';
-import { checkInteger, checkOptions, failType, failValue } from '../validate.js';
+import { SdpoError } from '../native/errors.js';
+import { checkInteger, checkOptions, failType, failValue } from '../native/validate.js';
 import {
   checkIndex,
   checkNonFinite,

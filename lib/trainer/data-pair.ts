@@ -1,7 +1,7 @@
 /** What every source of preference pairs checks of a pair before it gives it to the trainer. */
 
-import { SdpoError } from '../errors.js';
-import { checkInteger, checkOneOf, checkOptions, describe, failType, failValue } from '../validate.js';
+import { SdpoError } from '../native/errors.js';
+import { checkInteger, checkOneOf, checkOptions, describe, failType, failValue } from '../native/validate.js';
 import type { PreferencePair } from './types.js';
 
 export const NON_FINITE_LATENTS = ['throw', 'propagate'] as const;

@@ -13,8 +13,8 @@ import {
   parquetSchema,
   toJson,
 } from 'hyparquet';
-import { SdpoError } from '../errors.js';
-import { checkInteger, checkOneOf, checkOptions } from '../validate.js';
+import { SdpoError } from '../native/errors.js';
+import { checkInteger, checkOneOf, checkOptions } from '../native/validate.js';
 import {
   checkConfidence,
   checkFinite,

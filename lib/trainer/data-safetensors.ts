@@ -2,9 +2,9 @@
 
 import { createHash } from 'node:crypto';
 import { basename } from 'node:path';
-import { type DType, decode, type HostArray } from '../dtypes.js';
-import type { SafetensorsEntry } from '../safetensors.js';
-import { checkOneOf, checkOptions, failType, failValue } from '../validate.js';
+import { checkOneOf, checkOptions, failType, failValue } from '../native/validate.js';
+import { type DType, decode, type HostArray } from '../tensor/dtypes.js';
+import type { SafetensorsEntry } from '../tensor/safetensors.js';
 import {
   checkConfidence,
   checkFinite,

@@ -1,8 +1,8 @@
 /** Every random choice of a training, as a function of the seed and of the position in the run: nothing has to be saved to go on exactly where it stopped. */
 
-import { createRandom, noise, type Random } from '../noise.js';
 import type { SampleTimestepsOptions } from '../schedule/sampling.js';
-import type { NoiseSchedule } from '../schedule.js';
+import type { NoiseSchedule } from '../schedule/schedule.js';
+import { createRandom, noise, type Random } from '../tensor/noise.js';
 
 export const SAMPLINGS = ['shuffle', 'replacement', 'sequential'] as const;
 /** Order of the pairs: a new permutation for each pass over the data, independent draws, or the order of the data set. */

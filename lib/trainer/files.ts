@@ -2,8 +2,8 @@
 
 import { createHash, type Hash } from 'node:crypto';
 import { type FileHandle, open } from 'node:fs/promises';
-import { type ErrorCode, SdpoError } from '../errors.js';
-import { decodeHeader, type Field, headerLength, LENGTH_BYTES } from '../safetensors.js';
+import { type ErrorCode, SdpoError } from '../native/errors.js';
+import { decodeHeader, type Field, headerLength, LENGTH_BYTES } from '../tensor/safetensors.js';
 
 /** Bytes of a file: from `begin`, `length` of them. */
 export interface Range {

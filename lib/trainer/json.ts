@@ -1,6 +1,6 @@
 /** JSON that keeps every number: NaN, ±Infinity and -0, which JSON has no way to write, stand as `{"$number": "NaN"}`. */
 
-import { describe, failType } from '../validate.js';
+import { describe, failType } from '../native/validate.js';
 
 const TAG = '$number';
 const SPECIAL = new Map<string, number>([

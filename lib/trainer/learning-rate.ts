@@ -1,6 +1,6 @@
 /** Learning rates that rise and fall: linear warm-up, then constant, linear or cosine decay. */
 
-import { checkInteger, checkNumber, checkOneOf, checkOptions, failValue } from '../validate.js';
+import { checkInteger, checkNumber, checkOneOf, checkOptions, failValue } from '../native/validate.js';
 
 export const DECAYS = ['constant', 'linear', 'cosine'] as const;
 

@@ -1,6 +1,6 @@
 /** What the modules that a config of `sdpo train` names have to export: a function each, what it is given and what it gives (docs/cli.md). */
 
-import type { NoiseSchedule } from '../schedule.js';
+import type { NoiseSchedule } from '../schedule/schedule.js';
 import type { EvaluationContext } from './options.js';
 import type { MaybePromise, PairSource, Policy } from './types.js';
 

@@ -1,12 +1,10 @@
 /** Options of a training: their meaning, their defaults and their checks. */
 
-import type { Batch } from '../batch.js';
-import { SdpoRangeError, SdpoTypeError } from '../errors.js';
-import { type CallOptions, PreferenceLoss } from '../loss.js';
-import { hasMask, isReferenceFree } from '../options.js';
-import type { Statistics } from '../result.js';
-import { TIMESTEP_DISTRIBUTIONS } from '../schedule/sampling.js';
-import type { NoiseSchedule } from '../schedule.js';
+import type { Batch } from '../loss/batch.js';
+import { type CallOptions, PreferenceLoss } from '../loss/loss.js';
+import { hasMask, isReferenceFree } from '../loss/options.js';
+import type { Statistics } from '../loss/result.js';
+import { SdpoRangeError, SdpoTypeError } from '../native/errors.js';
 import {
   checkInteger,
   checkNumber,
@@ -15,7 +13,9 @@ import {
   checkOptions,
   failType,
   failValue,
-} from '../validate.js';
+} from '../native/validate.js';
+import { TIMESTEP_DISTRIBUTIONS } from '../schedule/sampling.js';
+import type { NoiseSchedule } from '../schedule/schedule.js';
 import { MAX_SEED, SAMPLINGS, type Sampling, type TimestepSampling } from './draws.js';
 import type {
   MaybePromise,

@@ -4,13 +4,13 @@ import { mkdir, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import writeFileAtomic from 'write-file-atomic';
-import type { DType, HostArray } from '../dtypes.js';
-import { SdpoError } from '../errors.js';
-import { isLatentArray, type LatentArray } from '../operand.js';
-import type { RowStatistics } from '../result.js';
-import { encodeSafetensors, type SafetensorsEntry } from '../safetensors.js';
-import { Tensor } from '../tensor.js';
-import { checkInteger, checkOneOf, checkOptions, describe, failType } from '../validate.js';
+import type { RowStatistics } from '../loss/result.js';
+import { SdpoError } from '../native/errors.js';
+import { checkInteger, checkOneOf, checkOptions, describe, failType } from '../native/validate.js';
+import type { DType, HostArray } from '../tensor/dtypes.js';
+import { isLatentArray, type LatentArray } from '../tensor/operand.js';
+import { encodeSafetensors, type SafetensorsEntry } from '../tensor/safetensors.js';
+import { Tensor } from '../tensor/tensor.js';
 import { elementCount } from './data-pair.js';
 import {
   elementsOf,

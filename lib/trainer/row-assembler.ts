@@ -1,6 +1,6 @@
 /** Makes the rows that models are given out of pairs, timesteps and noise: for the updates of a training, and for a calibration that should see the same. */
 
-import type { NoiseSchedule } from '../schedule.js';
+import type { NoiseSchedule } from '../schedule/schedule.js';
 import { elementCount } from './data-pair.js';
 import type { PreferencePair, TrainingRows } from './types.js';
 

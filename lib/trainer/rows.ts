@@ -1,7 +1,7 @@
 /** The rows of an update: pairs in their order, each with a timestep and noise, noised and with its target. */
 
-import { SdpoError } from '../errors.js';
-import { failType } from '../validate.js';
+import { SdpoError } from '../native/errors.js';
+import { failType } from '../native/validate.js';
 import { drawNoise, drawTimesteps, PairOrder } from './draws.js';
 import type { ResolvedTrainerOptions } from './options.js';
 import { RowAssembler } from './row-assembler.js';

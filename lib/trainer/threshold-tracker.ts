@@ -1,7 +1,7 @@
 /** Keeps a fraction of the rows during training: the mask threshold follows a quantile of the log weights seen last. */
 
 import { isDeepStrictEqual } from 'node:util';
-import type { RowStatistics } from '../result.js';
+import type { RowStatistics } from '../loss/result.js';
 import {
   checkInteger,
   checkNumber,
@@ -10,7 +10,7 @@ import {
   checkOptions,
   failType,
   failValue,
-} from '../validate.js';
+} from '../native/validate.js';
 import { binOf, checkEdges } from './timestep-bins.js';
 
 export interface ThresholdTrackerOptions {

@@ -1,7 +1,7 @@
 /** Bins of timesteps, for what is tracked, calibrated or logged by timestep. */
 
-import type { NoiseSchedule } from '../schedule.js';
-import { checkInteger, checkNumber, failType, failValue } from '../validate.js';
+import { checkInteger, checkNumber, failType, failValue } from '../native/validate.js';
+import type { NoiseSchedule } from '../schedule/schedule.js';
 
 /**
  * Inner edges of bins of equal width over all timesteps 0 … T of a schedule. A bin holds its lower edge and not its upper one; the first and the

@@ -1,13 +1,13 @@
 /** The training loop: draws pairs, timesteps and noise, asks the policy and the reference for predictions, hands the loss's gradient back, and keeps count. */
 
-import type { Batch } from '../batch.js';
-import { DivergenceError, NonFiniteError, SdpoError } from '../errors.js';
-import type { CallOptions } from '../loss.js';
-import type { LatentArray } from '../operand.js';
-import { isReferenceFree } from '../options.js';
-import { type Evaluation, logEntries, type Metrics } from '../result.js';
-import { split, Tensor } from '../tensor.js';
-import { checkInteger, failType, failValue } from '../validate.js';
+import type { Batch } from '../loss/batch.js';
+import type { CallOptions } from '../loss/loss.js';
+import { isReferenceFree } from '../loss/options.js';
+import { type Evaluation, logEntries, type Metrics } from '../loss/result.js';
+import { DivergenceError, NonFiniteError, SdpoError } from '../native/errors.js';
+import { checkInteger, failType, failValue } from '../native/validate.js';
+import type { LatentArray } from '../tensor/operand.js';
+import { split, Tensor } from '../tensor/tensor.js';
 import { TimestepBins } from './bins.js';
 import { differenceOf } from './difference.js';
 import { type PreferenceTrainerOptions, type ResolvedTrainerOptions, resolveTrainerOptions } from './options.js';

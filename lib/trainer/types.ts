@@ -1,8 +1,8 @@
 /** What the trainer asks of a policy, a data set, a reference and a metrics writer, and what it gives them: the interfaces between its parts. */
 
-import type { LatentArray } from '../operand.js';
-import type { RowStatistics } from '../result.js';
-import type { SafetensorsEntry } from '../safetensors.js';
+import type { RowStatistics } from '../loss/result.js';
+import type { LatentArray } from '../tensor/operand.js';
+import type { SafetensorsEntry } from '../tensor/safetensors.js';
 
 export type MaybePromise<T> = T | Promise<T>;
 

@@ -4,8 +4,8 @@ import { appendFileSync, createReadStream } from 'node:fs';
 import { type FileHandle, mkdir, open, truncate } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { createInterface } from 'node:readline';
-import { SdpoError } from '../errors.js';
-import { checkInteger, checkOptions, failType } from '../validate.js';
+import { SdpoError } from '../native/errors.js';
+import { checkInteger, checkOptions, failType } from '../native/validate.js';
 import type { MetricsWriter } from './types.js';
 
 type Entry = Parameters<MetricsWriter['write']>[0];

@@ -1,7 +1,7 @@
 // The operations of the CPU backend and the choice of its instruction set.
 #pragma once
 
-#include "../backend.h"
+#include "../core/backend.h"
 #include "kernels.h"
 
 namespace sdpo::cpu {

@@ -3,7 +3,7 @@
 #include <atomic>
 #include <cstring>
 
-#include "../philox.h"
+#include "../core/philox.h"
 #include "cpu.h"
 #include "threads.h"
 

@@ -7,7 +7,7 @@
 #include <new>
 #include <vector>
 
-#include "../objectives.h"
+#include "../core/objectives.h"
 #include "cpu.h"
 #include "rows.h"
 #include "threads.h"

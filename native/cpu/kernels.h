@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "../dtypes.h"
+#include "../core/dtypes.h"
 
 namespace sdpo::cpu {
 

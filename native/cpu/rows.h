@@ -1,7 +1,7 @@
 // One row of a problem on the CPU: its spans, the sums over a span, and the gradient of a span, whatever the mixture of dtypes.
 #pragma once
 
-#include "../problem.h"
+#include "../core/problem.h"
 #include "kernels.h"
 
 namespace sdpo::cpu {

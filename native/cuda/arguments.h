@@ -3,8 +3,8 @@
 
 #include <cstdint>
 
-#include "../objectives.h"
-#include "../problem.h"
+#include "../core/objectives.h"
+#include "../core/problem.h"
 #include "order.h"
 #include "policy.h"
 

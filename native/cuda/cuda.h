@@ -10,8 +10,8 @@
 #include <functional>
 #include <string>
 
-#include "../backend.h"
-#include "../row_inputs.h"
+#include "../core/backend.h"
+#include "../core/row_inputs.h"
 
 namespace sdpo::cuda {
 

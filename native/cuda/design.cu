@@ -8,7 +8,7 @@
 #include <mutex>
 #include <tuple>
 
-#include "../objectives.h"
+#include "../core/objectives.h"
 #include "arguments.h"
 
 namespace sdpo::cuda {

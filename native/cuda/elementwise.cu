@@ -1,8 +1,8 @@
 // Elementwise operations on a device: a x + b y row by row, noise by counter, and the row inputs of a loss.
 #include <algorithm>
 
-#include "../philox.h"
-#include "../row_inputs.h"
+#include "../core/philox.h"
+#include "../core/row_inputs.h"
 #include "check.h"
 #include "pack.cuh"
 #include "policy.h"

@@ -5,7 +5,7 @@
 #include <mutex>
 #include <vector>
 
-#include "../objectives.h"
+#include "../core/objectives.h"
 #include "arguments.h"
 #include "completion.h"
 #include "design.h"

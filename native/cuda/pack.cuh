@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "../dtypes.h"
+#include "../core/dtypes.h"
 
 #if defined(__CUDACC__)
 #define SDPO_CUDA_HD __host__ __device__ __forceinline__

@@ -1,7 +1,7 @@
 // From the sums of a row to its moments, its objective and the coefficients of its gradient, for host and device compilers.
 #pragma once
 
-#include "../objectives.h"
+#include "../core/objectives.h"
 #include "arguments.h"
 
 namespace sdpo::cuda {

@@ -1,4 +1,4 @@
-"""Finds and loads libsdpo, and calls it: the C interface of native/sdpo.h over ctypes."""
+"""Finds and loads libsdpo, and calls it: the C interface of native/c/sdpo.h over ctypes."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def candidates() -> List[Tuple[str, str]]:
     here = os.path.dirname(os.path.abspath(__file__))
     checkout = os.path.dirname(os.path.dirname(here))
     places = []
-    if os.path.exists(os.path.join(checkout, "native", "sdpo.h")):  # else an unrelated folder could be taken for a checkout
+    if os.path.exists(os.path.join(checkout, "native", "c", "sdpo.h")):  # else an unrelated folder could be taken for a checkout
         places.append(("the checkout's build", os.path.join(checkout, "build", "Release", NAME)))
     places.append(("this package", os.path.join(here, NAME)))
     return places

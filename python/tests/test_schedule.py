@@ -18,7 +18,7 @@ REFERENCE = os.environ.get("SDPO_SCHEDULE_REFERENCE")
 class Reference(unittest.TestCase):
     def test_the_same_numbers_as_typescript(self):
         if not REFERENCE:
-            self.skipTest("SDPO_SCHEDULE_REFERENCE is not set; test/python.test.ts writes that file")
+            self.skipTest("SDPO_SCHEDULE_REFERENCE is not set; test/python/python.test.ts writes that file")
         with open(REFERENCE, encoding="utf-8") as file:
             cases = json.load(file)
         self.assertGreater(len(cases), 10)

@@ -1,6 +1,6 @@
 /** Draws the panels of a report: Vega-Lite to SVG, without a browser, in a form that can stand beside others in one page. */
 
-import { SdpoError } from '../../errors.js';
+import { SdpoError } from '../../native/errors.js';
 
 /** A part of a Vega-Lite specification; its types are those of a package that not everybody has. */
 export type Spec = Record<string, unknown>;

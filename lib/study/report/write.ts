@@ -3,7 +3,7 @@
 import { existsSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import writeFileAtomic from 'write-file-atomic';
-import { checkOptions, failType, failValue } from '../../validate.js';
+import { checkOptions, failType, failValue } from '../../native/validate.js';
 import { readResults } from '../results-file.js';
 import { StudyFolder } from '../run-file.js';
 import { collectResults } from '../runner.js';

@@ -1,0 +1,258 @@
+/** One call of the addon's loss: its arguments, how it runs on the host and on devices, and the error that its status stands for. */
+
+import { setImmediate } from 'node:timers/promises';
+import type { EvaluateArguments } from '../../binding.js';
+import { binding } from '../native/binding.js';
+import {
+  FAILURE_FIELD,
+  FAILURE_OFFSET,
+  FAILURE_TENSOR_NAMES,
+  HEADER_FIELD,
+  OPERAND,
+  PASS,
+  STATUS_NAMES,
+  type Status,
+} from '../native/contract.js';
+import { AbortError, NonFiniteError, SdpoError } from '../native/errors.js';
+import { locationOf } from '../tensor/device.js';
+import { type Access, enlist, type Lane } from '../tensor/device-memory.js';
+import { type LatentArray, type Operand, readOperand } from '../tensor/operand.js';
+import { laneOf, Stream } from '../tensor/stream.js';
+import { BRANCHES, type Prepared, type Scalars, writeOperand } from './batch.js';
+import { DeviceResult } from './device-result.js';
+import { disposeGradients } from './gradients.js';
+import { type Gradients, ResultBuffers } from './result.js';
+import type { PreparedOnDevice, RowSources } from './row-sources.js';
+
+/** A checked call that has not begun. */
+export interface PendingCall {
+  readonly result: ResultBuffers;
+  readonly scalars: Scalars;
+  readonly args: EvaluateArguments;
+  readonly lane: Lane;
+  readonly stream: Stream | undefined;
+  /** Memory of a device that the call reads and writes. */
+  readonly accesses: readonly Access[];
+  /** Gradients made for this call, which go when it fails. */
+  readonly fresh: Gradients | undefined;
+}
+
+/** A checked call that nobody will wait for. */
+export interface EnqueuedCall {
+  readonly args: EvaluateArguments<bigint>;
+  readonly lane: Lane;
+  readonly accesses: readonly Access[];
+  /** Forms the row inputs first; undefined for a pass that has none. */
+  readonly sources: RowSources | undefined;
+  readonly rows: number;
+}
+
+/** Lays out the arguments of the native call; gradient operands are added to the header here. */
+export function layOut(
+  prepared: Prepared,
+  result: ResultBuffers,
+  passes: number,
+  gradients?: Gradients,
+  fresh = false,
+): PendingCall {
+  const { rowOutputs, metrics } = ResultBuffers.raw(result);
+  const { rowInputs } = prepared.scalars;
+  const parts = partsOf(prepared, { rowInputs, rowOutputs, metrics }, passes, gradients);
+  return { ...parts, result, scalars: prepared.scalars, fresh: fresh ? gradients : undefined };
+}
+
+/** The same for a call whose row inputs are formed, and whose results stay, on the device. */
+export function layOutOnDevice(
+  prepared: PreparedOnDevice,
+  result: DeviceResult,
+  passes: number,
+  gradients?: Gradients,
+): EnqueuedCall {
+  const { memory, ...places } = DeviceResult.raw(result);
+  const { args, lane, accesses } = partsOf(prepared, places, passes, gradients);
+  const reads = prepared.sources.memories.map((memory) => ({ memory, writes: false }));
+  const { sources, rows } = prepared;
+  return { args, lane, accesses: [...accesses, ...reads, { memory, writes: true }], sources, rows };
+}
+
+/** A gradient pass alone, from coefficients that an earlier call left on the device. */
+export function layOutGradients(prepared: Prepared, result: DeviceResult, gradients: Gradients): EnqueuedCall {
+  const { memory, ...places } = DeviceResult.raw(result);
+  const { args, lane, accesses } = partsOf(prepared, places, PASS.gradients, gradients);
+  return { args, lane, accesses: [...accesses, { memory, writes: false }], sources: undefined, rows: prepared.rows };
+}
+
+interface ScalarPlaces<T> {
+  readonly rowInputs: T;
+  readonly rowOutputs: T;
+  readonly metrics: T;
+}
+
+function partsOf<T extends Float64Array | bigint>(
+  prepared: Prepared,
+  { rowInputs, rowOutputs, metrics }: ScalarPlaces<T>,
+  passes: number,
+  gradients: Gradients | undefined,
+): Pick<PendingCall, 'lane' | 'stream' | 'accesses'> & { readonly args: EvaluateArguments<T> } {
+  const { operands, device, stream } = prepared;
+  const { header } = prepared.scalars;
+  header[HEADER_FIELD.passes] = passes;
+  header[HEADER_FIELD.device] = locationOf(device);
+  const chosen = gradientOperand('gradients.chosen', OPERAND.gradientChosen, gradients?.chosen, prepared);
+  const rejected = gradientOperand('gradients.rejected', OPERAND.gradientRejected, gradients?.rejected, prepared);
+  const lane = laneOf(stream, 'call.stream');
+  const args: EvaluateArguments<T> = [
+    header,
+    rowInputs,
+    rowOutputs,
+    metrics,
+    operands.policyChosen?.data ?? null,
+    operands.referenceChosen?.data ?? null,
+    operands.targetChosen?.data ?? null,
+    chosen?.data ?? null,
+    operands.policyRejected?.data ?? null,
+    operands.referenceRejected?.data ?? null,
+    operands.targetRejected?.data ?? null,
+    rejected?.data ?? null,
+    operands.elementWeights?.data ?? null,
+    null,
+    device === 'cpu' ? null : lane.handle,
+  ];
+  const accesses =
+    device === 'cpu'
+      ? NOTHING
+      : [...accessesOf(Object.values(operands), false), ...accessesOf([chosen, rejected], true)];
+  return { args, lane, stream, accesses };
+}
+
+function gradientOperand(
+  argument: string,
+  position: number,
+  gradient: LatentArray | undefined,
+  { scalars, rows }: Prepared,
+): Operand | undefined {
+  if (gradient === undefined) return undefined;
+  const operand = readOperand(argument, gradient, rows);
+  writeOperand(scalars.header, position, operand);
+  return operand;
+}
+
+const NOTHING: readonly Access[] = [];
+const ROW_INPUTS_ARGUMENT = 1;
+const ABORT_ARGUMENT = 13;
+
+function accessesOf(operands: readonly (Operand | undefined)[], writes: boolean): Access[] {
+  return operands.flatMap((operand) => (operand?.memory === undefined ? [] : [{ memory: operand.memory, writes }]));
+}
+
+/** Runs a call to its end. */
+export function run(call: PendingCall): void {
+  enlist(call.lane, call.accesses);
+  const status = binding.evaluate(...call.args);
+  settle(call);
+  checkStatus(STATUS_NAMES[status], call.result);
+}
+
+/** Puts a call on its stream and returns: nobody waits, and what it uses is freed by CUDA after the work that uses it. */
+export function enqueue({ lane, accesses, args, sources, rows }: EnqueuedCall): void {
+  enlist(lane, accesses);
+  if (rows > 0) sources?.enqueue(args[ROW_INPUTS_ARGUMENT], lane);
+  binding.evaluate(...args);
+}
+
+/** Runs a call off the event loop. What it uses stays until it is over, whoever disposes it meanwhile. */
+export async function runAsync(call: PendingCall, signal: AbortSignal | undefined): Promise<void> {
+  const args = call.args.map(unresizable) as EvaluateArguments;
+  const flag = signal === undefined ? null : new Int32Array(1);
+  args[ABORT_ARGUMENT] = flag;
+  const onAbort = () => Atomics.store(flag!, 0, 1);
+  const used = [
+    ...call.accesses.map(({ memory }) => memory),
+    ...(call.stream ? [Stream.parts(call.stream).leased] : []),
+  ];
+  signal?.addEventListener('abort', onAbort, { once: true });
+  for (const resource of used) resource.retain();
+  try {
+    enlist(call.lane, call.accesses);
+    const status = isShort(call) ? await runAtOnce(args, flag) : STATUS_NAMES[await binding.evaluateAsync(...args)];
+    checkStatus(status, call.result, signal);
+  } finally {
+    for (const resource of used) resource.release();
+    signal?.removeEventListener('abort', onAbort);
+  }
+}
+
+/** Elements (rows · D) up to which a call on the host is over, in a few microseconds, before another thread would have woken up. */
+const SHORT = 4096;
+
+function isShort({ scalars: { header } }: PendingCall): boolean {
+  return (
+    header[HEADER_FIELD.device] === locationOf('cpu') && header[HEADER_FIELD.rows] * header[HEADER_FIELD.size] <= SHORT
+  );
+}
+
+/** Makes a short call where it is, and settles in another turn of the event loop, as a call on another thread would: nothing is held up by a loop of such calls. */
+async function runAtOnce(args: EvaluateArguments, aborted: Int32Array | null): Promise<Status> {
+  const status = STATUS_NAMES[binding.evaluate(...args)];
+  await setImmediate();
+  return aborted?.[0] === 1 ? 'aborted' : status;
+}
+
+/** After a call that waited for its stream. */
+function settle({ lane, accesses }: PendingCall): void {
+  for (const { memory } of accesses) memory.settle(lane);
+}
+
+/** What a failed call leaves behind: the error, and no gradients in the memory of a device. */
+export function abandoned(call: PendingCall, error: unknown): unknown {
+  if (call.fresh !== undefined) {
+    call.result.gradients = undefined;
+    disposeGradients(call.fresh);
+  }
+  return error;
+}
+
+/** Turns the status of a native call into the error it stands for. */
+function checkStatus(status: Status, result: ResultBuffers, signal?: AbortSignal): void {
+  if (status === 'ok') return;
+  const { metrics } = ResultBuffers.raw(result);
+  const field = (name: keyof typeof FAILURE_FIELD) => metrics[FAILURE_OFFSET + FAILURE_FIELD[name]];
+  switch (status) {
+    case 'non_finite':
+      throw new NonFiniteError(
+        field('row'),
+        BRANCHES[field('branch')],
+        FAILURE_TENSOR_NAMES[field('tensor')],
+        field('element'),
+      );
+    case 'element_weights':
+      throw new SdpoError(
+        'ERR_SDPO_ELEMENT_WEIGHTS',
+        `Expected batch.elementWeights to be finite, >= 0 and of positive sum in every row, received weights in row ${field('row')} that are not`,
+      );
+    case 'aborted':
+      throw new AbortError(signal?.reason);
+    case 'out_of_memory':
+      throw new SdpoError(
+        'ERR_SDPO_OUT_OF_MEMORY',
+        'Expected enough memory for the scratch space of a call, received none',
+      );
+    default:
+      throw new SdpoError('ERR_SDPO_DEVICE', `The device failed (${status})`);
+  }
+}
+
+/** Memory of a resizable buffer can be taken away while another thread reads it; a copy cannot. */
+function unresizable<T>(array: T): T {
+  if (ArrayBuffer.isView(array) && (array.buffer as ArrayBuffer & { resizable?: boolean }).resizable) {
+    return (array as unknown as Float64Array).slice() as unknown as T;
+  }
+  return array;
+}
+
+/** The error with the stack of the call that started the work, since the stack of a settled promise leads nowhere. */
+export function withStack(error: unknown, stack: string | undefined): unknown {
+  const frames = stack?.indexOf('\n') ?? -1; // none where Error.stackTraceLimit is 0
+  if (error instanceof Error && frames >= 0) error.stack = `${error.name}: ${error.message}${stack!.slice(frames)}`;
+  return error;
+}

@@ -1,0 +1,379 @@
+/** The preference loss: checks a batch, makes one native call, and gives loss, gradients, statistics and metrics. */
+
+import { PASS, type ROW_OUTPUT } from '../native/contract.js';
+import { AbortError, SdpoRangeError } from '../native/errors.js';
+import {
+  checkBoolean,
+  checkNumber,
+  checkNumberAbove,
+  checkNumbers,
+  checkOneOf,
+  checkOptions,
+  failType,
+  failValue,
+} from '../native/validate.js';
+import type { LatentArray } from '../tensor/operand.js';
+import type { Stream } from '../tensor/stream.js';
+import { placeOf, type Tensor } from '../tensor/tensor.js';
+import {
+  type Batch,
+  BRANCHES,
+  type DeviceBatch,
+  type EvaluateOptions,
+  type Fixed,
+  fix,
+  type Prepared,
+  prepare,
+} from './batch.js';
+import {
+  abandoned,
+  enqueue,
+  layOut,
+  layOutGradients,
+  layOutOnDevice,
+  type PendingCall,
+  run,
+  runAsync,
+  withStack,
+} from './call.js';
+import {
+  type DeviceCoefficients,
+  type DeviceEvaluation,
+  DeviceResult,
+  type DeviceStatistics,
+} from './device-result.js';
+import { allocateGradients, disposeGradients, reusedGradients } from './gradients.js';
+import { type PreferenceLossOptions, type ResolvedOptions, resolveOptions } from './options.js';
+import { type Evaluation, type Gradients, ResultBuffers, type Statistics } from './result.js';
+import { prepareOnDevice } from './row-sources.js';
+
+/** Options of a call that forms gradients. */
+export interface CallOptions extends EvaluateOptions {
+  /** A previous result of the same shapes, dtypes and kinds, whose buffers are written again and which is returned: no allocation of D elements. */
+  into?: Statistics;
+  /** Where loss, rows, metrics and coefficients go; default 'host'. */
+  results?: 'host';
+}
+
+/** Options of a call that leaves its results on the device and waits for nothing. */
+export interface DeviceCallOptions extends EvaluateOptions {
+  results: 'device';
+  /** A previous result of the same rows and device, and of gradients that fit: nothing is allocated. */
+  into?: DeviceStatistics;
+}
+
+export interface AsyncCallOptions extends CallOptions {
+  /** Aborts between rows (long rows: between pieces of a row); the promise rejects with an AbortError whose `cause` is the signal's reason. */
+  signal?: AbortSignal;
+}
+
+/** The moments of a branch, one entry per row. */
+export interface BranchMoments {
+  /** m: mean squared error of the policy. */
+  error: Float64Array;
+  /** δ = m - r, accumulated without cancellation. */
+  delta: Float64Array;
+  /** q: mean squared distance to the reference; NaN with a `referenceError`. */
+  drift: Float64Array;
+}
+
+export interface Moments {
+  chosen: BranchMoments;
+  rejected: BranchMoments;
+  /** x = mean d_c d_r per row; present where it was asked for. */
+  cross?: Float64Array;
+}
+
+/** Gradient coefficients of a branch: ∂L/∂policy = (2/D)(a d + b h) per row; b defaults to 0. */
+export interface CoefficientInput {
+  a: ArrayLike<number>;
+  b?: ArrayLike<number>;
+}
+
+const CALL_FIELDS = ['gradients', 'gradientScale', 'denominator', 'maskThreshold', 'stream', 'into', 'results'];
+const ASYNC_CALL_FIELDS = [...CALL_FIELDS, 'signal'];
+
+/**
+ * Diffusion-DPO, DPO-C&M or SDPO over pairs of predictions, with the gradient with respect to both predictions. Reusable and stateless: a call
+ * leaves nothing for the next. Mathematics: docs/mathematics.md.
+ */
+export class PreferenceLoss {
+  /** The options with all defaults filled in. */
+  readonly options: ResolvedOptions;
+  readonly #fixed: Fixed;
+
+  /** @throws TypeError or RangeError with code ERR_SDPO_… for a wrong, unknown or unused option. */
+  constructor(options: PreferenceLossOptions) {
+    this.options = resolveOptions(options);
+    this.#fixed = fix(this.options);
+  }
+
+  /**
+   * Loss, gradients, row statistics and metrics of one batch, in one native call on the calling thread and its helpers.
+   *
+   * With `results: 'device'` everything stays on the device of the batch, where numbers per row may lie as well (timesteps of a variance-preserving
+   * schedule then index a table of ω there): the call enqueues its work and returns, and nothing waits for the device. As nobody looks at
+   * the results before they are used, such a loss needs `nonFinite` 'skip' or 'propagate'; a row whose element weights are
+   * wrong has the gradient NaN, and a failure of the device shows in a later call.
+   * @throws TypeError or RangeError for wrong arguments; NonFiniteError with `nonFinite: 'throw'`; SdpoError ERR_SDPO_ELEMENT_WEIGHTS where the
+   *   element weights of a row are negative or sum to 0.
+   */
+  evaluate<C extends Tensor, R extends Tensor>(
+    batch: DeviceBatch<C, R>,
+    call: DeviceCallOptions & { gradients: false },
+  ): DeviceStatistics;
+  evaluate<C extends Tensor, R extends Tensor>(
+    batch: DeviceBatch<C, R>,
+    call: DeviceCallOptions,
+  ): DeviceEvaluation<C, R>;
+  evaluate<C extends LatentArray, R extends LatentArray>(
+    batch: Batch<C, R>,
+    call: CallOptions & { gradients: false },
+  ): Statistics;
+  evaluate<C extends LatentArray, R extends LatentArray>(batch: Batch<C, R>, call?: CallOptions): Evaluation<C, R>;
+  evaluate(batch: Batch | DeviceBatch, call: CallOptions | DeviceCallOptions = {}): Statistics | DeviceStatistics {
+    checkCall(call, CALL_FIELDS);
+    return call.results === 'device'
+      ? this.#enqueue(batch as DeviceBatch, call)
+      : this.#run(batch as Batch, call as CallOptions);
+  }
+
+  #run(batch: Batch, call: CallOptions): Statistics {
+    const pending = this.#prepare(batch, call);
+    try {
+      run(pending);
+    } catch (error) {
+      throw abandoned(pending, error);
+    }
+    return finished(pending);
+  }
+
+  /**
+   * The same result off the event loop. The arrays of the batch must neither be written nor transferred until the promise settles (arrays of
+   * resizable buffers are copied). Rejects as `evaluate` throws, with the caller's stack, and with an AbortError once `signal` is aborted. On
+   * a device no thread waits, a tensor may be disposed meanwhile, and an aborted call rejects when the device is done with it.
+   */
+  evaluateAsync<C extends LatentArray, R extends LatentArray>(
+    batch: Batch<C, R>,
+    call: AsyncCallOptions & { gradients: false },
+  ): Promise<Statistics>;
+  evaluateAsync<C extends LatentArray, R extends LatentArray>(
+    batch: Batch<C, R>,
+    call?: AsyncCallOptions,
+  ): Promise<Evaluation<C, R>>;
+  async evaluateAsync(batch: Batch, call: AsyncCallOptions = {}): Promise<Statistics> {
+    const trace: { stack?: string } = {};
+    Error.captureStackTrace(trace, this.evaluateAsync);
+    checkCall(call, ASYNC_CALL_FIELDS);
+    if ((call as { results?: unknown }).results === 'device') {
+      throw new SdpoRangeError(
+        'ERR_SDPO_INVALID_OPTION',
+        "Expected call.results to be 'host' in evaluateAsync, since evaluate with results 'device' waits for nothing anyway, received \"device\"",
+      );
+    }
+    const pending = this.#prepare(batch, call);
+    const signal = call.signal;
+    try {
+      if (signal !== undefined && !(signal instanceof AbortSignal)) failType('call.signal', 'an AbortSignal', signal);
+      if (signal?.aborted) throw new AbortError(signal.reason);
+      pending.result.pending = true;
+      await runAsync(pending, signal);
+    } catch (error) {
+      throw withStack(abandoned(pending, error), trace.stack);
+    } finally {
+      pending.result.pending = false;
+    }
+    return finished(pending);
+  }
+
+  /**
+   * First pass alone: the moments m, δ, q of every row (and x = mean d_c d_r with `cross`), for statistics that need a barrier before the
+   * gradient. Throws as `evaluate` does.
+   */
+  moments(batch: Batch, call: { cross?: boolean; stream?: Stream } = {}): Moments {
+    checkOptions('call', call, ['cross', 'stream']);
+    const cross = checkBoolean('call.cross', call.cross ?? false);
+    const prepared = prepare(batch, { stream: call.stream }, this.options, this.#fixed);
+    const result = new ResultBuffers(prepared.rows);
+    run(layOut(prepared, result, PASS.moments | (cross ? PASS.cross : 0)));
+    const branch = (error: string, delta: string, drift: string): BranchMoments => ({
+      error: ResultBuffers.column(result, error as keyof typeof ROW_OUTPUT),
+      delta: ResultBuffers.column(result, delta as keyof typeof ROW_OUTPUT),
+      drift: ResultBuffers.column(result, drift as keyof typeof ROW_OUTPUT),
+    });
+    return {
+      chosen: branch('errorChosen', 'deltaChosen', 'driftChosen'),
+      rejected: branch('errorRejected', 'deltaRejected', 'driftRejected'),
+      ...(cross ? { cross: ResultBuffers.column(result, 'cross') } : {}),
+    };
+  }
+
+  /**
+   * Second pass alone: (2/D)(a d + b h) for every row, from coefficients such as `evaluate(batch, { gradients: false }).coefficients`. A row with
+   * a = b = 0 is written as zeros without being read. Coefficients of a result on the device of the batch are read there, and then the call returns
+   * without waiting.
+   */
+  gradients<C extends Tensor, R extends Tensor>(
+    batch: DeviceBatch<C, R>,
+    coefficients: DeviceCoefficients,
+    call?: { stream?: Stream },
+  ): Gradients<C, R>;
+  gradients<C extends LatentArray, R extends LatentArray>(
+    batch: Batch<C, R>,
+    coefficients: { chosen: CoefficientInput; rejected: CoefficientInput },
+    call?: { stream?: Stream },
+  ): Gradients<C, R>;
+  gradients(
+    batch: Batch | DeviceBatch,
+    coefficients: { chosen: CoefficientInput; rejected: CoefficientInput } | DeviceCoefficients,
+    call: { stream?: Stream } = {},
+  ): Gradients {
+    checkOptions('call', call, ['stream']);
+    const { stream } = call;
+    const onDevice = DeviceResult.owning(coefficients);
+    return onDevice === undefined
+      ? this.#gradients(
+          batch as Batch,
+          coefficients as { chosen: CoefficientInput; rejected: CoefficientInput },
+          stream,
+        )
+      : enqueueGradients(batch, prepareOnDevice(batch as DeviceBatch, { stream }, this.options, this.#fixed), onDevice);
+  }
+
+  #gradients(
+    batch: Batch,
+    coefficients: { chosen: CoefficientInput; rejected: CoefficientInput },
+    stream: Stream | undefined,
+  ): Gradients {
+    const prepared = prepare(batch, { stream }, this.options, this.#fixed);
+    const result = new ResultBuffers(prepared.rows);
+    checkOptions('coefficients', coefficients, BRANCHES);
+    for (const branch of BRANCHES) {
+      const { a, b } = readCoefficients(`coefficients.${branch}`, coefficients[branch], prepared.rows);
+      if (b !== undefined && batch[branch].reference === undefined) {
+        failType(`coefficients.${branch}.b`, 'left out where the batch has a referenceError', b);
+      }
+      ResultBuffers.column(result, branch === 'chosen' ? 'aChosen' : 'aRejected').set(a);
+      if (b !== undefined) ResultBuffers.column(result, branch === 'chosen' ? 'bChosen' : 'bRejected').set(b);
+    }
+    const gradients = allocateGradients(batch);
+    const pending = layOut(prepared, result, PASS.gradients, gradients, true);
+    try {
+      run(pending);
+    } catch (error) {
+      throw abandoned(pending, error);
+    }
+    return gradients;
+  }
+
+  #prepare(batch: Batch, call: CallOptions): PendingCall {
+    const wanted = call.gradients ?? true;
+    const earlier = call.into instanceof ResultBuffers ? ResultBuffers.takeScalars(call.into) : undefined;
+    const prepared = prepare(batch, call, this.options, this.#fixed, earlier);
+    const result = call.into === undefined ? new ResultBuffers(prepared.rows) : reuse(call.into, prepared.rows);
+    const reused = wanted ? reusedGradients(result, batch) : undefined;
+    const gradients = wanted ? (reused ?? allocateGradients(batch)) : undefined;
+    result.gradients = gradients;
+    return layOut(prepared, result, this.#passes(wanted), gradients, reused === undefined);
+  }
+
+  #passes(gradients: boolean): number {
+    const cross = this.options.safeguard === undefined ? 0 : PASS.cross;
+    return PASS.moments | PASS.objective | cross | (gradients ? PASS.gradients : 0);
+  }
+
+  #enqueue(batch: DeviceBatch, call: DeviceCallOptions): DeviceResult {
+    if (this.options.nonFinite === 'throw') {
+      throw new SdpoRangeError(
+        'ERR_SDPO_INVALID_OPTION',
+        "Expected options.nonFinite to be 'skip' or 'propagate' where call.results is 'device', since nobody looks at the results and so nothing can throw, received \"throw\"",
+      );
+    }
+    const wanted = call.gradients ?? true;
+    const prepared = prepareOnDevice(batch, call, this.options, this.#fixed);
+    const into = call.into === undefined ? undefined : reuseOnDevice(call.into, prepared.rows, prepared.device);
+    const reused = wanted && into !== undefined ? reusedGradients(into, batch) : undefined;
+    const gradients = wanted ? (reused ?? allocateGradients(batch)) : undefined;
+    let result = into;
+    try {
+      result ??= new DeviceResult(prepared.device, prepared.rows);
+      enqueue(layOutOnDevice(prepared, result, this.#passes(wanted), gradients));
+    } catch (error) {
+      if (gradients !== undefined && reused === undefined) disposeGradients(gradients);
+      if (into === undefined) result?.dispose();
+      throw error;
+    }
+    result.gradients = gradients;
+    return result;
+  }
+}
+
+/** The options of a call that stand for themselves. */
+function checkCall(call: CallOptions | DeviceCallOptions, fields: readonly string[]): void {
+  checkOptions('call', call, fields);
+  if (call.results !== undefined) checkOneOf('call.results', call.results, ['host', 'device']);
+  if (call.gradients !== undefined) checkBoolean('call.gradients', call.gradients);
+  if (call.gradientScale !== undefined) checkNumber('call.gradientScale', call.gradientScale);
+  if (call.denominator !== undefined) checkNumberAbove('call.denominator', call.denominator, 0);
+}
+
+function enqueueGradients(batch: Batch | DeviceBatch, prepared: Prepared, result: DeviceResult): Gradients {
+  placeOf(result.packed, 'coefficients');
+  const { rows, device } = DeviceResult.count(result);
+  if (rows !== prepared.rows || device !== prepared.device) {
+    failValue(
+      'coefficients',
+      `of ${prepared.rows} rows on ${prepared.device}`,
+      `those of ${rows} rows on ${device}`,
+      'ERR_SDPO_INVALID_LENGTH',
+    );
+  }
+  const gradients = allocateGradients(batch);
+  try {
+    enqueue(layOutGradients(prepared, result, gradients));
+  } catch (error) {
+    disposeGradients(gradients);
+    throw error;
+  }
+  return gradients;
+}
+
+/** The result of a call that is over: nothing reads its scalars any more. */
+function finished({ result, scalars }: PendingCall): ResultBuffers {
+  ResultBuffers.keepScalars(result, scalars);
+  return result.finish();
+}
+
+function reuse(into: unknown, rows: number): ResultBuffers {
+  if (!(into instanceof ResultBuffers)) failType('call.into', 'a result of evaluate or evaluateAsync', into);
+  if (into.pending) failValue('call.into', 'a result that no call is writing', 'the result of a pending evaluateAsync');
+  const { count } = ResultBuffers.raw(into);
+  if (count !== rows)
+    failValue('call.into', `a result of ${rows} rows`, `one of ${count} rows`, 'ERR_SDPO_INVALID_LENGTH');
+  return into;
+}
+
+function reuseOnDevice(into: unknown, rows: number, device: string): DeviceResult {
+  if (!(into instanceof DeviceResult)) failType('call.into', "a result of evaluate with results 'device'", into);
+  placeOf(into.packed, 'call.into');
+  const found = DeviceResult.count(into);
+  if (found.rows !== rows || found.device !== device) {
+    failValue(
+      'call.into',
+      `a result of ${rows} rows on ${device}`,
+      `one of ${found.rows} rows on ${found.device}`,
+      'ERR_SDPO_INVALID_LENGTH',
+    );
+  }
+  return into;
+}
+
+function readCoefficients(
+  argument: string,
+  value: unknown,
+  rows: number,
+): { a: ArrayLike<number>; b?: ArrayLike<number> } {
+  checkOptions(argument, value, ['a', 'b']);
+  const a = checkNumbers(`${argument}.a`, value.a, rows);
+  return value.b === undefined ? { a } : { a, b: checkNumbers(`${argument}.b`, value.b, rows) };
+}

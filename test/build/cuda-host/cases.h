@@ -1,0 +1,177 @@
+// Random batches for the checks of the CUDA kernels against the CPU backend: every dtype, odd sizes, alignments, strides and weights.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "../../../native/cuda/pack.cuh"
+#include "../../../native/core/problem.h"
+
+namespace sdpo::checks {
+
+// One tensor of a batch: its bytes, with a gap in front that moves its alignment, and the view of it.
+struct Tensor {
+  std::vector<unsigned char> bytes;
+  size_t offset = 0;  // bytes before the first element
+  int64_t row_stride = 0;
+  DType dtype = DType::float32;
+  bool present = false;
+
+  TensorView view(const void* base) const {
+    if (!present) return {};
+    return {static_cast<const char*>(base) + offset, row_stride, dtype};
+  }
+  MutableTensorView mutable_view(void* base) const {
+    if (!present) return {};
+    return {static_cast<char*>(base) + offset, row_stride, dtype};
+  }
+};
+
+inline void set_element(Tensor& t, int64_t i, double value) {
+  cuda::with_format(t.dtype, [&](auto storage) {
+    using T = decltype(storage);
+    const auto bits = cuda::Format<T>::narrow(value);
+    std::memcpy(t.bytes.data() + t.offset + static_cast<size_t>(i) * sizeof(T), &bits, sizeof(T));
+  });
+}
+
+inline double element(const Tensor& t, const void* base, int64_t i) {
+  double value = 0;
+  cuda::with_format(t.dtype, [&](auto storage) {
+    using T = decltype(storage);
+    typename cuda::Format<T>::Bits bits;
+    std::memcpy(&bits, static_cast<const char*>(base) + t.offset + static_cast<size_t>(i) * sizeof(T), sizeof(T));
+    value = static_cast<double>(cuda::Format<T>::widen(bits));
+  });
+  return value;
+}
+
+struct Case {
+  enum Slot { policy_c, reference_c, target_c, gradient_c, policy_r, reference_r, target_r, gradient_r, weights, slots };
+  std::string name;
+  Tensor tensors[slots];
+  std::vector<double> row_inputs, row_outputs, metrics;
+  Problem problem;  // all but pointers
+
+  // The problem with its tensors at `bases`, and row scalars at the given places.
+  Problem at(void* const* bases, const double* inputs, double* outputs, double* metrics_out) const {
+    Problem p = problem;
+    const auto branch = [&](Branch& b, int first) {
+      b.policy = tensors[first].view(bases[first]);
+      b.reference = tensors[first + 1].view(bases[first + 1]);
+      b.target = tensors[first + 2].view(bases[first + 2]);
+      b.gradient = tensors[first + 3].mutable_view(bases[first + 3]);
+    };
+    branch(p.chosen, policy_c);
+    branch(p.rejected, policy_r);
+    p.element_weights = tensors[weights].view(bases[weights]);
+    p.row_inputs = inputs;
+    p.row_outputs = outputs;
+    p.metrics = metrics_out;
+    return p;
+  }
+};
+
+class Maker {
+ public:
+  explicit Maker(unsigned seed) : random_(seed) {}
+
+  int pick(int n) { return static_cast<int>(random_() % static_cast<unsigned>(n)); }
+  double uniform(double low, double high) { return low + (high - low) * (static_cast<double>(random_()) / 4294967296.0); }
+  bool chance(double p) { return uniform(0, 1) < p; }
+
+  // `special`: element weights, reference errors, strides, drift and such may occur. Otherwise a plain training batch.
+  Case make(DType dtype, bool mixed, int64_t rows, int64_t size, bool special) {
+    Case c;
+    Problem& p = c.problem;
+    p.rows = rows;
+    p.size = size;
+    const bool shared_target = special && chance(0.2);
+    for (int slot = 0; slot < Case::slots; ++slot) {
+      Tensor& t = c.tensors[slot];
+      const bool gradient = slot == Case::gradient_c || slot == Case::gradient_r;
+      t.dtype = mixed && !gradient ? static_cast<DType>(pick(kDTypeCount)) : dtype;
+      if (gradient) t.dtype = c.tensors[slot == Case::gradient_c ? Case::policy_c : Case::policy_r].dtype;
+      t.present = slot != Case::weights;
+      if (special) {
+        if (slot == Case::weights) {
+          t.present = chance(0.5);
+          t.dtype = static_cast<DType>(pick(mixed ? kDTypeCount : 4));
+          if (!mixed && dtype != DType::float64 && t.dtype == DType::float64) t.dtype = DType::float32;
+        }
+        if (slot == Case::reference_c || slot == Case::reference_r) t.present = chance(0.7);
+        if (gradient) t.present = chance(0.9);
+      }
+      if (!t.present) continue;
+      const size_t bytes = dtype_size(t.dtype);
+      const bool one_row = !gradient && special && ((slot == Case::weights && chance(0.5)) || (shared_target && slot == Case::target_c));
+      t.row_stride = one_row ? 0 : size + (special && chance(0.4) ? pick(9) : 0);
+      t.offset = special && chance(0.3) ? bytes * static_cast<size_t>(pick(8)) : 0;
+      t.bytes.assign(t.offset + static_cast<size_t>((rows - 1) * t.row_stride + size) * bytes, 0xff);  // NaN where nothing may be read
+      if (gradient) continue;
+      for (int64_t row = 0; row < (one_row ? 1 : rows); ++row) {
+        for (int64_t i = 0; i < size; ++i) {
+          const double x = slot == Case::weights ? (chance(0.2) ? 0 : uniform(0.25, 2)) : uniform(-2, 2);
+          set_element(t, row * t.row_stride + i, x);
+        }
+        if (slot == Case::weights) set_element(t, row * t.row_stride + pick(static_cast<int>(size)), 1);
+      }
+    }
+    // A weight of 0 hides anything, also NaN.
+    Tensor& e = c.tensors[Case::weights];
+    if (e.present) {
+      for (int64_t row = 0; row < rows; ++row) {
+        for (int64_t i = 0; i < size; ++i) {
+          if (element(e, e.bytes.data(), row * e.row_stride + i) == 0 && chance(0.3) && e.row_stride == 0 && c.tensors[0].row_stride != 0) {
+            set_element(c.tensors[Case::policy_c], row * c.tensors[Case::policy_c].row_stride + i, NAN);
+          }
+        }
+      }
+    }
+    c.row_inputs.resize(static_cast<size_t>(RowInput::count * rows));
+    for (int64_t row = 0; row < rows; ++row) {
+      const auto in = [&](int field) -> double& { return c.row_inputs[static_cast<size_t>(field * rows + row)]; };
+      in(RowInput::psiScaleChosen) = uniform(0.1, 3);
+      in(RowInput::psiScaleRejected) = chance(0.1) ? INFINITY : uniform(0.1, 3);
+      in(RowInput::weightScaleChosen) = chance(0.1) ? INFINITY : uniform(0, 0.2);
+      in(RowInput::weightScaleRejected) = uniform(0, 0.2);
+      in(RowInput::weightOffsetChosen) = special ? uniform(-0.1, 0.1) : 0;
+      in(RowInput::weightNoiseRejected) = special && chance(0.3) ? uniform(-0.1, 0.1) : 0;
+      in(RowInput::referenceErrorChosen) = uniform(0.5, 3);
+      in(RowInput::referenceErrorRejected) = uniform(0.5, 3);
+      in(RowInput::logMaskFloor) = chance(0.5) ? -INFINITY : std::log(0.8);
+      in(RowInput::logClipLow) = std::log(0.9);
+      in(RowInput::logClipHigh) = std::log(1.1);
+      in(RowInput::rowWeight) = uniform(0.5, 1.5);
+    }
+    c.row_outputs.assign(static_cast<size_t>(RowOutput::count * rows), NAN);
+    c.metrics.assign(Metric::count, NAN);
+    ObjectiveOptions& o = p.options;
+    o.objective = static_cast<Objective>(pick(static_cast<int>(sizeof(kObjectiveNames) / sizeof(kObjectiveNames[0]))));
+    o.link = static_cast<Link>(pick(3));
+    o.pair_weight = static_cast<PairWeight>(pick(4));
+    o.weight_ratio = static_cast<WeightRatio>(pick(3));
+    o.weight_gradient = chance(0.3);
+    const bool references = c.tensors[Case::reference_c].present && c.tensors[Case::reference_r].present;
+    o.kl_weight = special && references && chance(0.4) ? 0.3 : 0;
+    o.kl_scope = static_cast<Scope>(pick(2));
+    o.sft_weight = chance(0.2) ? 0.1 : 0;
+    p.passes = Pass::moments | Pass::objective | Pass::gradients | (special && chance(0.3) ? Pass::cross : 0);
+    o.safeguard = (p.passes & Pass::cross) && chance(0.5) ? 0.5 : -1;
+    p.non_finite = NonFinite::propagate;
+    p.denominator = static_cast<double>(rows);
+    p.gradient_scale = 16;
+    c.name = std::string(mixed ? "mixed" : kDTypeNames[static_cast<int>(dtype)]) + (special ? " special " : " plain ") +
+             std::to_string(rows) + "x" + std::to_string(size);
+    return c;
+  }
+
+ private:
+  std::mt19937 random_;
+};
+
+}  // namespace sdpo::checks

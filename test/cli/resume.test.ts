@@ -1,0 +1,163 @@
+/** `sdpo train --resume`: a run that is killed at any moment becomes the run that was never killed, and a changed config is refused. */
+
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import t from 'tap';
+import { jsonLines, sdpo, start, writeConfig } from '../helpers/cli-runs.js';
+
+const FILES = ['weights.safetensors', 'weights-average.safetensors', 'metrics.jsonl'];
+const KILLS = 6;
+
+t.test('kill -9 at random moments', async (t) => {
+  const folder = t.testdir();
+  const config = writeConfig(folder, {
+    policy: { module: 'linear-policy.js', options: { delay: 3 } },
+    training: {
+      ...{ steps: 150, timestepsPerPair: 2, accumulate: 2, ema: { decay: 0.99 }, logBinsEvery: 7 },
+      learningRate: { peak: 3e-3, warmupSteps: 10, decay: 'cosine', final: 1e-4 },
+    },
+    evaluation: { module: 'linear-evaluation.js', every: 4 },
+    checkpoints: { every: 3, keep: 2 },
+  });
+  const whole = join(folder, 'whole');
+  t.match(await sdpo(['train', config, '--out', whole, '--quiet']), { status: 0, stderr: '' });
+
+  const broken = ['train', config, '--out', join(folder, 'broken'), '--resume', '--json'];
+  const stoppedAt: number[] = [];
+  for (let kill = 0; kill < KILLS; kill++) {
+    const run = start(broken);
+    // The first one dies before it has begun, wherever that is; the others some steps later, within a step, a log entry or a checkpoint.
+    const lines = kill === 0 ? 0 : 1 + Math.floor(25 * Math.random());
+    let seen = 0;
+    await Promise.race([
+      run.ended,
+      new Promise<void>((resolve) => {
+        if (lines === 0) setTimeout(resolve, 400 * Math.random());
+        run.process.stdout!.on('data', (text: string) => {
+          seen += text.split('\n').length - 1;
+          if (lines > 0 && seen >= lines) setTimeout(resolve, 8 * Math.random());
+        });
+      }),
+    ]);
+    run.process.kill('SIGKILL');
+    const { signal, status, stdout, stderr } = await run.ended;
+    t.equal(signal, 'SIGKILL', `killed (${status}) ${stderr}`);
+    stoppedAt.push(Number(jsonLines(stdout.slice(0, stdout.lastIndexOf('\n') + 1)).at(-1)?.step ?? 0));
+  }
+  const last = await sdpo(broken);
+  t.equal(last.status, 0, last.stderr);
+  t.comment(`killed after the steps ${stoppedAt.join(', ')}`);
+  t.ok(Number(jsonLines(last.stdout)[0].step) > 1, 'the last process went on from a checkpoint');
+  for (const name of FILES) {
+    const [a, b] = [whole, join(folder, 'broken')].map((run) => readFileSync(join(run, name)));
+    t.ok(a.equals(b), `${name} is the same, byte for byte`, { stoppedAt });
+  }
+  const sessions = JSON.parse(readFileSync(join(folder, 'broken', 'environment.json'), 'utf8')).sessions;
+  t.ok(sessions.length >= 2, 'each start is on record');
+});
+
+t.test('what may change and what may not', async (t) => {
+  const folder = t.testdir();
+  const config = writeConfig(folder);
+  t.equal((await sdpo(['train', config, '--quiet'])).status, 0);
+  const resume = (...set: string[]) =>
+    sdpo(['train', config, '--resume', ...set.flatMap((assignment) => ['--set', assignment])]);
+  const refused: [string, RegExp][] = [
+    ['loss.beta=11', /^Expected loss\.beta to be 10, as in the run .*config\.json\), received 11$/m],
+    ['training.pairsPerStep=4', /^Expected training\.pairsPerStep to be 8, .* received 4$/m],
+    ['seed=1', /^Expected seed to be 0, .* received 1$/m],
+    ['data.options.count=32', /^Expected data\.options to be undefined, .* received \{"count":32\}$/m],
+    ['loss.klWeight=1', /^Expected loss\.klWeight to be 0, .* received 1$/m],
+    ['base=/', /^Expected base to be .*test", .* received "\/"$/m],
+    ['training.learningRate.decay=cosine', /^Expected training\.(learningRate\.decay|steps) to be/m],
+  ];
+  for (const [set, message] of refused) t.match(await resume(set), { status: 2, stdout: '', stderr: message }, set);
+
+  const done = await resume();
+  t.match(done, { status: 0, stdout: /^Finished at step 12 of 12: 0 steps/ });
+  const more = await resume('training.steps=20', 'checkpoints.every=4', 'loss.threads=1');
+  t.match(more, { status: 0, stdout: /^Finished at step 20 of 20: 8 steps/ });
+  const whole = join(folder, 'whole');
+  await sdpo(['train', config, '--quiet', '--out', whole, '--set', 'training.steps=20']);
+  for (const name of ['weights.safetensors', 'metrics.jsonl']) {
+    t.ok(readFileSync(join(whole, name)).equals(readFileSync(join(folder, 'run', name))), name);
+  }
+});
+
+t.test('a decay depends on the number of steps', async (t) => {
+  const folder = t.testdir();
+  const config = writeConfig(folder, { training: { learningRate: { peak: 1e-3, decay: 'linear' } } });
+  t.equal((await sdpo(['train', config, '--quiet'])).status, 0);
+  const more = await sdpo(['train', config, '--resume', '--set', 'training.steps=20']);
+  t.match(more, { status: 2, stderr: /^Expected training\.steps to be 12, as in the run .* received 20$/m });
+});
+
+t.test('--resume where there is nothing begins', async (t) => {
+  const folder = t.testdir();
+  t.equal((await sdpo(['train', writeConfig(folder), '--resume', '--quiet'])).status, 0);
+  t.ok(existsSync(join(folder, 'run', 'weights.safetensors')));
+});
+
+t.test('a threshold that is adjusted and a reference that is kept', async (t) => {
+  const folder = t.testdir();
+  const config = writeConfig(folder, {
+    training: { steps: 30 },
+    threshold: { keep: 0.6, bins: 3, window: 32, warmup: 8 },
+    reference: { kind: 'cache', folder: join(folder, 'cache') },
+  });
+  const run = (name: string, ...args: string[]) =>
+    sdpo(['train', config, '--quiet', '--out', join(folder, name), ...args]);
+  const same = (a: string, b: string) => {
+    for (const file of ['weights.safetensors', 'metrics.jsonl']) {
+      const [first, second] = [a, b].map((name) => readFileSync(join(folder, name, file)));
+      t.ok(first.equals(second), `${file} of ${b} is that of ${a}`);
+    }
+  };
+  t.match(await run('recorded'), { status: 0, stderr: '' });
+  t.match(await run('replayed'), { status: 0, stderr: '' });
+  same('recorded', 'replayed');
+  t.match(await run('parts', '--set', 'training.steps=13'), { status: 0, stderr: '' });
+  t.match(await run('parts', '--resume'), { status: 0, stderr: '' });
+  same('recorded', 'parts');
+  t.match(await run('without', '--set', 'reference={"kind":"policy"}'), { status: 0, stderr: '' });
+  same('recorded', 'without');
+
+  const kept = jsonLines(readFileSync(join(folder, 'recorded', 'metrics.jsonl'), 'utf8')).slice(15);
+  const mean =
+    kept.reduce((sum, { metrics }) => sum + (metrics as { maskFraction: number }).maskFraction, 0) / kept.length;
+  await run(
+    'fixed',
+    '--set',
+    'reference={"kind":"policy"}',
+    '--set',
+    'threshold.warmup=32',
+    '--set',
+    'loss.maskThreshold=1',
+  );
+  const [first] = jsonLines(readFileSync(join(folder, 'fixed', 'metrics.jsonl'), 'utf8'));
+  t.match(first.metrics, { maskFraction: 1 }, 'the threshold of the loss holds until enough rows were seen');
+  t.ok(mean > 0 && mean < 1, `${mean} of the rows were removed`);
+
+  const other = await run('other', '--set', 'seed=1');
+  t.match(other, { status: 1, stderr: /cache.*seed/s }, 'a cache of other rows is refused');
+});
+
+t.test('a reference of which the errors are kept', async (t) => {
+  const folder = t.testdir();
+  const reference = { kind: 'cache', folder: join(folder, 'cache'), content: 'errors' };
+  const config = writeConfig(folder, { reference });
+  for (const name of ['recorded', 'replayed']) {
+    t.match(await sdpo(['train', config, '--quiet', '--out', join(folder, name)]), { status: 0, stderr: '' });
+  }
+  const driftOf = (name: string) => {
+    const entries = jsonLines(readFileSync(join(folder, name, 'metrics.jsonl'), 'utf8'));
+    return (entries.at(-1)!.metrics as { driftChosen: number | null }).driftChosen;
+  };
+  t.type(driftOf('recorded'), 'number');
+  t.equal(driftOf('replayed'), null, 'there is no drift without the reference itself');
+  const anchored = await sdpo(['train', config, '--set', 'loss.klWeight=1']);
+  t.match(anchored, {
+    status: 2,
+    stderr: /Expected loss\.klWeight to be 0 with reference\.content 'errors', received 1/,
+  });
+});

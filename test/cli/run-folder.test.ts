@@ -1,0 +1,88 @@
+/** The folder of a run: one process at a time, a wrong start that can be mended, and nothing of an earlier end beside a later one. */
+
+import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import t from 'tap';
+import { built, sdpo, start, writeConfig } from '../helpers/cli-runs.js';
+
+t.test('a second process is kept out while the first runs', async (t) => {
+  const folder = t.testdir();
+  const policy = { module: 'linear-policy.js', options: { delay: 10 } };
+  const config = writeConfig(folder, { training: { steps: 1000 }, policy });
+  const run = start(['train', config, '--log-every', '1']);
+  await run.printed('step 6/1000');
+  const second = await sdpo(['train', config, '--resume']);
+  t.match(second, {
+    status: 2,
+    stderr: /^Expected no other process to run in .*run, received process \d+ .*run\.lock\)$/m,
+  });
+  run.process.kill('SIGKILL');
+  await run.ended;
+  t.ok(existsSync(join(folder, 'run', 'run.lock')), 'a process that is killed leaves its lock');
+  const next = await sdpo([
+    'train',
+    config,
+    '--resume',
+    '--quiet',
+    '--set',
+    'training.steps=7',
+    '--set',
+    'policy.options.delay=10',
+  ]);
+  t.equal(next.status, 0, next.stderr);
+  t.notOk(existsSync(join(folder, 'run', 'run.lock')), 'which the next one takes over');
+});
+
+t.test('a run without a checkpoint begins anew with another config', async (t) => {
+  const folder = t.testdir();
+  const wrong = writeConfig(folder, { training: { timesteps: { range: [0, 5000] } } });
+  const refused = await sdpo(['train', wrong]);
+  t.match(refused, { status: 2, stderr: /^Expected training\.timesteps\.range/m });
+  t.notOk(existsSync(join(folder, 'run', 'config.json')), 'what does not fit leaves no run');
+  // A policy that fails in its first update has been recorded.
+  writeFileSync(
+    join(folder, 'broken.mjs'),
+    `import make from ${JSON.stringify(new URL('../helpers/linear-policy.js', import.meta.url).href)};
+     export default (options, context) => Object.assign(make(options, context), { linearize: () => undefined });`,
+  );
+  const config = writeConfig(folder);
+  const broken = await sdpo(['train', config, '--set', `policy.module=${join(folder, 'broken.mjs')}`]);
+  t.match(broken, { status: 1, stderr: /^Expected the result of policy\.linearize\(\)/m });
+  t.ok(existsSync(join(folder, 'run', 'config.json')));
+  t.match(await sdpo(['train', config, '--resume', '--quiet']), { status: 0, stderr: '' });
+});
+
+t.test('weights of an earlier end do not stay beside a divergence', async (t) => {
+  const folder = t.testdir();
+  const config = writeConfig(folder);
+  t.equal((await sdpo(['train', config, '--quiet'])).status, 0);
+  t.ok(existsSync(join(folder, 'run', 'weights.safetensors')));
+  writeFileSync(join(folder, 'nan.mjs'), `export default () => () => { throw new Error('typo'); };`);
+  const evaluation = ['--set', `evaluation.module=${join(folder, 'nan.mjs')}`, '--set', 'evaluation.every=1'];
+  const failed = await sdpo(['train', config, '--resume', '--set', 'training.steps=20', ...evaluation]);
+  t.match(failed, { status: 1, stderr: /typo/ });
+  t.notOk(existsSync(join(folder, 'run', 'weights.safetensors')));
+  t.ok(
+    readdirSync(join(folder, 'run', 'checkpoints')).includes('checkpoint-13'),
+    'the update before the failure is kept',
+  );
+});
+
+t.test('modules that cannot be imported, and promises that never settle', async (t) => {
+  const folder = t.testdir();
+  writeFileSync(join(folder, 'syntax.mjs'), 'export default (');
+  writeFileSync(join(folder, 'never.mjs'), 'export default () => new Promise(() => {});');
+  mkdirSync(join(folder, 'folder'));
+  const config = writeConfig(folder);
+  const run = (name: string) => sdpo(['train', config, '--set', `policy.module=${join(folder, name)}`]);
+  for (const name of ['syntax.mjs', 'folder']) {
+    t.match(
+      await run(name),
+      { status: 2, stderr: new RegExp(`^Expected policy\\.module to be a module .*${name}`) },
+      name,
+    );
+  }
+  const never = { status: 1, stderr: /^Expected the command to end, received a promise that never settles/ };
+  t.match(await run('never.mjs'), never);
+  t.match(await built(['train', config, '--set', `policy.module=${join(folder, 'never.mjs')}`]), never, 'as installed');
+});

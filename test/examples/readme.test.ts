@@ -1,0 +1,82 @@
+/** The snippets of README.md and docs/ run as they are printed, in processes of their own, over dist/ and under the package's own name. */
+
+import { spawnSync } from 'node:child_process';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import t from 'tap';
+
+const root = fileURLToPath(new URL('../..', import.meta.url));
+const require = createRequire(import.meta.url);
+
+interface Snippet {
+  name: string;
+  language: string;
+  text: string;
+}
+
+/** Every fenced block in TypeScript or JavaScript, named by file and line. */
+function snippetsOf(file: string): Snippet[] {
+  const found: Snippet[] = [];
+  const lines = readFileSync(join(root, file), 'utf8').split('\n');
+  for (let i = 0; i < lines.length; i++) {
+    const language = /^```(ts|js)\b/.exec(lines[i])?.[1];
+    if (language === undefined) continue;
+    const end = lines.indexOf('```', i);
+    found.push({ name: `${file}:${i + 1}`, language, text: `${lines.slice(i + 1, end).join('\n')}\n` });
+    i = end;
+  }
+  return found;
+}
+
+/** A snippet that imports the package is complete; others go on from the text around them. */
+const isComplete = ({ text }: Snippet) => /from 'sdpo(\/|')/.test(text);
+
+const node = (...args: string[]) => {
+  const clean = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^(NODE_OPTIONS|SDPO_)/.test(name)));
+  return spawnSync(process.execPath, args, { cwd: root, encoding: 'utf8', env: clean });
+};
+
+const readme = snippetsOf('README.md');
+/** adapters.md is left to the tests of the adapters, which run its examples with the frameworks. */
+const docs = readdirSync(join(root, 'docs'))
+  .filter((file) => file.endsWith('.md') && file !== 'adapters.md')
+  .flatMap((file) => snippetsOf(`docs/${file}`));
+
+t.test('there is something to run', async (t) => {
+  t.ok(existsSync(join(root, 'dist/index.js')), 'dist/ is built (npm run build:ts)');
+  t.ok(readme.length > 0, 'README.md has snippets');
+  t.ok(readme.every(isComplete), 'a reader can run every one of them by itself');
+  t.ok(docs.some(isComplete), 'docs/ has some that run');
+});
+
+for (const snippet of [...readme, ...docs.filter(isComplete)]) {
+  t.test(snippet.name, async (t) => {
+    // Inside the package's own folder, 'sdpo' is the package itself.
+    const file = join(t.testdir({ [`snippet.${snippet.language}`]: snippet.text }), `snippet.${snippet.language}`);
+    const { status, signal, stderr } = node('--import', 'tsx', file);
+    t.same({ status, signal }, { status: 0, signal: null }, 'it runs', { stderr });
+    t.notMatch(stderr, /error/i, 'without complaint');
+  });
+}
+
+t.test('the snippets of README.md have the types that the package declares', async (t) => {
+  const typed = readme.filter(({ language }) => language === 'ts');
+  const folder = t.testdir(Object.fromEntries(typed.map(({ text }, i) => [`snippet${i}.ts`, text])));
+  const files = typed.map((_, i) => join(folder, `snippet${i}.ts`));
+  const options = [
+    '--noEmit',
+    '--strict',
+    '--skipLibCheck',
+    '--module',
+    'nodenext',
+    '--target',
+    'es2022',
+    '--types',
+    'node',
+  ];
+  const libraries = ['--lib', 'es2022,es2024.arraybuffer,esnext.disposable,dom'];
+  const { status, stdout } = node(require.resolve('typescript/lib/tsc.js'), ...options, ...libraries, ...files);
+  t.same({ status, stdout }, { status: 0, stdout: '' });
+});

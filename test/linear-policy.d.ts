@@ -1,6 +1,0 @@
-import type { Policy } from '../lib/trainer.js';
-
-export default function linearPolicy(
-  options: { delay?: number; scale?: number },
-  context: { shape: readonly number[]; seed: number; folder: string },
-): Policy;

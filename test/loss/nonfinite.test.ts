@@ -1,0 +1,276 @@
+/** NaN, infinities and overflow in every place of a batch, under each of the three policies. */
+
+import t, { type Test } from 'tap';
+import { NonFiniteError, type NonFinitePolicy, PreferenceLoss, type PreferenceLossOptions } from '../../lib/index.js';
+import {
+  type BranchName,
+  branches,
+  digests,
+  type FullBatch,
+  largeBatch,
+  latents,
+  storedOf,
+  type TensorName,
+  tensors,
+} from '../helpers/batches.js';
+import { type DType, decode, dtypes, encode } from '../helpers/dtypes.js';
+
+const anchored = { objective: 'sdpo', beta: 20, sftWeight: 0.25, klWeight: 0.5 } as const;
+
+function lossWith(nonFinite: NonFinitePolicy, more: Partial<PreferenceLossOptions> = {}) {
+  return new PreferenceLoss({ ...anchored, ...more, nonFinite });
+}
+
+/** The error of a call that must fail. */
+function failureOf(call: () => unknown): NonFiniteError {
+  try {
+    call();
+  } catch (error) {
+    if (error instanceof NonFiniteError) return error;
+    throw error;
+  }
+  throw new Error('Expected a NonFiniteError, received a result');
+}
+
+/** The batch with one element of one tensor replaced. */
+function poisoned(
+  batch: FullBatch,
+  branch: BranchName,
+  tensor: TensorName,
+  at: number,
+  value: number,
+  dtype: DType,
+): FullBatch {
+  const rows = batch.timesteps as Float64Array;
+  const stored = storedOf(batch[branch][tensor]).slice();
+  stored[at] = encode(dtype, [value])[0];
+  return { ...batch, [branch]: { ...batch[branch], [tensor]: latents(stored, dtype, rows.length) } };
+}
+
+t.test('throw names row, branch, tensor and element', async (t) => {
+  const [rows, size] = [3, 4097 + 18];
+  const loss = lossWith('throw');
+  for (const dtype of dtypes) {
+    const batch = largeBatch(rows, size, dtype);
+    t.doesNotThrow(() => loss.evaluate(batch), `${dtype}: the batch itself is finite`);
+    for (const branch of branches) {
+      for (const tensor of tensors) {
+        for (const [row, element, value] of [
+          [0, 0, NaN],
+          [1, 4095, Infinity],
+          [1, 4096, -Infinity],
+          [2, size - 1, NaN],
+        ] as const) {
+          const bad = poisoned(batch, branch, tensor, row * size + element, value, dtype);
+          const error = failureOf(() => loss.evaluate(bad));
+          const { code, name } = error;
+          t.same(
+            { row: error.row, branch: error.branch, tensor: error.tensor, element: error.element, code, name },
+            { row, branch, tensor, element, code: 'ERR_SDPO_NON_FINITE', name: 'SdpoError' },
+            `${dtype} ${value} in ${branch}.${tensor} [${row}, ${element}]`,
+          );
+          t.match(error.message, new RegExp(`row ${row} of ${branch}\\.${tensor}.*element ${element}`));
+        }
+      }
+    }
+  }
+});
+
+t.test('moments throws as evaluate does', async (t) => {
+  const bad = poisoned(largeBatch(2, 5, 'float32'), 'rejected', 'target', 7, NaN, 'float32');
+  t.match(
+    failureOf(() => lossWith('throw').moments(bad)),
+    { row: 1, branch: 'rejected', tensor: 'target', element: 2 },
+  );
+});
+
+t.test('the first bad row is reported, whichever thread finds one first', async (t) => {
+  const loss = lossWith('throw', { threads: 7 });
+  for (const [rows, size] of [
+    [40, 4096],
+    [3, 65537],
+  ]) {
+    let batch = largeBatch(rows, size, 'float32');
+    for (const row of [1, 2, rows - 1]) batch = poisoned(batch, 'rejected', 'policy', row * size + 3, NaN, 'float32');
+    batch = poisoned(batch, 'chosen', 'target', 2 * size, NaN, 'float32');
+    for (let i = 0; i < 30; i++) {
+      t.match(
+        failureOf(() => loss.evaluate(batch)),
+        { row: 1, branch: 'rejected', tensor: 'policy', element: 3 },
+      );
+    }
+  }
+});
+
+t.test('skip removes the row with its anchors, counts it, and writes zeros', async (t) => {
+  const [rows, size] = [4, 33];
+  for (const objective of ['diffusion-dpo', 'dpo-cm', 'sdpo'] as const) {
+    const loss = lossWith('skip', { objective });
+    for (const dtype of dtypes) {
+      const batch = largeBatch(rows, size, dtype);
+      const clean = loss.evaluate(batch);
+      t.equal(clean.metrics.nonFiniteRows, 0);
+      for (const [branch, tensor, value] of [
+        ['chosen', 'policy', NaN],
+        ['rejected', 'reference', Infinity],
+        ['chosen', 'target', -Infinity],
+      ] as const) {
+        const row = 1;
+        const out = loss.evaluate(poisoned(batch, branch, tensor, row * size + 5, value, dtype));
+        const label = `${objective} ${dtype} ${value} in ${branch}.${tensor}`;
+        t.equal(out.metrics.nonFiniteRows, 1, `${label}: counted`);
+        t.equal(out.rows.loss[row], 0, 'no loss');
+        t.equal(out.rows.mask[row], 0, 'removed');
+        const others = clean.rows.loss.reduce((sum, value, i) => (i === row ? sum : sum + value), 0);
+        t.equal(out.loss, others / rows, 'the other rows are as they were, and the row still counts in the mean');
+        for (const name of branches) {
+          const gradient = decode(dtype, storedOf(out.gradients[name]));
+          const expected = decode(dtype, storedOf(clean.gradients[name]));
+          expected.fill(0, row * size, (row + 1) * size);
+          t.same(gradient, expected, `${label}: ${name} gradient`);
+        }
+        t.ok(Object.values(out.metrics).every(Number.isFinite), 'means leave the row out');
+      }
+    }
+  }
+});
+
+t.test('propagate lets NaN through to the loss and to the gradients of the row alone', async (t) => {
+  const [rows, size] = [3, 20];
+  const loss = lossWith('propagate');
+  const batch = largeBatch(rows, size, 'float32');
+  const clean = loss.evaluate(batch);
+  const out = loss.evaluate(poisoned(batch, 'rejected', 'policy', size + 5, NaN, 'float32'));
+  t.ok(Number.isNaN(out.loss) && Number.isNaN(out.rows.loss[1]));
+  t.equal(out.rows.loss[0], clean.rows.loss[0]);
+  t.equal(out.metrics.nonFiniteRows, 1);
+  for (const branch of branches) {
+    const [gradient, expected] = [out.gradients[branch], clean.gradients[branch]].map(storedOf);
+    t.same(gradient.subarray(0, size), expected.subarray(0, size), `${branch}: row 0 is as it was`);
+    t.same(gradient.subarray(2 * size), expected.subarray(2 * size), `${branch}: row 2 is as it was`);
+    t.ok(gradient.subarray(size, 2 * size).every(Number.isNaN), `${branch}: row 1 is NaN`);
+  }
+});
+
+t.test('an element of weight 0 may hold anything', async (t) => {
+  const [rows, size] = [2, 4100];
+  for (const dtype of dtypes) {
+    const batch = largeBatch(rows, size, dtype);
+    const elementWeights = Float32Array.from({ length: size }, (_, i) => (i % 3) / 2);
+    const loss = lossWith('throw');
+    const expected = loss.evaluate({ ...batch, elementWeights });
+    let hidden = batch;
+    for (const at of [0, 3, 4098, size]) {
+      for (const [i, tensor] of tensors.entries())
+        hidden = poisoned(hidden, 'chosen', tensor, at, [NaN, Infinity, -Infinity][i], dtype);
+    }
+    t.same(digests(loss.evaluate({ ...hidden, elementWeights })), digests(expected), `${dtype}: nothing changes`);
+    const cross = loss.moments({ ...hidden, elementWeights }, { cross: true }).cross;
+    t.same(
+      cross,
+      loss.moments({ ...batch, elementWeights }, { cross: true }).cross,
+      `${dtype}: nor does the cross moment`,
+    );
+    const seen = poisoned(hidden, 'rejected', 'target', size + 4, NaN, dtype);
+    t.match(
+      failureOf(() => loss.evaluate({ ...seen, elementWeights })),
+      { row: 1, branch: 'rejected', tensor: 'target', element: 4 },
+      'a weighted element is still found, past the hidden ones',
+    );
+  }
+});
+
+t.test('element weights that are not weights are an error of their own', async (t) => {
+  const [rows, size] = [3, 20];
+  const batch = largeBatch(rows, size, 'float32');
+  const perRow = (change: (weights: Float32Array) => void) => {
+    const elementWeights = new Float32Array(rows * size).fill(1);
+    change(elementWeights);
+    return { ...batch, elementWeights };
+  };
+  const cases: Record<string, (weights: Float32Array) => void> = {
+    'sum 0': (weights) => weights.fill(0, size, 2 * size),
+    negative: (weights) => weights.fill(-1, size, size + 1),
+    NaN: (weights) => weights.fill(NaN, size, size + 1),
+    infinite: (weights) => weights.fill(Infinity, size, size + 1),
+  };
+  for (const [name, change] of Object.entries(cases)) {
+    for (const policy of ['throw', 'skip', 'propagate'] as const) {
+      t.throws(
+        () => lossWith(policy).evaluate(perRow(change)),
+        { code: 'ERR_SDPO_ELEMENT_WEIGHTS', message: /elementWeights.*row 1/ },
+        `${name}, ${policy}`,
+      );
+    }
+    t.throws(() => lossWith('throw').moments(perRow(change)), { code: 'ERR_SDPO_ELEMENT_WEIGHTS' }, `${name}, moments`);
+  }
+});
+
+t.test('a cached reference error that is not finite', async (t) => {
+  const { policy, target } = largeBatch(3, 8, 'float32').chosen;
+  const batchWith = (value: number, branch: BranchName) => {
+    const side = (name: BranchName) => ({ policy, target, referenceError: [0.2, 0.2, name === branch ? value : 0.2] });
+    return {
+      timesteps: [0, 0, 0],
+      chosen: side('chosen'),
+      rejected: side('rejected'),
+      transition: { omega: [1, 1, 1] },
+    };
+  };
+  const options = { objective: 'diffusion-dpo', beta: 2 } as const;
+  for (const branch of branches) {
+    for (const value of [NaN, Infinity]) {
+      const batch = batchWith(value, branch);
+      t.match(
+        failureOf(() => new PreferenceLoss(options).evaluate(batch)),
+        {
+          row: 2,
+          branch,
+          tensor: 'referenceError',
+          element: -1,
+          message: new RegExp(`row 2 of ${branch}.referenceError`),
+        },
+        `${value} in ${branch}`,
+      );
+      const skipped = new PreferenceLoss({ ...options, nonFinite: 'skip' }).evaluate(batch);
+      t.equal(skipped.metrics.nonFiniteRows, 1);
+      t.equal(skipped.rows.mask[2], 0);
+    }
+  }
+});
+
+/** Finite inputs whose squares exceed what the arithmetic holds. */
+function overflowing(
+  t: Test,
+  label: string,
+  change: (batch: FullBatch) => FullBatch,
+  more: Partial<PreferenceLossOptions>,
+  branch?: BranchName,
+) {
+  const batch = change(largeBatch(3, 20, 'float32'));
+  const error = failureOf(() => lossWith('throw', more).evaluate(batch));
+  t.match(
+    error,
+    { row: 1, tensor: 'row', element: -1, message: /finite tensors of row 1/, ...(branch && { branch }) },
+    label,
+  );
+  const out = lossWith('skip', more).evaluate(batch);
+  t.equal(out.metrics.nonFiniteRows, 1, `${label}: skip`);
+  t.ok(Number.isFinite(out.loss));
+  t.ok(
+    branches.every((name) =>
+      storedOf(out.gradients[name])
+        .subarray(20, 40)
+        .every((value) => value === 0),
+    ),
+    'with zero gradients',
+  );
+}
+
+t.test('finite values whose arithmetic overflows are told from non-finite ones', async (t) => {
+  for (const branch of branches) {
+    overflowing(t, `squares, ${branch}`, (batch) => poisoned(batch, branch, 'policy', 25, 1e30, 'float32'), {}, branch);
+  }
+  const weights = (batch: FullBatch) => ({ ...batch, rowWeights: [1, 1e300, 1] });
+  overflowing(t, 'the loss', weights, { objective: 'diffusion-dpo', sftWeight: 1e10 });
+});
