@@ -1,6 +1,14 @@
 /** The public surface of the package. */
 
-export type { Batch, BranchBatch, DeviceBatch, EvaluateOptions, PerBranch, RowNumbers } from './loss/batch.js';
+export type {
+  Batch,
+  BranchBatch,
+  DeviceBatch,
+  EvaluateOptions,
+  PerBranch,
+  RowBatch,
+  RowNumbers,
+} from './loss/batch.js';
 export type {
   DeviceBranchCoefficients,
   DeviceCoefficients,
@@ -16,22 +24,7 @@ export {
   type Moments,
   PreferenceLoss,
 } from './loss/loss.js';
-export {
-  LINKS,
-  type Link,
-  type LogRatioReduction,
-  type NonFinitePolicy,
-  OBJECTIVES,
-  type Objective,
-  PAIR_WEIGHTS,
-  type PairWeight,
-  type PreferenceLossOptions,
-  type ResolvedOptions,
-  type Scope,
-  type TimestepWeighting,
-  WEIGHT_RATIOS,
-  type WeightRatio,
-} from './loss/options.js';
+export type { PreferenceLossOptions, ResolvedOptions } from './loss/options.js';
 export {
   type BranchCoefficients,
   type Evaluation,
@@ -53,6 +46,21 @@ export {
   SdpoRangeError,
   SdpoTypeError,
 } from './native/errors.js';
+export {
+  LINKS,
+  type Link,
+  type LogRatioReduction,
+  type NonFinitePolicy,
+  OBJECTIVES,
+  type Objective,
+  PAIR_WEIGHTS,
+  type PairWeight,
+  type SafeguardScope,
+  type Scope,
+  type TimestepWeighting,
+  WEIGHT_RATIOS,
+  type WeightRatio,
+} from './native/names.js';
 export {
   type BetaSchedule,
   type DiffusersConfig,

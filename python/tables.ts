@@ -5,9 +5,10 @@
  */
 import { writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { LOG_RATIO_REDUCTIONS, resolveOptions, TIMESTEP_WEIGHTINGS, USED_BY } from '../lib/loss/options.js';
+import { resolveOptions, USED_BY } from '../lib/loss/options.js';
 import { logEntries, type Metrics } from '../lib/loss/result.js';
-import { METRICS, ROW_STATISTICS, TABLES } from '../lib/native/contract.js';
+import { LISTS } from '../lib/native/contract.js';
+import { LOG_RATIO_REDUCTIONS, METRICS, ROW_STATISTICS, TIMESTEP_WEIGHTINGS } from '../lib/native/names.js';
 import { BETA_SCHEDULES } from '../lib/schedule/betas.js';
 import { DEMANDS, SCHEDULERS, WITHOUT_INFLUENCE } from '../lib/schedule/diffusers.js';
 import { FLOW_PREDICTIONS } from '../lib/schedule/flow.js';

@@ -15,16 +15,7 @@ import {
 import type { LatentArray } from '../tensor/operand.js';
 import type { Stream } from '../tensor/stream.js';
 import { placeOf, type Tensor } from '../tensor/tensor.js';
-import {
-  type Batch,
-  BRANCHES,
-  type DeviceBatch,
-  type EvaluateOptions,
-  type Fixed,
-  fix,
-  type Prepared,
-  prepare,
-} from './batch.js';
+import type { Batch, DeviceBatch, EvaluateOptions } from './batch.js';
 import {
   abandoned,
   enqueue,
@@ -36,6 +27,7 @@ import {
   runAsync,
   withStack,
 } from './call.js';
+import { BRANCHES } from './columns.js';
 import {
   type DeviceCoefficients,
   type DeviceEvaluation,
@@ -44,8 +36,8 @@ import {
 } from './device-result.js';
 import { allocateGradients, disposeGradients, reusedGradients } from './gradients.js';
 import { type PreferenceLossOptions, type ResolvedOptions, resolveOptions } from './options.js';
+import { fix, type Prepared, prepare } from './prepare.js';
 import { type Evaluation, type Gradients, ResultBuffers, type Statistics } from './result.js';
-import { prepareOnDevice } from './row-sources.js';
 
 /** Options of a call that forms gradients. */
 export interface CallOptions extends EvaluateOptions {
@@ -100,7 +92,7 @@ const ASYNC_CALL_FIELDS = [...CALL_FIELDS, 'signal'];
 export class PreferenceLoss {
   /** The options with all defaults filled in. */
   readonly options: ResolvedOptions;
-  readonly #fixed: Fixed;
+  readonly #fixed: Float64Array;
 
   /** @throws TypeError or RangeError with code ERR_SDPO_… for a wrong, unknown or unused option. */
   constructor(options: PreferenceLossOptions) {
@@ -237,7 +229,7 @@ export class PreferenceLoss {
           coefficients as { chosen: CoefficientInput; rejected: CoefficientInput },
           stream,
         )
-      : enqueueGradients(batch, prepareOnDevice(batch as DeviceBatch, { stream }, this.options, this.#fixed), onDevice);
+      : enqueueGradients(batch, prepare(batch, { stream }, this.options, this.#fixed, 'device'), onDevice);
   }
 
   #gradients(
@@ -269,7 +261,7 @@ export class PreferenceLoss {
   #prepare(batch: Batch, call: CallOptions): PendingCall {
     const wanted = call.gradients ?? true;
     const earlier = call.into instanceof ResultBuffers ? ResultBuffers.takeScalars(call.into) : undefined;
-    const prepared = prepare(batch, call, this.options, this.#fixed, earlier);
+    const prepared = prepare(batch, call, this.options, this.#fixed, 'host', earlier);
     const result = call.into === undefined ? new ResultBuffers(prepared.rows) : reuse(call.into, prepared.rows);
     const reused = wanted ? reusedGradients(result, batch) : undefined;
     const gradients = wanted ? (reused ?? allocateGradients(batch)) : undefined;
@@ -290,7 +282,7 @@ export class PreferenceLoss {
       );
     }
     const wanted = call.gradients ?? true;
-    const prepared = prepareOnDevice(batch, call, this.options, this.#fixed);
+    const prepared = prepare(batch, call, this.options, this.#fixed, 'device');
     const into = call.into === undefined ? undefined : reuseOnDevice(call.into, prepared.rows, prepared.device);
     const reused = wanted && into !== undefined ? reusedGradients(into, batch) : undefined;
     const gradients = wanted ? (reused ?? allocateGradients(batch)) : undefined;

@@ -1,12 +1,9 @@
 /** Element types of tensors: their names, their JavaScript storage, and conversion from plain numbers. */
 
+import { DTYPES, type DType } from '../native/names.js';
 import { checkOneOf } from '../native/validate.js';
 
-/** Names in the order of the native table; a contract check compares the two when the addon is loaded. */
-export const DTYPES = ['float64', 'float32', 'float16', 'bfloat16'] as const;
-
-/** Element type of a tensor, named as in PyTorch. */
-export type DType = (typeof DTYPES)[number];
+export { DTYPES, type DType } from '../native/names.js';
 
 /** Storage of a tensor on the host: the 16-bit types are kept as their bits. */
 export type HostArray = Float64Array | Float32Array | Uint16Array;

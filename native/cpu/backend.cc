@@ -33,7 +33,7 @@ const KernelTable& kernels() {
 }  // namespace cpu
 
 const Backend& cpu_backend() {
-  static const Backend backend = {"cpu", cpu::evaluate, cpu::combine, cpu::noise};
+  static const Backend backend = {"cpu", cpu::evaluate, cpu::combine, cpu::noise, nullptr};
   return backend;
 }
 

@@ -422,8 +422,8 @@ struct MomentSums {
 };
 
 template <class T, bool kWeighted, bool kReference>
-TileMoments moments_of(const T* policy, const T* reference, const T* target, const typename Lanes<T>::Scalar* weights,
-                       int64_t n) {
+BranchSums moments_of(const T* policy, const T* reference, const T* target, const typename Lanes<T>::Scalar* weights,
+                      int64_t n) {
   constexpr int64_t kWidth = Lanes<T>::kWidth;
   MomentSums<T, kWeighted, kReference> sums;
   int64_t i = 0;
@@ -440,7 +440,7 @@ TileMoments moments_of(const T* policy, const T* reference, const T* target, con
 }
 
 template <class T>
-TileMoments moments(const void* policy, const void* reference, const void* target, const void* weights, int64_t n) {
+BranchSums moments(const void* policy, const void* reference, const void* target, const void* weights, int64_t n) {
   const auto u = static_cast<const T*>(policy), r = static_cast<const T*>(reference), t = static_cast<const T*>(target);
   const auto e = static_cast<const typename Lanes<T>::Scalar*>(weights);
   if (e != nullptr) {

@@ -2,9 +2,7 @@
 // faster.
 #pragma once
 
-#if defined(SDPO_WITH_CUDA)
-
-#include "../cuda/cuda.h"
+#include "backend.h"
 
 namespace sdpo {
 
@@ -23,8 +21,6 @@ struct Transfer {
 
 // Returns when the bytes have arrived. On failure nothing of the host memory is in use any more, and `error` says what
 // was wrong.
-Status transfer(const Transfer& transfer, cuda::Error* error);
+Status transfer(const DeviceBackend& backend, const Transfer& transfer, DeviceError* error);
 
 }  // namespace sdpo
-
-#endif

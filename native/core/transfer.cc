@@ -2,8 +2,6 @@
 // copies the other.
 #include "transfer.h"
 
-#if defined(SDPO_WITH_CUDA)
-
 #include <algorithm>
 #include <cstring>
 #include <map>
@@ -35,11 +33,11 @@ struct Stage {
   void* streams[kSlots] = {};
 
   // With the lock held. What was made before a failure is kept for the next attempt.
-  Status prepare(int device) {
+  Status prepare(const DeviceBackend& backend, int device) {
     for (size_t slot = 0; slot < kSlots; ++slot) {
       Status status = Status::ok;
-      if (buffers[slot] == nullptr) status = cuda::allocate_pinned(kChunk, &buffers[slot]);
-      if (status == Status::ok && streams[slot] == nullptr) status = cuda::create_stream(device, &streams[slot]);
+      if (buffers[slot] == nullptr) status = backend.allocate_pinned(kChunk, &buffers[slot]);
+      if (status == Status::ok && streams[slot] == nullptr) status = backend.create_stream(device, &streams[slot]);
       if (status != Status::ok) return status;
     }
     ready = true;
@@ -71,44 +69,45 @@ std::vector<Piece> pieces_of(const Transfer& t, size_t largest) {
   return pieces;
 }
 
-Status upload(int device, const std::vector<Piece>& pieces, Stage& stage) {
+Status upload(const DeviceBackend& backend, int device, const std::vector<Piece>& pieces, Stage& stage) {
   for (size_t i = 0; i < pieces.size(); ++i) {
     const size_t slot = i % Stage::kSlots;
     if (i >= Stage::kSlots) {
-      const Status free = cuda::synchronize(device, stage.streams[slot]);
+      const Status free = backend.synchronize(device, stage.streams[slot]);
       if (free != Status::ok) return free;
     }
     std::memcpy(stage.buffers[slot], pieces[i].from, pieces[i].bytes);
-    const Status status = cuda::copy(device, pieces[i].to, stage.buffers[slot], pieces[i].bytes, stage.streams[slot]);
+    const Status status = backend.copy(device, pieces[i].to, stage.buffers[slot], pieces[i].bytes, stage.streams[slot]);
     if (status != Status::ok) return status;
   }
   return Status::ok;
 }
 
-Status download(int device, const std::vector<Piece>& pieces, Stage& stage) {
+Status download(const DeviceBackend& backend, int device, const std::vector<Piece>& pieces, Stage& stage) {
   const auto start = [&](size_t i) {
     const size_t slot = i % Stage::kSlots;
-    return cuda::copy(device, stage.buffers[slot], pieces[i].from, pieces[i].bytes, stage.streams[slot]);
+    return backend.copy(device, stage.buffers[slot], pieces[i].from, pieces[i].bytes, stage.streams[slot]);
   };
   Status status = start(0);
   for (size_t i = 0; i < pieces.size() && status == Status::ok; ++i) {
     if (i + 1 < pieces.size()) status = start(i + 1);
     if (status != Status::ok) break;
     const size_t slot = i % Stage::kSlots;
-    status = cuda::synchronize(device, stage.streams[slot]);
+    status = backend.synchronize(device, stage.streams[slot]);
     if (status == Status::ok) std::memcpy(pieces[i].to, stage.buffers[slot], pieces[i].bytes);
   }
   return status;
 }
 
-Status staged(const Transfer& t, Stage& stage) {
+Status staged(const DeviceBackend& backend, const Transfer& t, Stage& stage) {
   const std::vector<Piece> pieces = pieces_of(t, kChunk);
-  return t.kind == Transfer::upload ? upload(t.device, pieces, stage) : download(t.device, pieces, stage);
+  return t.kind == Transfer::upload ? upload(backend, t.device, pieces, stage)
+                                    : download(backend, t.device, pieces, stage);
 }
 
-Status direct(const Transfer& t) {
+Status direct(const DeviceBackend& backend, const Transfer& t) {
   for (const Piece& piece : pieces_of(t, SIZE_MAX)) {
-    const Status status = cuda::copy(t.device, piece.to, piece.from, piece.bytes, t.stream);
+    const Status status = backend.copy(t.device, piece.to, piece.from, piece.bytes, t.stream);
     if (status != Status::ok) return status;
   }
   return Status::ok;
@@ -116,13 +115,14 @@ Status direct(const Transfer& t) {
 
 // Waits for the streams of a copy, also after a failure: nothing may use the host memory when the copy returns. Keeps
 // the first error.
-Status finish(Status status, int device, void* const* streams, size_t count, cuda::Error* error) {
-  if (status != Status::ok) *error = cuda::last_error();
+Status finish(const DeviceBackend& backend, Status status, int device, void* const* streams, size_t count,
+              DeviceError* error) {
+  if (status != Status::ok) *error = backend.last_error();
   for (size_t i = 0; i < count; ++i) {
-    const Status waited = cuda::synchronize(device, streams[i]);
+    const Status waited = backend.synchronize(device, streams[i]);
     if (waited != Status::ok && status == Status::ok) {
       status = waited;
-      *error = cuda::last_error();
+      *error = backend.last_error();
     }
   }
   return status;
@@ -130,21 +130,19 @@ Status finish(Status status, int device, void* const* streams, size_t count, cud
 
 }  // namespace
 
-Status transfer(const Transfer& t, cuda::Error* error) {
+Status transfer(const DeviceBackend& backend, const Transfer& t, DeviceError* error) {
   if (t.rows == 0 || t.width == 0) return Status::ok;
   if (t.kind != Transfer::on_device && t.rows * t.width >= kStagedFrom) {
     Stage& stage = stage_of(t.device);
     std::lock_guard<std::mutex> lock(stage.mutex);
     // Without pinned memory the copy is slower, not impossible.
-    if (stage.ready || stage.prepare(t.device) == Status::ok) {
-      const Status before = finish(Status::ok, t.device, &t.stream, 1, error);
+    if (stage.ready || stage.prepare(backend, t.device) == Status::ok) {
+      const Status before = finish(backend, Status::ok, t.device, &t.stream, 1, error);
       if (before != Status::ok) return before;
-      return finish(staged(t, stage), t.device, stage.streams, Stage::kSlots, error);
+      return finish(backend, staged(backend, t, stage), t.device, stage.streams, Stage::kSlots, error);
     }
   }
-  return finish(direct(t), t.device, &t.stream, 1, error);
+  return finish(backend, direct(backend, t), t.device, &t.stream, 1, error);
 }
 
 }  // namespace sdpo
-
-#endif

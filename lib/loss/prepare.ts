@@ -1,0 +1,257 @@
+/** From a batch to the arguments of the native call: operands of one size on one device, and the numbers per row in the header. */
+
+import { binding } from '../native/binding.js';
+import {
+  DTYPE_OFFSET,
+  HEADER,
+  HEADER_LENGTH,
+  NUMBER_OFFSET,
+  OPERAND,
+  OPTION_OFFSET,
+  STRIDE_OFFSET,
+} from '../native/contract.js';
+import { SdpoError, SdpoRangeError, SdpoTypeError } from '../native/errors.js';
+import { checkInteger, checkOptions, failType, failValue } from '../native/validate.js';
+import { locationOf } from '../tensor/device.js';
+import type { DeviceMemory } from '../tensor/device-memory.js';
+import { dtypeIndex } from '../tensor/dtypes.js';
+import { commonDevice, dtypeOf, isLatentArray, type Operand, operandOf, readOperand } from '../tensor/operand.js';
+import { checkStream, type Stream } from '../tensor/stream.js';
+import { isContiguous, placeOf, Tensor } from '../tensor/tensor.js';
+import { BATCH_FIELDS, type Batch, BRANCH_FIELDS, type BranchBatch, type EvaluateOptions } from './batch.js';
+import { BRANCHES, COLUMN, ColumnWriter, countOf, fitsRows, makeScalars, perBranch, type Scalars } from './columns.js';
+import { hasMask, type ResolvedOptions, TRAITS, writeOptions } from './options.js';
+import { writeRowNumbers } from './row-numbers.js';
+
+/** A checked batch in the layout of the addon. */
+export interface Prepared {
+  readonly rows: number;
+  readonly size: number;
+  /** Where all tensors of the batch are, and the stream of the call, undefined for the default one. */
+  readonly device: string;
+  readonly stream: Stream | undefined;
+  readonly scalars: Scalars;
+  readonly operands: Inputs;
+  /** Memory of the device that numbers per row are read from. */
+  readonly memories: readonly DeviceMemory[];
+}
+
+type InputName = Exclude<keyof typeof OPERAND, 'gradientChosen' | 'gradientRejected'>;
+export type Inputs = { readonly [K in InputName]: Operand | undefined };
+
+/** What the operands are called in a batch. */
+const ARGUMENTS: { readonly [K in InputName]: string } = {
+  policyChosen: 'batch.chosen.policy',
+  referenceChosen: 'batch.chosen.reference',
+  targetChosen: 'batch.chosen.target',
+  policyRejected: 'batch.rejected.policy',
+  referenceRejected: 'batch.rejected.reference',
+  targetRejected: 'batch.rejected.target',
+  elementWeights: 'batch.elementWeights',
+};
+const INPUT_NAMES = Object.keys(ARGUMENTS) as readonly InputName[];
+
+/**
+ * Checks a batch against the options of the loss and lays it out for the addon.
+ *
+ * @param results where the results go: on a device, numbers per row may lie there too
+ * @param fixed the header with the options, by `fix`
+ * @param earlier scalars that no other call uses, written again where the rows are as many
+ */
+export function prepare(
+  batch: Batch,
+  call: EvaluateOptions,
+  options: ResolvedOptions,
+  fixed: Float64Array,
+  results: 'host' | 'device' = 'host',
+  earlier?: Scalars,
+): Prepared {
+  checkOptions('batch', batch, BATCH_FIELDS);
+  for (const branch of BRANCHES) checkOptions(`batch.${branch}`, batch[branch], BRANCH_FIELDS);
+  const rows = countRows(batch);
+  if (rows === 0 && call.denominator === undefined) {
+    failValue(
+      'batch',
+      'of at least one row (the mean over no rows does not exist; a rank without rows passes its denominator)',
+      batch.chosen.policy,
+      'ERR_SDPO_INVALID_LENGTH',
+    );
+  }
+  const chosen = readBranch('batch.chosen', batch.chosen, rows, options);
+  const rejected = readBranch('batch.rejected', batch.rejected, rows, options);
+  const size = chosen.policy.size;
+  const operands = {
+    policyChosen: chosen.policy,
+    referenceChosen: chosen.reference,
+    targetChosen: chosen.target,
+    policyRejected: rejected.policy,
+    referenceRejected: rejected.reference,
+    targetRejected: rejected.target,
+    elementWeights: readElementWeights(batch.elementWeights, rows, size),
+  };
+  const device = deviceOf(operands, chosen.policy.device);
+  if (results === 'device' && device === 'cpu') {
+    throw new SdpoError(
+      'ERR_SDPO_DEVICE',
+      'Expected call.results to be \'host\' where the tensors of the batch are on the cpu, received "device"',
+    );
+  }
+  const stream = checkStream('call.stream', call.stream, device);
+  for (const name of INPUT_NAMES) {
+    const operand = operands[name];
+    if (operand !== undefined && operand.size !== size) {
+      failValue(
+        ARGUMENTS[name],
+        `of ${size} elements a row, as batch.chosen.policy`,
+        `${operand.size} elements a row`,
+        'ERR_SDPO_INVALID_LENGTH',
+      );
+    }
+  }
+  const scalars = fitsRows(earlier, rows) ? earlier : makeScalars(rows);
+  writeHeader(scalars.header, fixed, rows, size, device, call, operands);
+  const columns = new ColumnWriter(scalars, rows, device, results);
+  writeRowNumbers(columns, batch, rows, device, call, options);
+  for (const branch of BRANCHES) {
+    const { referenceError } = batch[branch];
+    columns.write(COLUMN.referenceError[branch], { name: `batch.${branch}.referenceError`, value: referenceError });
+  }
+  return { rows, size, device, stream, scalars, operands, memories: columns.memories };
+}
+
+/** Rows are counted from the policies; a flat array has as many as the numbers per row, or as `rows` says. */
+function countRows(batch: Batch): number {
+  const { timesteps, rowWeights, betaScale, margins, keep, transition, weightNoise } = batch;
+  const { policy } = batch.chosen;
+  const given = batch.rows === undefined ? undefined : checkInteger('batch.rows', batch.rows, 0);
+  if (policy instanceof Tensor) return agree(given, policy.shape[0]);
+  const steps = perBranch('batch.timesteps', timesteps);
+  const omega = perBranch('batch.transition.omega', transition?.omega);
+  const scales = perBranch('batch.betaScale', betaScale);
+  const lists = [
+    steps.chosen,
+    omega.chosen,
+    { name: 'batch.rowWeights', value: rowWeights },
+    scales.chosen,
+    { name: 'batch.margins', value: margins },
+    { name: 'batch.keep', value: keep as ArrayLike<number> | undefined },
+    { name: 'batch.chosen.referenceError', value: batch.chosen.referenceError },
+    { name: 'batch.weightNoise.chosen', value: weightNoise?.chosen },
+    { name: 'batch.transition.offsetChosen', value: transition?.offsetChosen },
+  ];
+  for (const list of lists) {
+    const count = countOf(list);
+    if (count !== undefined) return agree(given, count);
+  }
+  return (
+    given ??
+    failType(
+      'batch.rows',
+      'given where flat arrays come without timesteps and other numbers per row (a Tensor tells its rows by its shape)',
+      undefined,
+    )
+  );
+}
+
+function agree(given: number | undefined, found: number): number {
+  if (given !== undefined && given !== found) {
+    failValue('batch.rows', `${found}, the rows of the batch`, given, 'ERR_SDPO_INVALID_LENGTH');
+  }
+  return found;
+}
+
+/** The device of all operands; what an error says is put together only where one lies elsewhere. */
+function deviceOf(operands: Inputs, device: string): string {
+  for (const name of INPUT_NAMES) {
+    const operand = operands[name];
+    if (operand !== undefined && operand.device !== device) {
+      return commonDevice(INPUT_NAMES.map((name) => [ARGUMENTS[name], operands[name]]));
+    }
+  }
+  return device;
+}
+
+function readBranch(argument: string, branch: BranchBatch, rows: number, { objective, klWeight }: ResolvedOptions) {
+  const { policy, reference, referenceError, target } = branch;
+  const neither = reference === undefined && referenceError === undefined;
+  const both = reference !== undefined && referenceError !== undefined;
+  const traits = TRAITS[objective];
+  if (both || (neither && traits.reference)) {
+    throw new SdpoTypeError(
+      'ERR_SDPO_INVALID_ARG_TYPE',
+      `Expected ${argument} to have either reference or referenceError, received ${neither ? 'neither' : 'both'}`,
+    );
+  }
+  const user = klWeight !== 0 ? 'klWeight' : traits.drift ? `objective '${objective}'` : undefined;
+  if (reference === undefined && user !== undefined) {
+    throw new SdpoRangeError(
+      'ERR_SDPO_INVALID_OPTION',
+      `Expected ${argument}.reference to be given, since ${user} needs the drift q, which only a reference tensor can give, received none`,
+    );
+  }
+  return {
+    policy: readOperand(`${argument}.policy`, policy, rows),
+    reference: reference === undefined ? undefined : readOperand(`${argument}.reference`, reference, rows),
+    target: readOperand(`${argument}.target`, target, rows),
+  };
+}
+
+function readElementWeights(value: unknown, rows: number, size: number): Operand | undefined {
+  if (value === undefined) return undefined;
+  const argument = 'batch.elementWeights';
+  if (!isLatentArray(value)) failType(argument, 'a Float32Array, a Float64Array or a Tensor', value);
+  if ((value instanceof Tensor ? value.size : value.length) === size) {
+    if (!(value instanceof Tensor)) return { data: value, device: 'cpu', dtype: dtypeOf(value), rowStride: 0, size };
+    if (!isContiguous(value, placeOf(value, argument)))
+      failValue(argument, 'contiguous where it serves all rows', value);
+    return operandOf(value, 0, size);
+  }
+  const operand = readOperand(argument, value, rows);
+  if (operand.size !== size) {
+    failValue(argument, `of ${size} or ${rows} x ${size} elements`, value, 'ERR_SDPO_INVALID_LENGTH');
+  }
+  return operand;
+}
+
+const DEFAULTS = binding.rowDefaults;
+
+/** A header with what the options alone decide: every call starts from a copy. */
+export function fix(options: ResolvedOptions): Float64Array {
+  const header = new Float64Array(HEADER_LENGTH);
+  header[HEADER.threads] = options.threads;
+  writeOptions(header, OPTION_OFFSET, options);
+  header.set(DEFAULTS, NUMBER_OFFSET);
+  if (hasMask(options.objective)) header[NUMBER_OFFSET + COLUMN.maskThreshold] = options.maskThreshold;
+  return header;
+}
+
+function writeHeader(
+  header: Float64Array,
+  fixed: Float64Array,
+  rows: number,
+  size: number,
+  device: string,
+  call: EvaluateOptions,
+  operands: Inputs,
+): void {
+  header.set(fixed);
+  header[HEADER.rows] = rows;
+  header[HEADER.size] = size;
+  header[HEADER.denominator] = call.denominator ?? rows;
+  header[HEADER.gradientScale] = call.gradientScale ?? 1;
+  header[HEADER.device] = locationOf(device);
+  writeOperand(header, OPERAND.policyChosen, operands.policyChosen);
+  writeOperand(header, OPERAND.referenceChosen, operands.referenceChosen);
+  writeOperand(header, OPERAND.targetChosen, operands.targetChosen);
+  writeOperand(header, OPERAND.policyRejected, operands.policyRejected);
+  writeOperand(header, OPERAND.referenceRejected, operands.referenceRejected);
+  writeOperand(header, OPERAND.targetRejected, operands.targetRejected);
+  writeOperand(header, OPERAND.elementWeights, operands.elementWeights);
+}
+
+/** Writes the dtype and the row stride of an operand (a position in OPERAND) into a header. */
+export function writeOperand(header: Float64Array, position: number, operand: Operand | undefined): void {
+  if (operand === undefined) return;
+  header[DTYPE_OFFSET + position] = dtypeIndex(operand.dtype);
+  header[STRIDE_OFFSET + position] = operand.rowStride;
+}
