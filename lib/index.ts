@@ -17,13 +17,13 @@ export type {
 } from './loss/device-result.js';
 export {
   type AsyncCallOptions,
-  type BranchMoments,
   type CallOptions,
   type CoefficientInput,
   type DeviceCallOptions,
-  type Moments,
+  type ObjectiveNumbers,
   PreferenceLoss,
 } from './loss/loss.js';
+export { type BranchMoments, combineMoments, type Moments } from './loss/moments.js';
 export type { PreferenceLossOptions, ResolvedOptions } from './loss/options.js';
 export {
   type BranchCoefficients,

@@ -1,6 +1,6 @@
 /** The preference loss: checks a batch, makes one native call, and gives loss, gradients, statistics and metrics. */
 
-import { PASS, type ROW_OUTPUT } from '../native/contract.js';
+import { PASS } from '../native/contract.js';
 import { AbortError, SdpoRangeError } from '../native/errors.js';
 import {
   checkBoolean,
@@ -15,7 +15,7 @@ import {
 import type { LatentArray } from '../tensor/operand.js';
 import type { Stream } from '../tensor/stream.js';
 import { placeOf, type Tensor } from '../tensor/tensor.js';
-import type { Batch, DeviceBatch, EvaluateOptions } from './batch.js';
+import { type Batch, type DeviceBatch, type EvaluateOptions, fieldsOf, ROW_FIELDS, type RowBatch } from './batch.js';
 import {
   abandoned,
   enqueue,
@@ -35,8 +35,9 @@ import {
   type DeviceStatistics,
 } from './device-result.js';
 import { allocateGradients, disposeGradients, reusedGradients } from './gradients.js';
+import { checkMoments, type Moments, momentsOf, writeElements, writeMoments } from './moments.js';
 import { type PreferenceLossOptions, type ResolvedOptions, resolveOptions } from './options.js';
-import { fix, type Prepared, prepare } from './prepare.js';
+import { fix, type Prepared, prepare, prepareObjective } from './prepare.js';
 import { type Evaluation, type Gradients, ResultBuffers, type Statistics } from './result.js';
 
 /** Options of a call that forms gradients. */
@@ -59,31 +60,29 @@ export interface AsyncCallOptions extends CallOptions {
   signal?: AbortSignal;
 }
 
-/** The moments of a branch, one entry per row. */
-export interface BranchMoments {
-  /** m: mean squared error of the policy. */
-  error: Float64Array;
-  /** δ = m - r, accumulated without cancellation. */
-  delta: Float64Array;
-  /** q: mean squared distance to the reference; NaN with a `referenceError`. */
-  drift: Float64Array;
-}
-
-export interface Moments {
-  chosen: BranchMoments;
-  rejected: BranchMoments;
-  /** x = mean d_c d_r per row; present where it was asked for. */
-  cross?: Float64Array;
-}
-
 /** Gradient coefficients of a branch: ∂L/∂policy = (2/D)(a d + b h) per row; b defaults to 0. */
 export interface CoefficientInput {
   a: ArrayLike<number>;
   b?: ArrayLike<number>;
 }
 
-const CALL_FIELDS = ['gradients', 'gradientScale', 'denominator', 'maskThreshold', 'stream', 'into', 'results'];
-const ASYNC_CALL_FIELDS = [...CALL_FIELDS, 'signal'];
+/** What `objective` reads beside the moments. */
+export interface ObjectiveNumbers
+  extends RowBatch,
+    Pick<EvaluateOptions, 'denominator' | 'gradientScale' | 'maskThreshold'> {}
+
+const OBJECTIVE_FIELDS = [...ROW_FIELDS, 'denominator', 'gradientScale', 'maskThreshold'];
+const ASYNC_CALL_FIELDS = fieldsOf<AsyncCallOptions>({
+  gradients: true,
+  gradientScale: true,
+  denominator: true,
+  maskThreshold: true,
+  stream: true,
+  into: true,
+  results: true,
+  signal: true,
+});
+const CALL_FIELDS = ASYNC_CALL_FIELDS.filter((name) => name !== 'signal');
 
 /**
  * Diffusion-DPO, DPO-C&M or SDPO over pairs of predictions, with the gradient with respect to both predictions. Reusable and stateless: a call
@@ -179,31 +178,46 @@ export class PreferenceLoss {
   }
 
   /**
-   * First pass alone: the moments m, δ, q of every row (and x = mean d_c d_r with `cross`), for statistics that need a barrier before the
-   * gradient. Throws as `evaluate` does.
+   * First pass alone: the moments m, δ, q of every row over the elements of the batch, for statistics that need a barrier before the gradient, and for
+   * rows that are cut into parts ({@link combineMoments}). Numbers per row are not read, but for `referenceError`. Throws as `evaluate` does.
+   *
+   * @param call `cross`: x = mean d_c d_r as well; default: where the loss has a `safeguard`. `stream`: of the device that holds the tensors
    */
   moments(batch: Batch, call: { cross?: boolean; stream?: Stream } = {}): Moments {
     checkOptions('call', call, ['cross', 'stream']);
-    const cross = checkBoolean('call.cross', call.cross ?? false);
-    const prepared = prepare(batch, { stream: call.stream }, this.options, this.#fixed);
+    const cross = checkBoolean('call.cross', call.cross ?? this.options.safeguard !== undefined);
+    const prepared = prepare(batch, { stream: call.stream }, this.options, this.#fixed, 'host', false);
     const result = new ResultBuffers(prepared.rows);
     run(layOut(prepared, result, PASS.moments | (cross ? PASS.cross : 0)));
-    const branch = (error: string, delta: string, drift: string): BranchMoments => ({
-      error: ResultBuffers.column(result, error as keyof typeof ROW_OUTPUT),
-      delta: ResultBuffers.column(result, delta as keyof typeof ROW_OUTPUT),
-      drift: ResultBuffers.column(result, drift as keyof typeof ROW_OUTPUT),
-    });
-    return {
-      chosen: branch('errorChosen', 'deltaChosen', 'driftChosen'),
-      rejected: branch('errorRejected', 'deltaRejected', 'driftRejected'),
-      ...(cross ? { cross: ResultBuffers.column(result, 'cross') } : {}),
-    };
+    return momentsOf(result, cross);
+  }
+
+  /**
+   * The objective alone: loss, statistics, metrics and coefficients of given moments, without a tensor.
+   *
+   * @param moments of the whole rows, by {@link moments} or {@link combineMoments}
+   * @param numbers the numbers per row of a batch, and of the options of a call `denominator`, `gradientScale` and `maskThreshold`
+   * @throws as `evaluate`; ERR_SDPO_INVALID_OPTION where the moments lack what the options need (drift, cross)
+   */
+  objective(moments: Moments, numbers: ObjectiveNumbers = {}): Statistics {
+    checkOptions('numbers', numbers, OBJECTIVE_FIELDS);
+    const { denominator, gradientScale, maskThreshold, ...rows } = numbers as ObjectiveNumbers;
+    const call: CallOptions = { denominator, gradientScale, maskThreshold };
+    checkCall(call, CALL_FIELDS);
+    const result = new ResultBuffers(checkMoments('moments', moments));
+    writeMoments(result, moments, this.options);
+    const { count } = ResultBuffers.raw(result);
+    run(layOut(prepareObjective(count, rows, call, this.options, this.#fixed), result, PASS.objective));
+    return result.finish();
   }
 
   /**
    * Second pass alone: (2/D)(a d + b h) for every row, from coefficients such as `evaluate(batch, { gradients: false }).coefficients`. A row with
    * a = b = 0 is written as zeros without being read. Coefficients of a result on the device of the batch are read there, and then the call returns
    * without waiting.
+   *
+   * @param call `elements`: D (or Σe) of each whole row, where the batch has a part of its elements; default: those of the batch. `stream`: of the
+   *   device that holds the tensors
    */
   gradients<C extends Tensor, R extends Tensor>(
     batch: DeviceBatch<C, R>,
@@ -213,32 +227,32 @@ export class PreferenceLoss {
   gradients<C extends LatentArray, R extends LatentArray>(
     batch: Batch<C, R>,
     coefficients: { chosen: CoefficientInput; rejected: CoefficientInput },
-    call?: { stream?: Stream },
+    call?: { elements?: ArrayLike<number>; stream?: Stream },
   ): Gradients<C, R>;
   gradients(
     batch: Batch | DeviceBatch,
     coefficients: { chosen: CoefficientInput; rejected: CoefficientInput } | DeviceCoefficients,
-    call: { stream?: Stream } = {},
+    call: { elements?: ArrayLike<number>; stream?: Stream } = {},
   ): Gradients {
-    checkOptions('call', call, ['stream']);
+    checkOptions('call', call, ['elements', 'stream']);
     const { stream } = call;
     const onDevice = DeviceResult.owning(coefficients);
+    if (onDevice !== undefined && call.elements !== undefined) {
+      failValue('call.elements', 'left out where coefficients are on a device, with which they are', call.elements);
+    }
     return onDevice === undefined
-      ? this.#gradients(
-          batch as Batch,
-          coefficients as { chosen: CoefficientInput; rejected: CoefficientInput },
-          stream,
-        )
-      : enqueueGradients(batch, prepare(batch, { stream }, this.options, this.#fixed, 'device'), onDevice);
+      ? this.#gradients(batch as Batch, coefficients as { chosen: CoefficientInput; rejected: CoefficientInput }, call)
+      : enqueueGradients(batch, prepare(batch, { stream }, this.options, this.#fixed, 'device', false), onDevice);
   }
 
   #gradients(
     batch: Batch,
     coefficients: { chosen: CoefficientInput; rejected: CoefficientInput },
-    stream: Stream | undefined,
+    { elements, stream }: { elements?: ArrayLike<number>; stream?: Stream },
   ): Gradients {
-    const prepared = prepare(batch, { stream }, this.options, this.#fixed);
+    const prepared = prepare(batch, { stream }, this.options, this.#fixed, 'host', false);
     const result = new ResultBuffers(prepared.rows);
+    if (elements !== undefined) writeElements(result, 'call.elements', elements);
     checkOptions('coefficients', coefficients, BRANCHES);
     for (const branch of BRANCHES) {
       const { a, b } = readCoefficients(`coefficients.${branch}`, coefficients[branch], prepared.rows);
@@ -261,7 +275,7 @@ export class PreferenceLoss {
   #prepare(batch: Batch, call: CallOptions): PendingCall {
     const wanted = call.gradients ?? true;
     const earlier = call.into instanceof ResultBuffers ? ResultBuffers.takeScalars(call.into) : undefined;
-    const prepared = prepare(batch, call, this.options, this.#fixed, 'host', earlier);
+    const prepared = prepare(batch, call, this.options, this.#fixed, 'host', true, earlier);
     const result = call.into === undefined ? new ResultBuffers(prepared.rows) : reuse(call.into, prepared.rows);
     const reused = wanted ? reusedGradients(result, batch) : undefined;
     const gradients = wanted ? (reused ?? allocateGradients(batch)) : undefined;

@@ -131,8 +131,10 @@ interface OptionRow {
   readonly exclusiveMaximum?: number;
   readonly values?: readonly string[];
   readonly required?: true;
-  /** Without a default the option is off, or somebody else decides. */
+  /** Without a default the option is off. */
   readonly default?: unknown;
+  /** The default is another one where the objective or the schedule says so. */
+  readonly dependent?: true;
   /** The objectives that use it; absent: all. */
   readonly users?: readonly Objective[];
   /** Only with this link. */
@@ -155,7 +157,7 @@ export const OPTIONS = {
   weightSharpness: { type: 'number', exclusiveMinimum: 0, default: 1, users: WEIGHTED },
   weightExponent: { type: 'number', default: 1, users: WEIGHTED },
   weightRatio: { type: 'enum', values: WEIGHT_RATIOS, default: 'policy/data', users: WEIGHTED },
-  pairWeight: { type: 'enum', values: PAIR_WEIGHTS, default: 'geometric', users: WEIGHTED, off: [0] },
+  pairWeight: { type: 'enum', values: PAIR_WEIGHTS, default: 'geometric', dependent: true, users: WEIGHTED, off: [0] },
   weightGradient: { type: 'boolean', default: false, users: WEIGHTED },
   timestepWeighting: { type: 'enum', values: TIMESTEP_WEIGHTINGS, default: 'constant', users: WITH_REFERENCE },
   logRatioReduction: { type: 'enum', values: LOG_RATIO_REDUCTIONS, default: 'mean', users: WITH_REFERENCE },
@@ -176,7 +178,7 @@ export const OPTIONS = {
   safeguardScope: { type: 'enum', values: SAFEGUARD_SCOPES, default: 'pair' },
   dmpoAlpha: { type: 'number', exclusiveMinimum: 0, exclusiveMaximum: 1, default: 0.01, users: ['dmpo'] },
   mapoScale: { type: 'number', exclusiveMinimum: 0, default: 0.5, users: ['mapo'] },
-  mapoSteps: { type: 'number', exclusiveMinimum: 0, default: 1000, users: ['mapo'] },
+  mapoSteps: { type: 'number', exclusiveMinimum: 0, default: 1000, dependent: true, users: ['mapo'] },
   nonFinite: { type: 'enum', values: NON_FINITE_POLICIES, default: 'throw' },
   threads: { type: 'integer', minimum: 1, maximum: 4096, off: [0], crosses: 'call' },
 } as const satisfies { [K in keyof Required<Omit<PreferenceLossOptions, 'schedule'>>]: OptionRow };

@@ -18,7 +18,7 @@ import { dtypeIndex } from '../tensor/dtypes.js';
 import { commonDevice, dtypeOf, isLatentArray, type Operand, operandOf, readOperand } from '../tensor/operand.js';
 import { checkStream, type Stream } from '../tensor/stream.js';
 import { isContiguous, placeOf, Tensor } from '../tensor/tensor.js';
-import { BATCH_FIELDS, type Batch, BRANCH_FIELDS, type BranchBatch, type EvaluateOptions } from './batch.js';
+import { BATCH_FIELDS, type Batch, BRANCH_FIELDS, type BranchBatch, type EvaluateOptions, type RowBatch } from './batch.js';
 import { BRANCHES, COLUMN, ColumnWriter, countOf, fitsRows, makeScalars, perBranch, type Scalars } from './columns.js';
 import { hasMask, type ResolvedOptions, TRAITS, writeOptions } from './options.js';
 import { writeRowNumbers } from './row-numbers.js';
@@ -56,6 +56,7 @@ const INPUT_NAMES = Object.keys(ARGUMENTS) as readonly InputName[];
  *
  * @param results where the results go: on a device, numbers per row may lie there too
  * @param fixed the header with the options, by `fix`
+ * @param complete whether the objective is evaluated, so that every number per row that it reads has to be there
  * @param earlier scalars that no other call uses, written again where the rows are as many
  */
 export function prepare(
@@ -64,6 +65,7 @@ export function prepare(
   options: ResolvedOptions,
   fixed: Float64Array,
   results: 'host' | 'device' = 'host',
+  complete = true,
   earlier?: Scalars,
 ): Prepared {
   checkOptions('batch', batch, BATCH_FIELDS);
@@ -71,9 +73,9 @@ export function prepare(
   const rows = countRows(batch);
   if (rows === 0 && call.denominator === undefined) {
     failValue(
-      'batch',
+      batch.timesteps === undefined ? 'batch.chosen.policy' : 'batch.timesteps',
       'of at least one row (the mean over no rows does not exist; a rank without rows passes its denominator)',
-      batch.chosen.policy,
+      batch.timesteps ?? batch.chosen.policy,
       'ERR_SDPO_INVALID_LENGTH',
     );
   }
@@ -111,13 +113,30 @@ export function prepare(
   const scalars = fitsRows(earlier, rows) ? earlier : makeScalars(rows);
   writeHeader(scalars.header, fixed, rows, size, device, call, operands);
   const columns = new ColumnWriter(scalars, rows, device, results);
-  writeRowNumbers(columns, batch, rows, device, call, options);
+  writeRowNumbers(columns, batch, rows, device, call, options, complete);
   for (const branch of BRANCHES) {
     const { referenceError } = batch[branch];
     columns.write(COLUMN.referenceError[branch], { name: `batch.${branch}.referenceError`, value: referenceError });
   }
   return { rows, size, device, stream, scalars, operands, memories: columns.memories };
 }
+
+/** A call that evaluates the objective of given moments: numbers per row, and no tensor. */
+export function prepareObjective(
+  rows: number,
+  numbers: RowBatch,
+  call: EvaluateOptions,
+  options: ResolvedOptions,
+  fixed: Float64Array,
+): Prepared {
+  const scalars = makeScalars(rows);
+  writeHeader(scalars.header, fixed, rows, 0, 'cpu', call, NO_OPERANDS);
+  const columns = new ColumnWriter(scalars, rows, 'cpu', 'host');
+  writeRowNumbers(columns, numbers, rows, 'cpu', call, options, true);
+  return { rows, size: 0, device: 'cpu', stream: undefined, scalars, operands: NO_OPERANDS, memories: [] };
+}
+
+const NO_OPERANDS = Object.fromEntries(INPUT_NAMES.map((name) => [name, undefined])) as Inputs;
 
 /** Rows are counted from the policies; a flat array has as many as the numbers per row, or as `rows` says. */
 function countRows(batch: Batch): number {
@@ -146,9 +165,9 @@ function countRows(batch: Batch): number {
   return (
     given ??
     failType(
-      'batch.rows',
-      'given where flat arrays come without timesteps and other numbers per row (a Tensor tells its rows by its shape)',
-      undefined,
+      'batch.timesteps',
+      'a list, one per row, where flat arrays do not tell their rows (batch.rows can, and a Tensor does by its shape)',
+      timesteps,
     )
   );
 }

@@ -18,7 +18,11 @@ import {
 } from './columns.js';
 import { hasMask, type ResolvedOptions, readsOmega, TRAITS } from './options.js';
 
-/** Checks the numbers per row and writes those that differ from their defaults. */
+/**
+ * Checks the numbers per row and writes those that differ from their defaults.
+ *
+ * @param complete whether the objective is evaluated, so that what it reads has to be there
+ */
 export function writeRowNumbers(
   out: ColumnWriter,
   batch: RowBatch,
@@ -26,8 +30,9 @@ export function writeRowNumbers(
   device: string,
   call: EvaluateOptions,
   options: ResolvedOptions,
+  complete: boolean,
 ): void {
-  writeTransition(out, batch, rows, device, options);
+  writeTransition(out, batch, rows, device, options, complete);
   writeWeightNoise(out, batch, options);
   const betaScale = refuseUnread('batch.betaScale', batch.betaScale, 'betaScaleChosen', options);
   const scales = perBranch('batch.betaScale', betaScale);
@@ -62,11 +67,12 @@ function writeTransition(
   rows: number,
   device: string,
   options: ResolvedOptions,
+  complete: boolean,
 ): void {
   checkOptions('batch.transition', transition, TRANSITION_FIELDS);
   const timesteps = perBranch('batch.timesteps', given);
   const omega = perBranch('batch.transition.omega', transition.omega);
-  const source = new OmegaSource(out, options, rows, device);
+  const source = new OmegaSource(out, options, rows, device, complete);
   if (timesteps.chosen.value === timesteps.rejected.value && omega.chosen.value === omega.rejected.value) {
     source.write(BRANCHES, timesteps.chosen, omega.chosen);
   } else {
@@ -106,8 +112,10 @@ class OmegaSource {
   readonly #options: ResolvedOptions;
   readonly #rows: number;
   readonly #device: string;
+  readonly #complete: boolean;
 
-  constructor(out: ColumnWriter, options: ResolvedOptions, rows: number, device: string) {
+  constructor(out: ColumnWriter, options: ResolvedOptions, rows: number, device: string, complete: boolean) {
+    this.#complete = complete;
     this.#out = out;
     this.#options = options;
     this.#rows = rows;
@@ -119,7 +127,8 @@ class OmegaSource {
     const reads = readsOmega(this.#options);
     const needed = timestepWindow !== undefined || (reads && omega.value === undefined && schedule !== undefined);
     if (timesteps.value === undefined) {
-      if (needed) failType(timesteps.name, 'an array or typed array of numbers, one per row', undefined);
+      if (needed && this.#complete)
+        failType(timesteps.name, 'an array or typed array of numbers, one per row', undefined);
     } else if (isOnDevice(timesteps.value)) {
       for (const branch of branches) this.#out.write(COLUMN.timestep[branch], timesteps);
     }
@@ -136,7 +145,8 @@ class OmegaSource {
     }
     if (omega.value !== undefined) return;
     if (schedule === undefined) {
-      if (reads) failType('batch.transition.omega', 'given where the loss has no schedule', undefined);
+      if (reads && this.#complete)
+        failType('batch.transition.omega', 'given where the loss has no schedule', undefined);
       return;
     }
     const found = reads ? schedule.omegas(checked, timesteps.name) : omegasOfStatistics(schedule, checked);
@@ -173,7 +183,7 @@ class OmegaSource {
       this.#out.table(tableOf(schedule, this.#device));
       return;
     }
-    if (!reads) return;
+    if (!reads || !this.#complete) return;
     if (schedule === undefined) failType('batch.transition.omega', 'given where the loss has no schedule', undefined);
     throw new SdpoRangeError(
       'ERR_SDPO_INVALID_OPTION',

@@ -41,11 +41,7 @@ export const LISTS = {
 } as const satisfies Partial<Record<keyof NativeTables, readonly string[]>>;
 
 /** Throws where a list of the addon is not what this code expects. */
-export function checkList(
-  name: string,
-  expected: readonly string[],
-  received: readonly string[] | undefined = binding.tables[name as keyof NativeTables],
-): void {
+export function checkList(name: string, expected: readonly string[], received: readonly string[] | undefined): void {
   if (received?.join() === expected.join()) return;
   throw otherSources(
     `the addon's table '${name}' to be [${expected.join(', ')}], received [${received?.join(', ') ?? ''}]`,

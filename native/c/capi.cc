@@ -208,7 +208,7 @@ sdpo_status sdpo_combine(int64_t rows, int64_t size, const double* a, const sdpo
                          const sdpo_tensor* y, const sdpo_output* out, sdpo_location where, void* stream,
                          int32_t threads) {
   return guarded([&] {
-    check_extent(rows, size);
+    check_extent(rows, "rows", size, "size");
     if (x == nullptr || y == nullptr || out == nullptr)
       SDPO_REFUSE("Expected x, y and out to be pointers, received NULL");
     CombineProblem problem;

@@ -210,9 +210,9 @@ void check_count(int64_t value, const char* what) {
   }
 }
 
-void check_extent(int64_t rows, int64_t size) {
-  check_count(rows, "rows");
-  check_count(size, "size");
+void check_extent(int64_t rows, const char* rows_name, int64_t size, const char* size_name) {
+  check_count(rows, rows_name);
+  check_count(size, size_name);
   if (rows > 0 && size > kLargest / rows) SDPO_REFUSE("Expected rows * size to fit into memory, received more");
 }
 
@@ -244,7 +244,7 @@ MutableTensorView output_view(const sdpo_output& given, int64_t rows, int64_t si
 
 Problem read_problem(const sdpo_problem* given, int passes) {
   const sdpo_problem p = known_part(given, default_problem(), "problem");
-  check_extent(p.rows, p.size);
+  check_extent(p.rows, "problem.rows", p.size, "problem.size");
   Problem out;
   out.passes = passes | (p.cross != 0 && (passes & Pass::moments) != 0 ? Pass::cross : 0);
   out.rows = p.rows;

@@ -32,7 +32,7 @@ DType dtype(int32_t value, const char* what);
 Location location(const sdpo_location& given, const char* what);
 void check_count(int64_t value, const char* what);
 // Whether rows * size elements can be memory.
-void check_extent(int64_t rows, int64_t size);
+void check_extent(int64_t rows, const char* rows_name, int64_t size, const char* size_name);
 int thread_count(int32_t threads);
 const Backend& backend_of(const Location& where);
 

@@ -18,10 +18,6 @@ export function typesOfResults(loss: PreferenceLoss, batch: DeviceBatch, host: B
   const onDevice: DeviceEvaluation = loss.evaluate(batch, { results: 'device' });
   const statistics: DeviceStatistics = loss.evaluate(host, { results: 'device', gradients: false, into: onDevice });
   const onHost: Evaluation<Tensor, Tensor> = loss.evaluate(host, { results: 'host' });
-  // @ts-expect-error: a batch with numbers per row on the device needs results there
-  loss.evaluate(batch);
-  // @ts-expect-error: and so do its gradients
-  loss.gradients(batch, onHost.coefficients);
   // @ts-expect-error: there are no gradients
   statistics.gradients;
   // @ts-expect-error: a result of the host is no result of the device

@@ -79,7 +79,7 @@ const unused: Record<string, [value: unknown, ...PreferenceLossOptions['objectiv
   weightSharpness: [2, 'diffusion-dpo', 'dspo', 'dmpo', 'mapo'],
   weightRatio: ['reference/data', 'diffusion-dpo', 'dspo', 'dmpo', 'mapo'],
   weightGradient: [true, 'diffusion-dpo', 'dspo', 'dmpo', 'mapo'],
-  pairWeight: ['min', 'diffusion-dpo', 'sdpo', 'dspo', 'dmpo', 'mapo'],
+  pairWeight: ['min', 'diffusion-dpo', 'dspo', 'dmpo', 'mapo'],
   timestepWeighting: ['elbo', 'mapo'],
   logRatioReduction: ['sum', 'mapo'],
   link: ['hinge', 'dspo', 'dmpo', 'mapo'],

@@ -1,8 +1,8 @@
 /** One list of names everywhere: the addon's tables, lib/ and the oracles. And sizes beyond 32 bits, in a program of its own. */
 
 import { spawnSync } from 'node:child_process';
-import { existsSync, readdirSync } from 'node:fs';
-import { join } from 'node:path';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import t from 'tap';
 import {
@@ -17,6 +17,7 @@ import {
 import { binding } from '../../lib/native/binding.js';
 import { checkContract, LISTS, rowInput } from '../../lib/native/contract.js';
 import { LOG_RATIO_REDUCTIONS, METRICS, ROW_STATISTICS, SCOPES, TIMESTEP_WEIGHTINGS } from '../../lib/native/names.js';
+import { generated } from '../../scripts/tables.js';
 import { largeBatch } from '../helpers/batches.js';
 import { dtypes } from '../helpers/dtypes.js';
 import * as oracle from '../oracle/oracle.js';
@@ -51,6 +52,12 @@ t.test('an addon built from other sources is refused when it is loaded', async (
         `${name} ${what}`,
       );
     }
+  }
+});
+
+t.test('what is made of the tables is up to date', async (t) => {
+  for (const [file, text] of Object.entries(generated)) {
+    t.equal(readFileSync(file, 'utf8'), text(), `${relative(root, file)}, else write it again: npm run tables`);
   }
 });
 

@@ -1,21 +1,15 @@
 /** The Python package: its tables are those of lib/, and its tests pass (with /usr/bin/python3 and its torch, or SDPO_PYTHON's). */
 
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import t from 'tap';
 import { NoiseSchedule } from '../../lib/index.js';
 import { PRESET_NAMES } from '../../lib/schedule/presets.js';
-import { pythonTables, tablesFile } from '../../python/tables.js';
 import { missing, runPythonTests } from '../helpers/python.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'sdpo-python-'));
 t.teardown(() => rmSync(folder, { recursive: true, force: true }));
-
-t.test('python/sdpo/tables.json is what lib/ says', (t) => {
-  t.equal(readFileSync(tablesFile, 'utf8'), pythonTables(), 'else write it again: npx tsx python/tables.ts');
-  t.end();
-});
 
 /** Schedules of every kind with what they answer, for the Python port to be compared with. */
 function scheduleReference(): string {
