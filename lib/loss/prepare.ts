@@ -18,7 +18,14 @@ import { dtypeIndex } from '../tensor/dtypes.js';
 import { commonDevice, dtypeOf, isLatentArray, type Operand, operandOf, readOperand } from '../tensor/operand.js';
 import { checkStream, type Stream } from '../tensor/stream.js';
 import { isContiguous, placeOf, Tensor } from '../tensor/tensor.js';
-import { BATCH_FIELDS, type Batch, BRANCH_FIELDS, type BranchBatch, type EvaluateOptions, type RowBatch } from './batch.js';
+import {
+  BATCH_FIELDS,
+  type Batch,
+  BRANCH_FIELDS,
+  type BranchBatch,
+  type EvaluateOptions,
+  type RowBatch,
+} from './batch.js';
 import { BRANCHES, COLUMN, ColumnWriter, countOf, fitsRows, makeScalars, perBranch, type Scalars } from './columns.js';
 import { hasMask, type ResolvedOptions, TRAITS, writeOptions } from './options.js';
 import { writeRowNumbers } from './row-numbers.js';
