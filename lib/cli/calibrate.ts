@@ -5,7 +5,7 @@ import { collect, positiveInteger } from './arguments.js';
 import { EXIT_CODE_HELP, finish } from './exit.js';
 
 /** What is worked out; the other of the two is the config's. */
-export const PROPOSALS = ['kappa', 'tau', 'none'] as const;
+const PROPOSALS = ['kappa', 'tau', 'none'] as const;
 
 export interface CalibrateCommandOptions {
   readonly set: readonly string[];

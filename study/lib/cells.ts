@@ -69,7 +69,7 @@ function compare(a: readonly (number | string)[], b: readonly (number | string)[
   return at < 0 ? 0 : a[at] < b[at] ? -1 : 1;
 }
 
-export function measuresAt(run: StudyRun, moment: Moment): Measures {
+function measuresAt(run: StudyRun, moment: Moment): Measures {
   return moment === 'final' ? run.final : run.peak.metrics;
 }
 

@@ -24,7 +24,7 @@ export interface FailedRun {
 }
 
 /** Changes with everything that decides the numbers of a run and that the declaration says; code is not part of it. */
-export function keyOf(config: StudyConfig, cell: StudyCell): string {
+function keyOf(config: StudyConfig, cell: StudyCell): string {
   return fingerprint({ cell, options: config.options, decidingMetric: config.decidingMetric });
 }
 
@@ -70,11 +70,6 @@ export class StudyFolder {
 
   async writeFailure(cell: StudyCell, error: string): Promise<void> {
     await writeJson(this.#path('failed', cell.id), { key: keyOf(this.#config, cell), error });
-  }
-
-  readFailure(cell: StudyCell): FailedRun | undefined {
-    const found = readJson<{ key: string; error: string }>(this.#path('failed', cell.id));
-    return found?.key === keyOf(this.#config, cell) ? { cell, error: found.error } : undefined;
   }
 
   readRecord(): StudyRecord | undefined {

@@ -9,6 +9,16 @@ import { declaration, declare, RUNS } from './declaration.js';
 
 const runsOf = (out: string) => readdirSync(join(out, 'runs')).length;
 
+t.test('help, and a command that does not exist', async (t) => {
+  for (const command of ['study', 'report']) {
+    const { status, stdout, stderr } = await sdpoStudy([command, '--help']);
+    t.match({ status, stderr }, { status: 0, stderr: '' });
+    t.match(stdout, new RegExp(`^Usage: sdpo-study ${command} `));
+    t.match(stdout, /^Exit codes: 0 done, 1 failed, 2 wrong usage or config, 3 .*, 130 interrupted$/m);
+  }
+  t.match(await sdpoStudy(['reprot']), { status: 2, stdout: '', stderr: /unknown command 'reprot'/ });
+});
+
 t.test('a study runs, and does nothing twice', async (t) => {
   const folder = t.testdir();
   const file = declare(folder);

@@ -12,7 +12,7 @@ export interface Panel {
 }
 
 /** Colours of Okabe and Ito that stay apart for every kind of colour vision and on white; the yellow of the set is too pale for lines. */
-export const COLOURS = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#000000'] as const;
+const COLOURS = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#000000'] as const;
 const DASHES = [
   [1, 0],
   [5, 3],
@@ -37,7 +37,7 @@ export function styleAt(index: number): Style {
   };
 }
 
-export const PANEL = { width: 360, height: 260 } as const;
+const PANEL = { width: 360, height: 260 } as const;
 
 const CONFIG = {
   font: 'system-ui, sans-serif',

@@ -5,7 +5,7 @@ import { type Focus, focusOf, titleOf } from '../focus.js';
 import type { StudyResults, StudyRun } from '../types.js';
 
 /** One grid: what it shows and its image as a data URI. */
-export interface SampleGrid {
+interface SampleGrid {
   readonly title: string;
   readonly alt: string;
   readonly uri: string;

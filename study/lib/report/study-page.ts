@@ -14,8 +14,8 @@ import { frontierFigure, trajectoryFigure } from './run-figures.js';
 import { sampleFigures } from './samples.js';
 import { acrossTable, answersTable, budgetTable, cellTable, matrixTables, UNCONFIRMED_NOTE } from './tables.js';
 
-/** Sections of a study; `prefix` keeps their ids apart where a page shows several. */
-export async function studySections(results: StudyResults): Promise<Section[]> {
+/** Sections of a study. */
+async function studySections(results: StudyResults): Promise<Section[]> {
   const focus = focusOf(results);
   const { config } = results;
   const answers = answerQuestions(results);
@@ -100,7 +100,7 @@ export async function studyPage(results: StudyResults): Promise<string> {
   return page(results.title, leadHtml(results), await studySections(results));
 }
 
-export function leadHtml({ runs, environment }: StudyResults): string {
+function leadHtml({ runs, environment }: StudyResults): string {
   const hours = runs.reduce((sum, { seconds }) => sum + seconds, 0) / 3600;
   const facts = Object.entries(environment).map(([name, value]) => `${name} ${value}`);
   const text = `${runs.length} runs, ${hours.toFixed(1)} hours of computation. ${facts.join(', ')}.`;

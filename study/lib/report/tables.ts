@@ -13,7 +13,7 @@ export const MOMENT_TITLES: Readonly<Record<Moment, string>> = {
 };
 
 /** What a verdict is called, with a mark where only one of the two intervals supports it. */
-export function verdictText({ verdict, confirmed }: Difference): string {
+function verdictText({ verdict, confirmed }: Difference): string {
   return (verdict === 'better' || verdict === 'worse') && !confirmed ? `${verdict}*` : verdict;
 }
 

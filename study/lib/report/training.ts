@@ -69,7 +69,7 @@ const CURVES = [
 const MAX_POINTS = 120;
 
 /** Curves of the runs, one panel per metric. */
-export async function trainingSections(runs: readonly TrainingRun[]): Promise<Section[]> {
+async function trainingSections(runs: readonly TrainingRun[]): Promise<Section[]> {
   const series = runs.map(({ name }, i) => ({ title: name, style: styleAt(i) }));
   const figureOf = async (
     kind: Line['kind'],
