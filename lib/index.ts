@@ -24,7 +24,7 @@ export {
   PreferenceLoss,
 } from './loss/loss.js';
 export { type BranchMoments, combineMoments, type Moments } from './loss/moments.js';
-export type { PreferenceLossOptions, ResolvedOptions } from './loss/options.js';
+export { OBJECTIVES, type Objective, type PreferenceLossOptions, type ResolvedOptions } from './loss/options.js';
 export {
   type BranchCoefficients,
   type Evaluation,
@@ -51,8 +51,6 @@ export {
   type Link,
   type LogRatioReduction,
   type NonFinitePolicy,
-  OBJECTIVES,
-  type Objective,
   PAIR_WEIGHTS,
   type PairWeight,
   type SafeguardScope,

@@ -10,8 +10,6 @@ import {
   type LogRatioReduction,
   NON_FINITE_POLICIES,
   type NonFinitePolicy,
-  OBJECTIVES,
-  type Objective,
   PAIR_WEIGHTS,
   type PairWeight,
   SAFEGUARD_SCOPES,
@@ -36,6 +34,11 @@ import {
   failValue,
 } from '../native/validate.js';
 import { NoiseSchedule } from '../schedule/schedule.js';
+
+/** The objectives, in the order of the addon's list. */
+export const OBJECTIVES = ['diffusion-dpo', 'dpo-cm', 'sdpo', 'dspo', 'dmpo', 'mapo'] as const;
+export type Objective = (typeof OBJECTIVES)[number];
+checkList('objectives', OBJECTIVES, binding.tables.objectives);
 
 /**
  * Options of {@link PreferenceLoss}. Symbols as in docs/mathematics.md: m mean squared error of the policy, δ = m - r its excess over the

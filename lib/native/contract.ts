@@ -13,7 +13,6 @@ import {
   LOG_RATIO_REDUCTIONS,
   METRICS,
   NON_FINITE_POLICIES,
-  OBJECTIVES,
   PAIR_WEIGHTS,
   ROW_STATISTICS,
   SAFEGUARD_SCOPES,
@@ -26,7 +25,6 @@ import {
 /** The lists of this code under the addon's names: those that have types. The others are read by name where they are used. */
 export const LISTS = {
   dtypes: DTYPES,
-  objectives: OBJECTIVES,
   links: LINKS,
   pairWeights: ['automatic', ...PAIR_WEIGHTS],
   weightRatios: WEIGHT_RATIOS,

@@ -1,6 +1,5 @@
 /** Closed lists of names that have public types, in the order of the addon's tables; contract.ts compares the two. */
 
-export const OBJECTIVES = ['diffusion-dpo', 'dpo-cm', 'sdpo', 'dspo', 'dmpo', 'mapo'] as const;
 export const LINKS = ['sigmoid', 'hinge', 'ipo'] as const;
 export const PAIR_WEIGHTS = ['geometric', 'min', 'max', 'product'] as const;
 export const WEIGHT_RATIOS = ['policy/data', 'policy/reference', 'reference/data'] as const;
@@ -12,7 +11,6 @@ export const NON_FINITE_POLICIES = ['throw', 'skip', 'propagate'] as const;
 /** Element types of tensors, named as in PyTorch. */
 export const DTYPES = ['float64', 'float32', 'float16', 'bfloat16'] as const;
 
-export type Objective = (typeof OBJECTIVES)[number];
 export type Link = (typeof LINKS)[number];
 export type PairWeight = (typeof PAIR_WEIGHTS)[number];
 export type WeightRatio = (typeof WEIGHT_RATIOS)[number];

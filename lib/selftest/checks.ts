@@ -1,9 +1,9 @@
 /** The checks of the self-test. Each throws where something is wrong; the device they run on is given. */
 
 import { PreferenceLoss } from '../loss/loss.js';
-import type { PreferenceLossOptions } from '../loss/options.js';
+import { OBJECTIVES, type PreferenceLossOptions } from '../loss/options.js';
 import type { Evaluation } from '../loss/result.js';
-import { LINKS, OBJECTIVES, PAIR_WEIGHTS } from '../native/names.js';
+import { LINKS, PAIR_WEIGHTS } from '../native/names.js';
 import { NoiseSchedule } from '../schedule/schedule.js';
 import type { DType } from '../tensor/dtypes.js';
 import { DTYPES } from '../tensor/dtypes.js';

@@ -15,7 +15,7 @@ import {
   WEIGHT_RATIOS,
 } from '../../lib/index.js';
 import { binding } from '../../lib/native/binding.js';
-import { checkContract, LISTS, rowInput } from '../../lib/native/contract.js';
+import { checkContract, checkList, LISTS, rowInput } from '../../lib/native/contract.js';
 import { LOG_RATIO_REDUCTIONS, METRICS, ROW_STATISTICS, SCOPES, TIMESTEP_WEIGHTINGS } from '../../lib/native/names.js';
 import { generated } from '../../scripts/tables.js';
 import { largeBatch } from '../helpers/batches.js';
@@ -38,6 +38,7 @@ t.test('the tables of the addon are those of lib/', async (t) => {
 t.test('an addon built from other sources is refused when it is loaded', async (t) => {
   t.doesNotThrow(() => checkContract(native));
   t.throws(() => rowInput('omegaBoth'), { code: 'ERR_SDPO_NO_BINARY', message: /'rowInputs' to have 'omegaBoth'/ });
+  t.throws(() => checkList('objectives', ['sdpo'], native.objectives), { message: /'objectives' to be \[sdpo\]/ });
   for (const name of [...Object.keys(LISTS), 'rowOutputs']) {
     const list = native[name];
     for (const [what, other] of [
