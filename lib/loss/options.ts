@@ -26,6 +26,7 @@ import {
   checkInteger,
   checkNumber,
   checkNumberAbove,
+  checkNumberBelow,
   checkNumberBetween,
   checkOneOf,
   checkOptions,
@@ -36,7 +37,7 @@ import {
 import { NoiseSchedule } from '../schedule/schedule.js';
 
 /** The objectives, in the order of the addon's list. */
-export const OBJECTIVES = ['diffusion-dpo', 'dpo-cm', 'sdpo', 'dspo', 'dmpo', 'mapo'] as const;
+export const OBJECTIVES = ['diffusion-dpo', 'dpo-cm', 'sdpo', 'dspo', 'dmpo', 'mapo', 'linear-dpo'] as const;
 export type Objective = (typeof OBJECTIVES)[number];
 checkList('objectives', OBJECTIVES, binding.tables.objectives);
 
@@ -49,6 +50,7 @@ export interface PreferenceLossOptions {
    * `diffusion-dpo`: f(ψ_c - ψ_r) (arXiv 2311.12908, eq. 14). `dpo-cm`: clip(pair weight) · f(ψ_c - ψ_r) on kept rows. `sdpo`:
    * f(clip(w_c) ψ_c - clip(w_r) ψ_r) on kept rows (both arXiv 2505.21893). `dspo`: mean (d_c - s h_c)² with s = β σ(ψ_r - ψ_c). `dmpo`:
    * KL(Bernoulli(σ(ψ_c - ψ_r)) ‖ Bernoulli(1 - α)). `mapo`: m_c - β log σ(T (φ(s m_c) - φ(s m_r))), without a reference (arXiv 2406.06424).
+   * `linear-dpo`: sg[min(max(½ - 0.4 (ψ_c - ψ_r), η), 1-η)] (m_c - m_r) (arXiv 2605.21123).
    */
   objective: Objective;
   /** Gives ω of a timestep. Needed by objectives with weights and by `elbo` weighting, unless every batch brings its own `transition.omega`. */
@@ -109,6 +111,8 @@ export interface PreferenceLossOptions {
   mapoScale?: number;
   /** T > 0, the factor of the margin. Default the schedule's number of training timesteps, or 1000 without a schedule. For `mapo`. */
   mapoSteps?: number;
+  /** η in [0, ½): the factor of the loss stays in [η, 1-η]. Default 0.01. For `linear-dpo`. */
+  linearFloor?: number;
   /** What a non-finite value does: 'throw' an error that says where, 'skip' the row (removed and counted), or 'propagate'. Default 'throw'. */
   nonFinite?: NonFinitePolicy;
   /** Threads of the CPU backend; default SDPO_NUM_THREADS or all cores. The result does not depend on it. */
@@ -182,6 +186,7 @@ export const OPTIONS = {
   dmpoAlpha: { type: 'number', exclusiveMinimum: 0, exclusiveMaximum: 1, default: 0.01, users: ['dmpo'] },
   mapoScale: { type: 'number', exclusiveMinimum: 0, default: 0.5, users: ['mapo'] },
   mapoSteps: { type: 'number', exclusiveMinimum: 0, default: 1000, dependent: true, users: ['mapo'] },
+  linearFloor: { type: 'number', minimum: 0, exclusiveMaximum: 0.5, default: 0.01, users: ['linear-dpo'] },
   nonFinite: { type: 'enum', values: NON_FINITE_POLICIES, default: 'throw' },
   threads: { type: 'integer', minimum: 1, maximum: 4096, off: [0], crosses: 'call' },
 } as const satisfies { [K in keyof Required<Omit<PreferenceLossOptions, 'schedule'>>]: OptionRow };
@@ -266,7 +271,7 @@ function defaultOf(name: OptionName, { objective, schedule }: { readonly [name: 
 
 /** A value of an option as it is kept; throws in the message shape of this package. */
 export function checkOption(argument: string, name: OptionName, value: unknown): unknown {
-  const { type, values = [], minimum = -Infinity, maximum, exclusiveMinimum, exclusiveMaximum } = row(name);
+  const { type, values = [], minimum = -Infinity, maximum } = row(name);
   switch (type) {
     case 'enum':
       return checkOneOf(argument, value, values);
@@ -279,12 +284,20 @@ export function checkOption(argument: string, name: OptionName, value: unknown):
     case 'interval':
       return checkInterval(argument, value, 'finite numbers', -Infinity);
     case 'number':
-      if (exclusiveMinimum !== undefined && exclusiveMaximum !== undefined) {
-        return checkNumberBetween(argument, value, exclusiveMinimum, exclusiveMaximum);
-      }
-      if (exclusiveMinimum !== undefined) return checkNumberAbove(argument, value, exclusiveMinimum);
-      return checkNumber(argument, value, minimum, maximum);
+      return checkBounded(argument, value, row(name));
   }
+}
+
+function checkBounded(argument: string, value: unknown, bounds: OptionRow): number {
+  const { minimum, maximum, exclusiveMinimum, exclusiveMaximum } = bounds;
+  if (exclusiveMaximum === undefined) {
+    return exclusiveMinimum === undefined
+      ? checkNumber(argument, value, minimum, maximum)
+      : checkNumberAbove(argument, value, exclusiveMinimum);
+  }
+  return exclusiveMinimum === undefined
+    ? checkNumberBelow(argument, value, minimum ?? -Infinity, exclusiveMaximum)
+    : checkNumberBetween(argument, value, exclusiveMinimum, exclusiveMaximum);
 }
 
 function checkRange(argument: string, value: unknown): Bounds {

@@ -72,6 +72,14 @@ export function checkNumberBetween(argument: string, value: unknown, min: number
   return value;
 }
 
+/** A finite number from `min` to below `max`. */
+export function checkNumberBelow(argument: string, value: unknown, min: number, max: number): number {
+  const expected = `a number in [${min}, ${max})`;
+  if (typeof value !== 'number') failType(argument, expected, value);
+  if (!(value >= min && value < max)) failValue(argument, expected, value);
+  return value;
+}
+
 /** An integer within [min, max]. */
 export function checkInteger(argument: string, value: unknown, min: number, max = Number.MAX_SAFE_INTEGER): number {
   const expected = max === Number.MAX_SAFE_INTEGER ? `an integer >= ${min}` : `an integer between ${min} and ${max}`;

@@ -110,6 +110,7 @@ typedef struct sdpo_options {
   double dmpo_alpha; /* 'dmpo'; default 0.01 */
   double mapo_scale; /* 'mapo'; default 0.5 */
   double mapo_steps; /* 'mapo'; default 1000 */
+  double linear_floor; /* 'linear-dpo'; default 0.01 */
 } sdpo_options;
 
 /* One batch. Fill it with sdpo_problem_init, then set what the call needs.

@@ -24,7 +24,8 @@ namespace sdpo {
   X(sdpo, "sdpo", Sdpo)                           \
   X(dspo, "dspo", Dspo)                           \
   X(dmpo, "dmpo", Dmpo)                           \
-  X(mapo, "mapo", Mapo)
+  X(mapo, "mapo", Mapo)                           \
+  X(linear_dpo, "linear-dpo", LinearDpo)
 // clang-format on
 SDPO_NAMED_ENUM(Objective, SDPO_OBJECTIVES)
 
@@ -309,6 +310,24 @@ struct Mapo {
     const double slope = -options.beta * sigmoid(-out.logit) * options.mapo_steps * options.mapo_scale;
     out.chosen.m = 1 + slope * odds_c.derivative;
     out.rejected.m = -slope * odds_r.derivative;
+    return out;
+  }
+};
+
+// Linear-DPO (arXiv 2605.21123): L = sg[min(max(1/2 - 0.4 z, eta), 1 - eta)] (m_c - m_r)          z = psi_c - psi_r
+// The factor is sigma(-z) made linear and bounded; no gradient flows through it.
+struct LinearDpo {
+  static constexpr int kWeights = 0;
+  static constexpr bool kReference = true, kLink = false, kDrift = false;
+  SDPO_HD static RowTerms evaluate(const ObjectiveRules& rules, const BranchTerms& c, const BranchTerms& r, double) {
+    const double floor = rules.options.linear_floor;
+    RowTerms out;
+    out.logit = c.psi - r.psi;
+    const double line = 0.5 - 0.4 * out.logit;
+    const double factor = line < floor ? floor : line > 1 - floor ? 1 - floor : line;  // NaN stays NaN
+    out.loss = factor * (c.m - r.m);
+    out.chosen.m = factor;
+    out.rejected.m = -factor;
     return out;
   }
 };

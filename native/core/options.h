@@ -64,7 +64,8 @@ SDPO_NAMED_ENUM(NonFinite, SDPO_NON_FINITE)
   X(double, safeguard, "safeguard", -1) /* negative: off */                                          \
   X(double, dmpo_alpha, "dmpoAlpha", 0.01)                                                           \
   X(double, mapo_scale, "mapoScale", 0.5)                                                            \
-  X(double, mapo_steps, "mapoSteps", 1000)
+  X(double, mapo_steps, "mapoSteps", 1000)                                                           \
+  X(double, linear_floor, "linearFloor", 0.01)
 // clang-format on
 
 struct ObjectiveOptions {
