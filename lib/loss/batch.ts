@@ -83,8 +83,8 @@ export interface EvaluateOptions {
 }
 
 /** The fields of a type, checked by the compiler: none is missing and none is foreign. */
-export function fieldsOf<T>(fields: { readonly [K in keyof Required<T>]: true }): readonly string[] {
-  return Object.keys(fields);
+export function fieldsOf<T>(fields: { readonly [K in keyof Required<T>]: true }): readonly (keyof T & string)[] {
+  return Object.keys(fields) as (keyof T & string)[];
 }
 
 export const ROW_FIELDS = fieldsOf<RowBatch>({

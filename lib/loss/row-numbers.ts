@@ -1,7 +1,7 @@
 /** The numbers per row of a batch: which of them the loss reads, where ω comes from, and what may not be given. */
 
 import { SdpoRangeError } from '../native/errors.js';
-import { checkOptions, failType, failValue } from '../native/validate.js';
+import { failType, failValue, readOptions } from '../native/validate.js';
 import type { NoiseSchedule } from '../schedule/schedule.js';
 import { Tensor } from '../tensor/tensor.js';
 import { type BranchName, type EvaluateOptions, type RowBatch, type RowNumbers, TRANSITION_FIELDS } from './batch.js';
@@ -63,14 +63,14 @@ function refuseUnread<T>(argument: string, value: T, input: string, { objective 
 
 function writeTransition(
   out: ColumnWriter,
-  { transition = {}, timesteps: given }: RowBatch,
+  batch: RowBatch,
   rows: number,
   device: string,
   options: ResolvedOptions,
   complete: boolean,
 ): void {
-  checkOptions('batch.transition', transition, TRANSITION_FIELDS);
-  const timesteps = perBranch('batch.timesteps', given);
+  const transition = readTransition(batch.transition);
+  const timesteps = perBranch('batch.timesteps', batch.timesteps);
   const omega = perBranch('batch.transition.omega', transition.omega);
   const source = new OmegaSource(out, options, rows, device, complete);
   if (timesteps.chosen.value === timesteps.rejected.value && omega.chosen.value === omega.rejected.value) {
@@ -91,9 +91,20 @@ function writeTransition(
   }
 }
 
-function writeWeightNoise(out: ColumnWriter, { weightNoise }: RowBatch, { weightRatio }: ResolvedOptions): void {
-  if (weightNoise === undefined) return;
-  checkOptions('batch.weightNoise', weightNoise, BRANCHES);
+type Transition = NonNullable<RowBatch['transition']>;
+const NO_TRANSITION: Transition = {};
+
+function readTransition(given: Transition | undefined): Transition {
+  return given === undefined ? NO_TRANSITION : readOptions<Transition>('batch.transition', given, TRANSITION_FIELDS);
+}
+
+function writeWeightNoise(out: ColumnWriter, batch: RowBatch, { weightRatio }: ResolvedOptions): void {
+  if (batch.weightNoise === undefined) return;
+  const weightNoise = readOptions<NonNullable<RowBatch['weightNoise']>>(
+    'batch.weightNoise',
+    batch.weightNoise,
+    BRANCHES,
+  );
   if (weightRatio !== 'policy/data') {
     refuse('batch.weightNoise', `weightRatio '${weightRatio}' has no sampled form`);
   }

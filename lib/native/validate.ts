@@ -121,6 +121,21 @@ export function checkOptions(
   }
 }
 
+/**
+ * The options of a caller as an object of our own, each read once: getters cannot give the use another value than the check, and what others put on
+ * prototypes is no option.
+ */
+export function readOptions<T extends object>(
+  argument: string,
+  value: unknown,
+  known: readonly (keyof T & string)[],
+): T {
+  checkOptions(argument, value, known);
+  const out: Record<string, unknown> = {};
+  for (const name of known) out[name] = Object.hasOwn(value, name) ? value[name] : undefined;
+  return out as T;
+}
+
 /** True for anything that can be read by index up to `length`: arrays and typed arrays of numbers, not strings. */
 export function isNumberList(value: unknown): value is ArrayLike<number> {
   if (Array.isArray(value)) return true;
