@@ -9,14 +9,16 @@ import {
   checkNumbers,
   checkOneOf,
   checkOptions,
+  type Fields,
   failType,
   failValue,
+  fieldsOf,
   readOptions,
 } from '../native/validate.js';
 import type { LatentArray } from '../tensor/operand.js';
 import type { Stream } from '../tensor/stream.js';
 import { placeOf, type Tensor } from '../tensor/tensor.js';
-import { type Batch, type DeviceBatch, type EvaluateOptions, fieldsOf, ROW_FIELDS, type RowBatch } from './batch.js';
+import type { Batch, DeviceBatch, EvaluateOptions, RowBatch } from './batch.js';
 import {
   abandoned,
   enqueue,
@@ -72,7 +74,27 @@ export interface ObjectiveNumbers
   extends RowBatch,
     Pick<EvaluateOptions, 'denominator' | 'gradientScale' | 'maskThreshold'> {}
 
-const OBJECTIVE_FIELDS = [...ROW_FIELDS, 'denominator', 'gradientScale', 'maskThreshold'] as const;
+const OBJECTIVE_FIELDS = fieldsOf<ObjectiveNumbers>({
+  timesteps: true,
+  rowWeights: true,
+  betaScale: true,
+  margins: true,
+  keep: true,
+  transition: true,
+  weightNoise: true,
+  denominator: true,
+  gradientScale: true,
+  maskThreshold: true,
+});
+const CALL_FIELDS = fieldsOf<CallOptions>({
+  gradients: true,
+  gradientScale: true,
+  denominator: true,
+  maskThreshold: true,
+  stream: true,
+  into: true,
+  results: true,
+});
 const ASYNC_CALL_FIELDS = fieldsOf<AsyncCallOptions>({
   gradients: true,
   gradientScale: true,
@@ -83,7 +105,6 @@ const ASYNC_CALL_FIELDS = fieldsOf<AsyncCallOptions>({
   results: true,
   signal: true,
 });
-const CALL_FIELDS = ASYNC_CALL_FIELDS.filter((name) => name !== 'signal');
 
 /**
  * Diffusion-DPO, DPO-C&M or SDPO over pairs of predictions, with the gradient with respect to both predictions. Reusable and stateless: a call
@@ -124,7 +145,7 @@ export class PreferenceLoss {
   ): Statistics;
   evaluate<C extends LatentArray, R extends LatentArray>(batch: Batch<C, R>, call?: CallOptions): Evaluation<C, R>;
   evaluate(batch: Batch | DeviceBatch, call: CallOptions | DeviceCallOptions = {}): Statistics | DeviceStatistics {
-    const read = readCall<CallOptions | DeviceCallOptions>(call, CALL_FIELDS);
+    const read = readCall(call, CALL_FIELDS as Fields<CallOptions | DeviceCallOptions>);
     return read.results === 'device'
       ? this.#enqueue(batch as DeviceBatch, read)
       : this.#run(batch as Batch, read as CallOptions);
@@ -156,7 +177,7 @@ export class PreferenceLoss {
   async evaluateAsync(batch: Batch, given: AsyncCallOptions = {}): Promise<Statistics> {
     const trace: { stack?: string } = {};
     Error.captureStackTrace(trace, this.evaluateAsync);
-    const call = readCall<AsyncCallOptions>(given, ASYNC_CALL_FIELDS);
+    const call = readCall(given, ASYNC_CALL_FIELDS);
     if ((call as { results?: unknown }).results === 'device') {
       throw new SdpoRangeError(
         'ERR_SDPO_INVALID_OPTION',
@@ -201,9 +222,9 @@ export class PreferenceLoss {
    * @throws as `evaluate`; ERR_SDPO_INVALID_OPTION where the moments lack what the options need (drift, cross)
    */
   objective(moments: Moments, numbers: ObjectiveNumbers = {}): Statistics {
-    const read = readOptions<ObjectiveNumbers>('numbers', numbers, OBJECTIVE_FIELDS);
+    const read = readOptions('numbers', numbers, OBJECTIVE_FIELDS);
     const { denominator, gradientScale, maskThreshold, ...rows } = read;
-    const call = readCall<CallOptions>({ denominator, gradientScale, maskThreshold }, CALL_FIELDS);
+    const call = readCall({ denominator, gradientScale, maskThreshold }, CALL_FIELDS);
     const result = new ResultBuffers(checkMoments('moments', moments));
     writeMoments(result, moments, this.options);
     const { count } = ResultBuffers.raw(result);
@@ -315,8 +336,8 @@ export class PreferenceLoss {
 }
 
 /** The options of a call, of which those that stand for themselves are checked. */
-function readCall<T extends CallOptions | DeviceCallOptions>(given: T, fields: readonly (keyof T & string)[]): T {
-  const call = readOptions<T>('call', given, fields);
+function readCall<T extends CallOptions | DeviceCallOptions>(given: T, fields: Fields<T>): T {
+  const call = readOptions('call', given, fields);
   if (call.results !== undefined) checkOneOf('call.results', call.results, ['host', 'device']);
   if (call.gradients !== undefined) checkBoolean('call.gradients', call.gradients);
   if (call.gradientScale !== undefined) checkNumber('call.gradientScale', call.gradientScale);

@@ -11,7 +11,7 @@ import {
   STRIDE_OFFSET,
 } from '../native/contract.js';
 import { SdpoError, SdpoRangeError, SdpoTypeError } from '../native/errors.js';
-import { checkInteger, failType, failValue, readOptions } from '../native/validate.js';
+import { checkInteger, failType, failValue, isNumberList, readOptions } from '../native/validate.js';
 import { locationOf } from '../tensor/device.js';
 import type { DeviceMemory } from '../tensor/device-memory.js';
 import { dtypeIndex } from '../tensor/dtypes.js';
@@ -123,16 +123,18 @@ export function prepare(
   const columns = new ColumnWriter(scalars, rows, device, results);
   writeRowNumbers(columns, batch, rows, device, call, options, complete);
   for (const branch of BRANCHES) {
-    const { referenceError } = batch[branch];
-    columns.write(COLUMN.referenceError[branch], { name: `batch.${branch}.referenceError`, value: referenceError });
+    const { referenceError: value } = batch[branch];
+    if (value !== undefined) {
+      columns.write(COLUMN.referenceError[branch], { name: `batch.${branch}.referenceError`, value });
+    }
   }
   return { rows, size, device, stream, scalars, operands, batch, memories: columns.memories };
 }
 
 function readBatch(given: Batch): Batch {
-  const batch = readOptions<Batch>('batch', given, BATCH_FIELDS);
+  const batch = readOptions('batch', given, BATCH_FIELDS);
   for (const branch of BRANCHES) {
-    batch[branch] = readOptions<BranchBatch>(`batch.${branch}`, batch[branch], BRANCH_FIELDS);
+    batch[branch] = readOptions(`batch.${branch}`, batch[branch], BRANCH_FIELDS);
   }
   return batch;
 }
@@ -170,6 +172,8 @@ function countRows(batch: Batch): number {
   const { policy } = batch.chosen;
   const given = batch.rows === undefined ? undefined : checkInteger('batch.rows', batch.rows, 0);
   if (policy instanceof Tensor) return agree(given, policy.shape[0]);
+  // The common case, without looking at the others.
+  if (timesteps !== undefined && isNumberList(timesteps)) return agree(given, timesteps.length);
   const steps = perBranch('batch.timesteps', timesteps);
   const omega = perBranch('batch.transition.omega', transition?.omega);
   const scales = perBranch('batch.betaScale', betaScale);
