@@ -9,11 +9,12 @@ import { LOG_RATIO_REDUCTIONS, resolveOptions, TIMESTEP_WEIGHTINGS, USED_BY } fr
 import { logEntries, type Metrics } from '../lib/loss/result.js';
 import { METRICS, ROW_STATISTICS, TABLES } from '../lib/native/contract.js';
 import { BETA_SCHEDULES } from '../lib/schedule/betas.js';
-import { DEMANDS, SCHEDULERS, WITHOUT_INFLUENCE } from '../lib/schedule/diffusers.js';
+import { DEFAULT_BETAS, DEMANDS, ELSEWHERE, REFUSED, SCHEDULERS, WITHOUT_INFLUENCE } from '../lib/schedule/classes.js';
 import { FLOW_PREDICTIONS } from '../lib/schedule/flow.js';
-import { PREDICTION_TYPES } from '../lib/schedule/levels.js';
+import { LADDERS, SPACINGS } from '../lib/schedule/ladder.js';
+import { PREDICTION_TYPES, VARIANCES } from '../lib/schedule/levels.js';
 import { PRESETS } from '../lib/schedule/presets.js';
-import { TIMESTEP_DISTRIBUTIONS } from '../lib/schedule/sampling.js';
+import { STEP_ORDERS, TIMESTEP_DISTRIBUTIONS } from '../lib/schedule/sampling.js';
 import { VARIANCE_PRESERVING_PREDICTIONS } from '../lib/schedule/variance-preserving.js';
 
 export const tablesFile = fileURLToPath(new URL('./sdpo/tables.json', import.meta.url));
@@ -41,14 +42,21 @@ export function pythonTables(): string {
     },
     schedules: {
       schedulers: SCHEDULERS,
-      withoutInfluence: [...WITHOUT_INFLUENCE],
+      refused: REFUSED,
+      withoutInfluence: WITHOUT_INFLUENCE,
       demands: DEMANDS,
+      elsewhere: ELSEWHERE,
       presets: PRESETS,
       betaSchedules: BETA_SCHEDULES,
+      defaultBetas: DEFAULT_BETAS,
+      ladders: LADDERS,
+      spacings: SPACINGS,
+      variances: VARIANCES,
       predictionTypes: PREDICTION_TYPES,
       variancePreservingPredictions: VARIANCE_PRESERVING_PREDICTIONS,
       flowPredictions: FLOW_PREDICTIONS,
       timestepDistributions: TIMESTEP_DISTRIBUTIONS,
+      stepOrders: STEP_ORDERS,
     },
   };
   return `${JSON.stringify(tables, null, 1)}\n`;

@@ -1,6 +1,7 @@
 """Schedules: every preset and the fields of configs, as the TypeScript package answers them (schedule_reference.json is written by it)."""
 
 import json
+import math
 import os
 import pickle
 import types
@@ -15,32 +16,76 @@ from . import support
 REFERENCE = os.environ.get("SDPO_SCHEDULE_REFERENCE")
 
 
+EPS = torch.finfo(torch.float64).eps
+
+
+def close(actual, expected, tolerance):
+    """Whether all of a list or tensor is within a relative tolerance (and as much of 1e-3), infinities in the same places."""
+    actual, expected = torch.as_tensor(actual, dtype=torch.float64), torch.as_tensor(expected, dtype=torch.float64)
+    infinite = torch.isinf(expected)
+    if actual.shape != expected.shape or not torch.equal(torch.isinf(actual), infinite):
+        return False
+    difference = (actual - expected)[~infinite].abs()
+    return bool((difference <= tolerance * (expected[~infinite].abs() + 1e-3)).all())
+
+
 class Reference(unittest.TestCase):
     def test_the_same_numbers_as_typescript(self):
         if not REFERENCE:
-            self.skipTest("SDPO_SCHEDULE_REFERENCE is not set; test/python/python.test.ts writes that file")
+            self.skipTest("SDPO_SCHEDULE_REFERENCE is not set; test/python.test.ts writes that file")
         with open(REFERENCE, encoding="utf-8") as file:
             cases = json.load(file)
-        self.assertGreater(len(cases), 10)
+        self.assertGreater(len(cases), 200)
         for case in cases:
-            with self.subTest(record=case["record"].get("preset") or case["record"].get("config", {}).get("_class_name")):
-                schedule = sdpo.NoiseSchedule.from_json(case["record"])
+            record = case["record"]
+            with self.subTest(record={**record, "config": record.get("config", {}).get("_class_name")}):
+                schedule = sdpo.NoiseSchedule.from_json(record)
                 times = torch.tensor(case["timesteps"], dtype=torch.float64)
-                infinite = [value == "Infinity" for value in case["omega"]]
-                expected = torch.tensor([float("inf") if value == "Infinity" else value for value in case["omega"]], dtype=torch.float64)
-                self.assertEqual(torch.isinf(schedule.omegas(times)).tolist(), infinite)
-                eps = torch.finfo(torch.float64).eps
-                for name, actual, wanted in (
-                    ("signal", schedule.signal(times), torch.tensor(case["signal"], dtype=torch.float64)),
-                    ("sigma", schedule.sigma(times), torch.tensor(case["sigma"], dtype=torch.float64)),
-                    ("omega", schedule.omegas(times), expected),
+                omega = [float("inf") if value == "Infinity" else value for value in case["omega"]]
+                # The same operations in the same order; libm's sin, exp, log and pow may differ in the last place, which a difference of two
+                # levels magnifies.
+                for name, actual, expected, tolerance in (
+                    ("signal", schedule.signal(times), case["signal"], 64 * EPS),
+                    ("sigma", schedule.sigma(times), case["sigma"], 64 * EPS),
+                    ("omega", schedule.omegas(times), omega, 1e-11),
+                    ("previous", [schedule.transition(t).previous for t in case["timesteps"]], case["previous"], 1e-12),
+                    *((f"ladder {i}", values, case["ladder"][i], 1e-12) for i, values in enumerate(schedule.sampler_ladder())),
                 ):
-                    # The same operations in the same order; libm's sin and pow may differ in the last place.
-                    finite = torch.isfinite(wanted)
-                    self.assertTrue(bool(((actual - wanted)[finite].abs() <= 64 * eps * wanted[finite].abs() + eps).all()), name)
-                self.assertEqual([schedule.transition(t).previous for t in case["timesteps"]], case["previous"])
-                self.assertEqual(schedule.to_json(), case["record"])
-                self.assertEqual(pickle.loads(pickle.dumps(schedule)).to_json(), case["record"])
+                    self.assertTrue(close(actual, expected, tolerance), f"{name}: {actual}, not {expected}")
+                written = schedule.to_json()
+                self.assertAlmostEqual(written["shift"] / record["shift"], 1, delta=4 * EPS)
+                self.assertEqual({**written, "shift": record["shift"]}, record)
+                self.assertEqual(pickle.loads(pickle.dumps(schedule)).to_json(), written)
+
+    def test_the_same_numbers_as_diffusers(self):
+        path = os.environ.get("SDPO_DIFFUSERS_REFERENCE", os.path.join(os.path.dirname(__file__), "../../test/schedule/diffusers.json"))
+        if not os.path.exists(path):
+            self.skipTest("test/schedule/diffusers.json is not part of this installation")
+        with open(path, encoding="utf-8") as file:
+            reference = json.load(file)
+        names = {"inferenceSteps": "inference_steps"}
+        for case in reference["cases"]:
+            with self.subTest(case["name"]):
+                options = {names.get(name, name): value for name, value in case["options"].items()}
+                schedule = sdpo.NoiseSchedule.from_diffusers(case["config"], **options)
+                if "levels" in case:
+                    t, a, s = torch.tensor(case["levels"], dtype=torch.float64).T
+                    self.assertTrue(close(schedule.signal(t), a, 1e-6) and close(schedule.sigma(t), s, 1e-6))
+                ladder = schedule.sampler_ladder()
+                levels = ladder.sigma if schedule.family == "flow" else ladder.sigma / ladder.signal
+                self.assertTrue(close(levels, [float("inf") if x is None else x for x in case["ladder"]], 1e-6))
+                if case.get("omega"):
+                    t, omega = zip(*case["omega"])
+                    self.assertTrue(close(schedule.omegas(t), [float("inf") if x is None else x for x in omega], 1e-6))
+        for size in reference["resolutions"]:
+            if size.get("empirical"):
+                made = sdpo.NoiseSchedule.preset("flux2-dev", size["steps"], image_seq_len=size["tokens"])
+            else:
+                names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
+                config = {"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": True, **dict(zip(names, size["line"]))}
+                made = sdpo.NoiseSchedule.from_diffusers(config, image_seq_len=size["tokens"])
+            self.assertAlmostEqual(made.to_json()["mu"], size["mu"], delta=1e-12)
+            self.assertAlmostEqual(made.shift, math.exp(size["mu"]), delta=1e-11)
 
 
 class Sources(unittest.TestCase):
@@ -63,10 +108,10 @@ class Sources(unittest.TestCase):
     def test_fields(self):
         ddpm = {"_class_name": "DDPMScheduler"}
         self.check("ERR_SDPO_INVALID_ARG_TYPE", "scheduler_or_config", None)
-        self.check("ERR_SDPO_UNSUPPORTED_CONFIG", "config._class_name", {"_class_name": "LCMScheduler"})
+        self.check("ERR_SDPO_UNSUPPORTED_CONFIG", "config._class_name", {"_class_name": "EDMEulerScheduler"})
         self.check("ERR_SDPO_UNSUPPORTED_CONFIG", "ignore=['clip_sample']", {**ddpm, "clip_sample": True})
         self.check("ERR_SDPO_UNSUPPORTED_CONFIG", "influence on DDPMScheduler is not known", {**ddpm, "new_field": 1})
-        self.check("ERR_SDPO_UNSUPPORTED_CONFIG", "use_flow_sigmas", {"_class_name": "UniPCMultistepScheduler"})
+        self.check("ERR_SDPO_UNSUPPORTED_CONFIG", "use_flow_sigmas", {**ddpm, "use_flow_sigmas": True})
         self.check("ERR_SDPO_UNSUPPORTED_CONFIG", "clip_sample", {**ddpm, "clip_sample": 0})  # false is not 0
         self.check("ERR_SDPO_INVALID_ARG_VALUE", "prediction_type", ddpm, prediction_type="flow_prediction")
         self.check("ERR_SDPO_INVALID_ARG_VALUE", "inference_steps", ddpm, inference_steps=1001)
