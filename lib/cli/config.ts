@@ -3,6 +3,7 @@
 import { dirname, relative, resolve } from 'node:path';
 import { type PreferenceLossOptions, USED_BY } from '../loss/options.js';
 import { readConfigFile } from '../schedule/config-file.js';
+import { PARAMETERS } from '../schedule/sampling.js';
 import type {
   DiffusersConfig,
   PredictionType,
@@ -152,10 +153,16 @@ function furtherProblems({ schedule, training, loss, threshold, reference }: Tra
     "absent with onNonFinite 'stop'",
     maxSkipped,
   );
-  for (const name of ['mean', 'std'] as const) {
-    const value = timesteps[name];
-    const uniform = timesteps.distribution === 'uniform';
-    demand(value === undefined || !uniform, `training.timesteps.${name}`, "absent with distribution 'uniform'", value);
+  const { distribution, steps: list, order } = timesteps;
+  for (const [name, owner] of Object.entries(PARAMETERS)) {
+    const value = timesteps[name as keyof typeof PARAMETERS];
+    const expected = `absent with distribution '${distribution}'`;
+    demand(value === undefined || owner === distribution, `training.timesteps.${name}`, expected, value);
+  }
+  if (list === undefined) demand(order === undefined, 'training.timesteps.order', 'absent without steps', order);
+  else {
+    demand(distribution === 'uniform', 'training.timesteps.distribution', 'absent with steps', distribution);
+    demand(timesteps.range === undefined, 'training.timesteps.range', 'absent with steps', timesteps.range);
   }
   if (timesteps.range !== undefined) {
     const [low, high] = timesteps.range;

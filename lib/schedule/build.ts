@@ -99,10 +99,10 @@ function checkSampler(options: SamplerOptions, defaults: SamplerDefaults): Sampl
     failValue('options.inferenceSteps', `the length of options.ladder (${ladder.length}) or absent`, inferenceSteps);
   }
   const variance = checkOneOf('options.variance', options.variance ?? defaults.variance, VARIANCES);
-  if (variance !== 'posterior' && options.eta !== undefined) {
-    failValue('options.eta', `absent with variance '${variance}'`, options.eta, 'ERR_SDPO_INVALID_OPTION');
-  }
   const eta: unknown = options.eta ?? 1;
+  if (variance !== 'posterior' && eta !== 1) {
+    failValue('options.eta', `1 or absent with variance '${variance}'`, eta, 'ERR_SDPO_INVALID_OPTION');
+  }
   const expected = 'a number in (0, 1] (at 0 transitions are deterministic and have no density)';
   if (typeof eta !== 'number') failType('options.eta', expected, eta);
   if (!(eta > 0 && eta <= 1)) failValue('options.eta', expected, eta);

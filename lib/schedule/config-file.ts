@@ -33,8 +33,8 @@ function readText(path: string): string {
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException;
     if (code === 'ENOENT') throw failure(`Expected ${path} to be a file, received no such file`, error);
-    if (code === 'EISDIR') throw failure(`Expected ${path} to be a file, received a folder`, error);
-    throw failure(`Expected ${path} to be a readable file, received: ${message}`, error);
+    if (code === 'EISDIR') throw failure(`Expected ${path} to be readable JSON, received: a folder`, error);
+    throw failure(`Expected ${path} to be readable JSON, received: ${message}`, error);
   }
 }
 

@@ -128,6 +128,8 @@ function givenFields(
   for (const [name, value] of Object.entries(config)) {
     if (name.startsWith('_') || value === undefined || value === null || ignore.includes(name)) continue;
     const argument = `config.${name}`;
+    // What Python writes for no clipping; JSON says it by leaving the field out.
+    if (name === 'lambda_min_clipped' && value === -Infinity) continue;
     if (Object.hasOwn(scheduler.reads, name)) {
       given[name] = value;
     } else if (scheduler.demands?.includes(name)) {
@@ -330,12 +332,8 @@ function tableSpec(className: string, rule: TableRule, fields: Fields, powers: P
   };
 }
 
-function clipOf(fields: Fields): number {
-  const value = fields.lambda_min_clipped;
-  if (value === undefined || value === null) return -Infinity;
-  if (value !== -Infinity) return checkNumber('config.lambda_min_clipped', value);
-  fields.lambda_min_clipped = null; // which JSON can say
-  return value;
+function clipOf({ lambda_min_clipped: value }: Fields): number {
+  return value === undefined || value === null ? -Infinity : checkNumber('config.lambda_min_clipped', value);
 }
 
 function betasOf(className: string, scheduler: Scheduler, fields: Fields, given: Fields): Float64Array {

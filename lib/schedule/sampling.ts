@@ -50,7 +50,7 @@ export interface SampleTimestepsOptions {
 }
 
 /** The options that one distribution has and others do not. */
-const PARAMETERS = { mean: 'logit-normal', std: 'logit-normal', modeScale: 'mode' } as const;
+export const PARAMETERS = { mean: 'logit-normal', std: 'logit-normal', modeScale: 'mode' } as const;
 
 /** Beyond it the density of `mode` is negative somewhere. */
 const MAX_MODE_SCALE = 2 / (Math.PI - 2);
@@ -119,7 +119,8 @@ function drawer(
 }
 
 function fromSteps(levels: NoiseLevels, count: number, options: SampleTimestepsOptions): Float64Array {
-  for (const name of ['distribution', 'range', 'mean', 'std', 'modeScale'] as const) {
+  if (options.distribution !== 'uniform') refuse('distribution', options.distribution, 'absent with options.steps');
+  for (const name of ['range', 'mean', 'std', 'modeScale'] as const) {
     refuse(name, options[name], 'absent with options.steps');
   }
   const steps = checkNumbers('options.steps', options.steps);

@@ -205,9 +205,8 @@ export class NoiseSchedule {
   /** The schedule that a record of `toJSON` describes. */
   static fromJSON(record: ScheduleRecord): NoiseSchedule {
     if (typeof record !== 'object' || record === null) failType('record', 'an object that toJSON returned', record);
-    const { predictionType, inferenceSteps, ladder, variance, trainSteps, shift, mu, preset, config } = record;
+    const { predictionType, inferenceSteps, ladder, variance, eta, trainSteps, shift, mu, preset, config } = record;
     checkOneOf('record.family', record.family, ['variance-preserving', 'flow']);
-    const eta = variance === undefined || variance === 'posterior' ? record.eta : undefined;
     const options = { predictionType, inferenceSteps, ladder, variance, eta };
     const known = preset !== undefined || config !== undefined;
     if (!known && record.family === 'flow') return NoiseSchedule.flow({ ...options, trainSteps, shift });

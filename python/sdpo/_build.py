@@ -67,10 +67,9 @@ def _check_sampler(options: Mapping[str, Any], defaults: _Defaults) -> Sampler:
         if steps != len(ladder):
             fail_value("inference_steps", f"the length of ladder ({len(ladder)}) or absent", steps)
     variance = check_one_of("variance", options.get("variance") or defaults.variance, _TABLE["variances"])
-    eta: Any = options.get("eta")
-    if variance != "posterior" and eta is not None:
-        fail_value("eta", f"absent with variance '{variance}'", eta, "ERR_SDPO_INVALID_OPTION")
-    eta = 1.0 if eta is None else eta
+    eta: Any = 1.0 if options.get("eta") is None else options["eta"]
+    if variance != "posterior" and eta != 1:
+        fail_value("eta", f"1 or absent with variance '{variance}'", eta, "ERR_SDPO_INVALID_OPTION")
     expected = "a number in (0, 1] (at 0 transitions are deterministic and have no density)"
     if not is_number(eta):
         fail_type("eta", expected, eta)

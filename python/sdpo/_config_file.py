@@ -19,9 +19,9 @@ def read_config_file(path: "os.PathLike[str] | str") -> Dict[str, Any]:
     except FileNotFoundError as error:
         raise _failure(f"Expected {name} to be a file, received no such file") from error
     except IsADirectoryError as error:
-        raise _failure(f"Expected {name} to be a file, received a folder") from error
+        raise _failure(f"Expected {name} to be readable JSON, received: a folder") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise _failure(f"Expected {name} to be a readable file, received: {error}") from error
+        raise _failure(f"Expected {name} to be readable JSON, received: {error}") from error
     try:
         value = json.loads(text)
     except ValueError as error:

@@ -94,6 +94,9 @@ def _given_fields(class_name: str, scheduler: Mapping, config: Mapping, ignore: 
     for name, value in config.items():
         if name.startswith("_") or value is None or name in ignore:
             continue
+        # What Python writes for no clipping; JSON says it by leaving the field out.
+        if name == "lambda_min_clipped" and value == -math.inf:
+            continue
         if name in scheduler["reads"]:
             given[name] = value
         elif name in scheduler.get("demands", ()):
@@ -276,14 +279,9 @@ def _table_spec(class_name: str, rule: Mapping, fields: Fields, powers: PowerTab
     )
 
 
-def _clip(fields: Fields) -> float:
+def _clip(fields: Mapping[str, Any]) -> float:
     value = fields.get("lambda_min_clipped")
-    if value is None:
-        return -math.inf
-    if value != -math.inf:
-        return check_number("config.lambda_min_clipped", value)
-    fields["lambda_min_clipped"] = None  # which JSON can say
-    return -math.inf
+    return -math.inf if value is None else check_number("config.lambda_min_clipped", value)
 
 
 def _betas_of(class_name: str, scheduler: Mapping, fields: Fields, given: Mapping) -> List[float]:

@@ -72,7 +72,9 @@ def _draws(
 def _from_steps(
     levels: Any, count: int, options: Dict[str, Any], uniform: Callable[[], torch.Tensor], device: Optional[Union[str, torch.device]]
 ) -> torch.Tensor:
-    for name in ("distribution", "range", "mean", "std", "mode_scale"):
+    if options.get("distribution") != "uniform":
+        _refuse("distribution", options.get("distribution"), "absent with steps")
+    for name in ("range", "mean", "std", "mode_scale"):
         _refuse(name, options.get(name), "absent with steps")
     steps = read_list("steps", options["steps"]).cpu()
     if steps.numel() == 0:

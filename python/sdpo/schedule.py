@@ -173,13 +173,12 @@ class NoiseSchedule:
         if not isinstance(record, Mapping):
             fail_type("record", "a mapping that to_json returned", record)
         check_one_of("record.family", record.get("family"), ("variance-preserving", "flow"))
-        variance = record.get("variance")
         options: Dict[str, Any] = {
             "inference_steps": record.get("inferenceSteps"),
             "prediction_type": record.get("predictionType"),
-            "eta": record.get("eta") if variance in (None, "posterior") else None,
+            "eta": record.get("eta"),
             "ladder": record.get("ladder"),
-            "variance": variance,
+            "variance": record.get("variance"),
         }
         if "preset" in record:
             made = cls.preset(record["preset"], **options, mu=record.get("mu"))
