@@ -10,6 +10,8 @@ export interface TableRule {
   readonly rounded: boolean;
   /** Ends on the lowest level whatever `final_sigmas_type` says, which it does not read. */
   readonly held?: boolean;
+  /** Karras levels go between the ends of the ladder whatever `sigma_min` and `sigma_max` say. */
+  readonly unboundedKarras?: boolean;
   /** ᾱ that the class puts in place of the 0 at the end of a zero-terminal-SNR schedule, as its noise levels are s/a. */
   readonly terminalSignal?: number;
 }
@@ -61,7 +63,14 @@ const LATENT_BETAS = { ...K_BETAS, beta_schedule: 'scaled_linear' } as const;
 
 const LEADING = { timestep_spacing: 'leading', steps_offset: 0 } as const;
 const LINSPACE = { timestep_spacing: 'linspace', steps_offset: 0 } as const;
-const CONVERSIONS = { use_karras_sigmas: false, use_exponential_sigmas: false, use_beta_sigmas: false } as const;
+/** The bounds are no arguments of most classes, but diffusers keeps foreign fields in the config, and the conversions look there. */
+const CONVERSIONS = {
+  use_karras_sigmas: false,
+  use_exponential_sigmas: false,
+  use_beta_sigmas: false,
+  sigma_min: null,
+  sigma_max: null,
+} as const;
 const RESCALE = { rescale_betas_zero_snr: false } as const;
 const DYNAMIC = {
   use_dynamic_shifting: false,
@@ -110,8 +119,6 @@ const EULER: Scheduler = {
     ...LINSPACE,
     ...CONVERSIONS,
     interpolation_type: 'linear',
-    sigma_min: null,
-    sigma_max: null,
     final_sigmas_type: 'zero',
     timestep_type: 'discrete',
   },
@@ -123,7 +130,9 @@ const K_SAMPLER: Scheduler = {
   table: { kind: 'spaced', rounded: false },
 };
 
-const LMS: Scheduler = { ...K_SAMPLER, reads: { ...BETAS, ...LINSPACE, ...CONVERSIONS } };
+const UNBOUNDED: TableRule = { kind: 'spaced', rounded: false, unboundedKarras: true };
+
+const LMS: Scheduler = { reads: { ...BETAS, ...LINSPACE, ...CONVERSIONS }, table: UNBOUNDED };
 
 const DPM_SOLVER: Scheduler = {
   reads: {
@@ -180,7 +189,7 @@ export const SCHEDULERS: Readonly<Record<string, Scheduler>> = {
   HeunDiscreteScheduler: { ...K_SAMPLER, betas: [...COMMON_BETAS, 'exp'], demands: ['clip_sample'] },
   KDPM2DiscreteScheduler: K_SAMPLER,
   KDPM2AncestralDiscreteScheduler: K_SAMPLER,
-  DPMSolverSDEScheduler: K_SAMPLER,
+  DPMSolverSDEScheduler: { ...K_SAMPLER, table: UNBOUNDED },
   LMSDiscreteScheduler: LMS,
   DPMSolverMultistepScheduler: DPM_SOLVER,
   DPMSolverSinglestepScheduler: {
@@ -209,8 +218,6 @@ export const SCHEDULERS: Readonly<Record<string, Scheduler>> = {
       ...CONVERSIONS,
       ...FLOW_SIGMAS,
       final_sigmas_type: 'zero',
-      sigma_min: null,
-      sigma_max: null,
       shift_terminal: null,
     },
     table: { kind: 'solver', rounded: true, terminalSignal: TERMINAL },

@@ -90,8 +90,7 @@ export function readDiffusers(
   if (!isPlainObject(config)) failType('config', 'an object as JSON.parse gives it', config);
   const className = config._class_name;
   if (typeof className !== 'string' || !Object.hasOwn(SCHEDULERS, className)) {
-    const reason = typeof className === 'string' && Object.hasOwn(REFUSED, className) ? REFUSED[className] : undefined;
-    throw unsupported('config._class_name', `one of ${SCHEDULER_CLASSES.join(', ')}`, className, reason);
+    throw unsupported('config._class_name', `one of ${SCHEDULER_CLASSES.join(', ')}`, className, refusal(className));
   }
   const scheduler = SCHEDULERS[className];
   const given = givenFields(className, scheduler, config, ignore);
@@ -115,6 +114,13 @@ export function readDiffusers(
     predictionType: fields.prediction_type as PredictionType,
     config: { _class_name: className, ...fields },
   };
+}
+
+/** Why a class is not followed, and what to do. */
+function refusal(className: unknown): string | undefined {
+  if (typeof className !== 'string') return undefined;
+  if (Object.hasOwn(REFUSED, className)) return REFUSED[className];
+  return 'NoiseSchedule.flow and NoiseSchedule.variancePreserving take a schedule of any other class by its numbers';
 }
 
 /** The fields of `config` that the class reads and that are set, after every other field has been found harmless. */
@@ -201,7 +207,10 @@ function readFlow(
     );
   }
   const read = { family: 'flow', trainSteps, shift, dynamic, uniform: rule.uniform ?? false, inverted } as const;
-  if (scheduler.table === undefined) return { ...read, ladder };
+  if (scheduler.table === undefined) {
+    const [high, low] = [boundOf('sigma_max', fields, 1), boundOf('sigma_min', fields, 1)];
+    return { ...read, ladder: { ...ladder, high, low } };
+  }
 
   // Solvers for both families. Their conversions are of σ/a; only UniPC turns the levels of one into those of a flow.
   if (conversion !== undefined && !(rule.base === 'unipc' && conversion === 'karras')) {
@@ -257,9 +266,11 @@ function finalType(className: string, fields: Fields): string {
   return oneOf(className, 'final_sigmas_type', fields.final_sigmas_type ?? 'zero', ['zero', 'sigma_min']);
 }
 
-function boundOf(name: string, fields: Fields): number | undefined {
+function boundOf(name: string, fields: Fields, most = Infinity): number | undefined {
   const value = fields[name];
-  return value === undefined || value === null ? undefined : checkNumberAbove(`config.${name}`, value, 0);
+  if (value === undefined || value === null) return undefined;
+  checkNumberAbove(`config.${name}`, value, 0);
+  return checkNumber(`config.${name}`, value, 0, most);
 }
 
 function readBetas(className: string, rule: TableRule, fields: Fields, scheduler: Scheduler, given: Fields): ReadBetas {
@@ -297,7 +308,9 @@ function tableSpec(className: string, rule: TableRule, fields: Fields, powers: P
   }
   if (terminalOf(fields) !== 0)
     throw unsupported('config.shift_terminal', 'absent without use_flow_sigmas', fields.shift_terminal);
-  const ends = { low: boundOf('sigma_min', fields), high: boundOf('sigma_max', fields) };
+  const unbounded = rule.unboundedKarras && fields.use_karras_sigmas;
+  const ends: { low?: number; high?: number } =
+    unbounded || fields.use_lu_lambdas ? {} : { low: boundOf('sigma_min', fields), high: boundOf('sigma_max', fields) };
   const interpolation = oneOf(className, 'interpolation_type', fields.interpolation_type ?? 'linear', [
     'linear',
     'log_linear',

@@ -15,6 +15,9 @@ export interface FlowLadderSpec {
   /** The shifted levels are stretched so that the last is this; 0: not. */
   readonly terminal: number;
   readonly conversion?: Conversion;
+  /** Bounds of a conversion in place of the ladder's own ends. */
+  readonly high?: number;
+  readonly low?: number;
   /** Bounds of a conversion in σ/a (UniPC), from which a level is σ/a / (1 + σ/a). */
   readonly ratios?: { readonly high: number; readonly low: number };
   /** A first level of 1 is lowered by 10⁻⁶, since the class takes the logarithm of a. */
@@ -62,7 +65,7 @@ export function flowLadder(
   if (ratios !== undefined) {
     sigmas = convertedLevels(conversion!, ratios.high, ratios.low, count).map((ratio) => ratio / (1 + ratio));
   } else if (conversion !== undefined) {
-    sigmas = convertedLevels(conversion, sigmas[0], sigmas[sigmas.length - 1], count);
+    sigmas = convertedLevels(conversion, spec.high ?? sigmas[0], spec.low ?? sigmas[sigmas.length - 1], count);
   } else if (spec.belowOne && Math.abs(sigmas[0] - 1) < 1e-6) {
     sigmas[0] -= 1e-6;
   }

@@ -59,7 +59,8 @@ def read_diffusers(source: Any, ignore: Sequence[str], prediction_type: Optional
 def _read(config: Mapping[str, Any], ignore: Sequence[str], prediction_type: Optional[str]) -> ReadConfig:
     class_name = config.get("_class_name")
     if not isinstance(class_name, str) or class_name not in _SCHEDULERS:
-        reason = _TABLE["refused"].get(class_name) if isinstance(class_name, str) else None
+        other = "NoiseSchedule.flow and NoiseSchedule.variance_preserving take a schedule of any other class by its numbers"
+        reason = _TABLE["refused"].get(class_name, other) if isinstance(class_name, str) else None
         raise _unsupported("config._class_name", f"one of {', '.join(_SCHEDULERS)}", class_name, reason)
     scheduler = _SCHEDULERS[class_name]
     given = _given_fields(class_name, scheduler, config, ignore)
@@ -153,11 +154,12 @@ def _read_flow(class_name: str, scheduler: Mapping, fields: Fields, given: Field
         raise _unsupported(
             "config.invert_sigmas", "False", True, f"{reason}; NoiseSchedule.flow with omega given to each batch has the levels of timestep T - t"
         )
-    spec = FlowSpec(rule["base"], 1.0 if shift is None else shift, terminal, conversion, None, rule["base"] == "unipc", 0.0)
+    low_shift = 1.0 if shift is None else shift
+    spec = FlowSpec(rule["base"], low_shift, terminal, conversion, below_one=rule["base"] == "unipc")
     read = {"family": "flow", "train_steps": train_steps, "shift": shift, "dynamic": dynamic, "uniform": rule.get("uniform", False)}
     read["inverted"] = inverted
     if "table" not in scheduler:
-        return {**read, "flow": spec}
+        return {**read, "flow": spec._replace(high=_bound("sigma_max", fields, 1), low=_bound("sigma_min", fields, 1))}
 
     # Solvers for both families. Their conversions are of s/a; only UniPC turns the levels of one into those of a flow.
     unipc = rule["base"] == "unipc"
@@ -217,9 +219,12 @@ def _final_type(class_name: str, fields: Fields) -> str:
     return _one_of(class_name, "final_sigmas_type", fields.get("final_sigmas_type", "zero"), ("zero", "sigma_min"))
 
 
-def _bound(name: str, fields: Fields) -> Optional[float]:
+def _bound(name: str, fields: Fields, most: float = math.inf) -> Optional[float]:
     value = fields.get(name)
-    return None if value is None else check_above(f"config.{name}", value, 0)
+    if value is None:
+        return None
+    check_above(f"config.{name}", value, 0)
+    return check_number(f"config.{name}", value, 0, most)
 
 
 def _read_betas(class_name: str, scheduler: Mapping, fields: Fields, given: Mapping) -> Tuple[PowerTable, Tuple[float, float], TableSpec]:
@@ -251,7 +256,8 @@ def _table_spec(class_name: str, rule: Mapping, fields: Fields, powers: PowerTab
             raise _unsupported("config.timestep_type", "'discrete'", kind, f"with v_prediction the timesteps are ¼ ln σ and not indices; {way}")
     if _terminal(fields) != 0:
         raise _unsupported("config.shift_terminal", "absent without use_flow_sigmas", fields["shift_terminal"])
-    low, high = _bound("sigma_min", fields), _bound("sigma_max", fields)
+    unbounded = fields.get("use_lu_lambdas") or (rule.get("unboundedKarras") and fields.get("use_karras_sigmas"))
+    low, high = (None, None) if unbounded else (_bound("sigma_min", fields), _bound("sigma_max", fields))
     interpolation = _one_of(class_name, "interpolation_type", fields.get("interpolation_type", "linear"), ("linear", "log_linear"))
     conversion, log_linear = _conversion(fields), interpolation == "log_linear"
     if (conversion is not None or log_linear) and powers.signal[-1] == 0:

@@ -90,6 +90,8 @@ class FlowSpec(NamedTuple):
     low_shift: float = 1.0  # the shift that the lowest time of flow-match has had before
     terminal: float = 0.0  # the shifted levels are stretched so that the last is this; 0: not
     conversion: Optional[str] = None
+    high: Optional[float] = None  # bounds of a conversion in place of the ladder's own ends
+    low: Optional[float] = None
     ratios: Optional[Tuple[float, float]] = None  # bounds (high, low) of a conversion in s/a
     below_one: bool = False  # a first level of 1 is lowered by 1e-6
     end: Any = 0.0  # where the last step ends: a level, or "last"
@@ -120,7 +122,8 @@ def flow_ladder(spec: FlowSpec, shift: float, train_steps: int, count: int) -> O
     if spec.ratios is not None and spec.conversion is not None:
         sigmas = [ratio / (1 + ratio) for ratio in converted_levels(spec.conversion, spec.ratios[0], spec.ratios[1], count)]
     elif spec.conversion is not None:
-        sigmas = converted_levels(spec.conversion, sigmas[0], sigmas[-1], count)
+        high, low = sigmas[0] if spec.high is None else spec.high, sigmas[-1] if spec.low is None else spec.low
+        sigmas = converted_levels(spec.conversion, high, low, count)
     elif spec.below_one and abs(sigmas[0] - 1) < 1e-6:
         sigmas[0] -= 1e-6
     return sigmas, sigmas[-1] if spec.end == "last" else spec.end

@@ -246,6 +246,12 @@ def cases(published):
         for conversion in conversions:
             yield of(name, 10, **conversion)
     yield of("EulerDiscrete", 10, use_karras_sigmas=True, sigma_min=0.05, sigma_max=80.0)
+    bounds = {"sigma_min": 0.05, "sigma_max": 10.0}
+    for name in ("DPMSolverMultistep", "DEISMultistep", "LMSDiscrete", "DPMSolverSDE", "HeunDiscrete", "UniPCMultistep"):
+        for conversion in conversions[:2]:
+            yield of(name, 6, **conversion, **bounds)
+    yield of("DPMSolverMultistep", 6, use_lu_lambdas=True, **bounds)
+    yield of("FlowMatchEulerDiscrete", 6, use_karras_sigmas=True, sigma_min=0.05, sigma_max=0.9)
     yield of("EulerDiscrete", 10, interpolation_type="log_linear")
     yield of("EulerDiscrete", 10, final_sigmas_type="sigma_min")
     yield of("EulerDiscrete", 10, final_sigmas_type="sigma_min", use_karras_sigmas=True, timestep_spacing="trailing")

@@ -84,6 +84,7 @@ t.test('a missing resolution is asked for, and one that nobody reads is refused'
   const broken = (fields: object) => () => NoiseSchedule.fromDiffusers({ ...FLUX, ...fields }, { mu: 1 });
   t.throws(broken({ time_shift_type: 'cubic' }), { code: 'ERR_SDPO_UNSUPPORTED_CONFIG', message: /time_shift_type/ });
   t.throws(broken({ max_image_seq_len: 256 }), { name: 'RangeError', message: /max_image_seq_len/ });
+  t.throws(broken({ use_karras_sigmas: true, sigma_max: 80 }), { name: 'RangeError', message: /sigma_max .*\[0, 1\]/ });
   t.throws(broken({ shift_terminal: 1 }), { name: 'RangeError', message: /shift_terminal/ });
 });
 
