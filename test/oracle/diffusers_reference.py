@@ -238,6 +238,7 @@ def cases(published):
         for spacing in spacings:
             yield of(name, 16, **spacing)
             yield of(name, 30, **spacing)
+    yield of("DDPM", 48, timestep_spacing="trailing")  # where NumPy's steps do not round as their multiples do
     for name in ("DDPM", "EulerDiscrete", "DPMSolverMultistep", "UniPCMultistep", "CogVideoXDDIM"):
         yield of(name, rescale_betas_zero_snr=True, prediction_type="v_prediction")
     for name in ("EulerDiscrete", "HeunDiscrete", "KDPM2Discrete", "KDPM2AncestralDiscrete", "LMSDiscrete", "DPMSolverSDE", "DPMSolverMultistep",

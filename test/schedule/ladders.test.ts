@@ -117,6 +117,9 @@ t.test('a step between two visited timesteps lies between theirs', async (t) => 
   const turbo = NoiseSchedule.preset('sdxl-turbo', { inferenceSteps: 4 });
   for (const step of [999, 749, 499, 249]) t.strictSame(table.transition(step), turbo.transition(step));
   t.equal(table.transition(874).previous, 624);
+  const uneven = NoiseSchedule.preset('sdxl', { ladder: [900, 500, 300, 200] });
+  t.equal(uneven.transition(700).previous, 400, 'half-way to 500: half-way from there to 300');
+  t.equal(uneven.transition(250).previous, 150);
   // Timesteps that are no integers have levels between those of the table, as Euler interpolates them.
   const between = NoiseSchedule.preset('sdxl', { ladder: [999, 500.5] });
   const ratio = (step: number) => table.sigma(step) / table.signal(step);
