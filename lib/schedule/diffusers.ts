@@ -32,6 +32,7 @@ import {
   type TableRule,
   WITHOUT_INFLUENCE,
 } from './classes.js';
+import { boundOf, type Fields, flag, isPlainObject, oneOf, unsupported } from './fields.js';
 import { FLOW_PREDICTIONS } from './flow.js';
 import type { FlowLadderSpec } from './flow-ladder.js';
 import { type Conversion, SPACINGS, type Spacing } from './ladder.js';
@@ -73,8 +74,6 @@ export interface ReadFlow {
   readonly uniform: boolean;
   readonly inverted: boolean;
 }
-
-type Fields = Record<string, unknown>;
 
 /**
  * Reads a scheduler config.
@@ -266,13 +265,6 @@ function finalType(className: string, fields: Fields): string {
   return oneOf(className, 'final_sigmas_type', fields.final_sigmas_type ?? 'zero', ['zero', 'sigma_min']);
 }
 
-function boundOf(name: string, fields: Fields, most = Infinity): number | undefined {
-  const value = fields[name];
-  if (value === undefined || value === null) return undefined;
-  checkNumberAbove(`config.${name}`, value, 0);
-  return checkNumber(`config.${name}`, value, 0, most);
-}
-
 function readBetas(className: string, rule: TableRule, fields: Fields, scheduler: Scheduler, given: Fields): ReadBetas {
   let powers = cumulate(betasOf(className, scheduler, fields, given));
   // CogVideoX shifts first and rescales the shifted table.
@@ -373,33 +365,3 @@ function betasOf(className: string, scheduler: Scheduler, fields: Fields, given:
 
 /** Bounds the tables, so that a mistyped number of timesteps is an error rather than gigabytes. */
 const MAX_TABLE = 10_000_000;
-
-function flag(name: string, fields: Fields): boolean {
-  const value = fields[name];
-  if (value === undefined) return false;
-  if (typeof value !== 'boolean') failType(`config.${name}`, 'a boolean', value);
-  return value;
-}
-
-function oneOf(className: string, name: string, value: unknown, allowed: readonly string[]): string {
-  if (typeof value !== 'string' || !allowed.includes(value)) {
-    const names = allowed.map((each) => `'${each}'`).join(' or ');
-    throw unsupported(`config.${name} of a ${className}`, names, value);
-  }
-  return value;
-}
-
-function unsupported(argument: string, expected: string, received: unknown, reason?: string): SdpoError {
-  const because = reason === undefined ? '' : ` (${reason})`;
-  return new SdpoError(
-    'ERR_SDPO_UNSUPPORTED_CONFIG',
-    `Expected ${argument} to be ${expected}, received ${describe(received)}${because}`,
-  );
-}
-
-/** An object without a class of its own; the prototype is compared by its own prototype so that objects of other realms pass. */
-function isPlainObject(value: unknown): value is DiffusersConfig {
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) return false;
-  const prototype = Object.getPrototypeOf(value);
-  return prototype === null || Object.getPrototypeOf(prototype) === null;
-}
