@@ -1,4 +1,4 @@
-"""Names, defaults and rules shared with the TypeScript package, read from tables.json (written by python/tables.ts)."""
+"""Names, defaults and rules shared with the TypeScript package, read from tables.json (written by scripts/tables.ts)."""
 
 from __future__ import annotations
 
