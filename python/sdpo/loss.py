@@ -188,7 +188,7 @@ class PreferenceLoss:
                 "of at least one row (the mean over no rows does not exist; a rank without rows passes its denominator)",
                 batch.operands.policy_chosen,
             )
-        return float(batch.operands.rows)
+        return 0.0  # the number of rows, which a compiled graph must not be bound to
 
     def _evaluate(self, batch: Batch, given: Mapping[str, Any], denominator: float, per_row: bool, group: Any) -> PreferenceOutput:
         operands = batch.operands
