@@ -12,7 +12,7 @@ from ._errors import NonFiniteError, SdpoError, SdpoRangeError, SdpoTypeError
 from ._threads import default_threads
 from ._version import version
 from .loss import PreferenceLoss
-from .moments import Moments, combine_moments
+from .moments import Moments, combine_moments, reference_error
 from .noise import noise
 from .result import PreferenceOutput, denominator, log_entries
 from .schedule import NoiseSchedule, Transition
@@ -34,4 +34,5 @@ __all__ = [
     "denominator",
     "log_entries",
     "noise",
+    "reference_error",
 ]

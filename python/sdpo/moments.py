@@ -121,3 +121,21 @@ def check_coefficients(coefficients: Any, elements: Any, operands: Operands) -> 
             fail_length(argument, f"of length {operands.rows}, one per row", value)
         out[ROW_OUTPUT[field]] = value
     return out
+
+
+def reference_error(reference: torch.Tensor, target: torch.Tensor, element_weights: Optional[torch.Tensor] = None) -> torch.Tensor:
+    """r, the mean squared error of the reference per row: float64 [rows], to be kept in place of the reference's predictions.
+
+    reference, target: [rows, …]. element_weights: as in a call of the loss. Products are formed in the widest dtype given (at least float32), sums in
+    float64. A loss that reads the drift (kl_weight, "dspo") needs the predictions themselves.
+    """
+    dtype = torch.float64 if torch.float64 in (reference.dtype, target.dtype) else torch.float32
+    d = (reference.detach().to(dtype) - target.detach().to(dtype)).flatten(1)
+    if element_weights is None:
+        return (d * d).sum(1, dtype=torch.float64) / d.shape[1]
+    if element_weights.dim() == reference.dim() - 1:
+        element_weights = element_weights.unsqueeze(0)
+    weights = element_weights.to(dtype).expand(element_weights.shape[0], *reference.shape[1:]).flatten(1)
+    # An element of weight 0 counts for nothing, whatever its value.
+    total = torch.where(weights != 0, weights * d * d, torch.zeros_like(d)).sum(1, dtype=torch.float64)
+    return total / weights.sum(1, dtype=torch.float64)

@@ -24,6 +24,13 @@ CUDA = torch.cuda.is_available() and bool(_library.library().sdpo_has_cuda())
 DEVICES = ["cpu", "cuda"] if CUDA else ["cpu"]
 TORCH = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
 
+
+
+def needs_torch(*version):
+    """Leaves out, rather than skips, what older versions of torch do not have: no run of them could show it."""
+    return lambda test: test if TORCH >= version else None
+
+
 # Tolerances, each with where it comes from: golden cases were computed in float64 by another route; parity with the plain formula is
 # what the package promises in float32.
 GOLDEN_TOLERANCE = 1e-9

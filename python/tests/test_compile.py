@@ -12,7 +12,7 @@ from sdpo import loss as loss_module
 from . import support
 
 
-@unittest.skipIf(support.TORCH < (2, 4), "custom operators need torch >= 2.4")
+@support.needs_torch(2, 4)  # custom operators
 class Compile(unittest.TestCase):
     def test_full_graph(self):
         for schedule in (support.flat_schedule(), sdpo.NoiseSchedule.preset("sd3")):
@@ -98,7 +98,7 @@ def operator_arguments(loss_fn, **batch):
     return seen[0]
 
 
-@unittest.skipIf(support.TORCH < (2, 4), "custom operators need torch >= 2.4")
+@support.needs_torch(2, 4)  # custom operators
 class Tracing(unittest.TestCase):
     """Whoever looks at the loss without values must get what it needs, and leave nothing behind."""
 

@@ -61,7 +61,7 @@ class Distributed(unittest.TestCase):
     def test_ddp_with_a_rank_without_rows(self):
         self.check("ddp-empty")
 
-    @unittest.skipIf(support.TORCH < (2, 0), "FSDP on the CPU needs torch >= 2")
+    @support.needs_torch(2, 0)  # FSDP on the CPU
     def test_fsdp(self):
         self.check("fsdp")
 
