@@ -5,6 +5,7 @@ Formulas and their sources: docs/schedules.md and lib/schedule/{levels,variance-
 
 from __future__ import annotations
 
+import array
 import math
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
@@ -23,6 +24,8 @@ _SMALLEST_DRAW = 2.0**-53
 
 # torch >= 2.4. Older versions leave the graph around a call of the library, and come back behind it.
 HAS_CUSTOM_OPERATORS = hasattr(torch.library, "custom_op") and hasattr(torch.library, "register_autograd")
+_modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 0)
+_transforms = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", lambda: None)
 
 
 def compiling() -> bool:
@@ -30,9 +33,19 @@ def compiling() -> bool:
     return HAS_CUSTOM_OPERATORS and torch.compiler.is_compiling()
 
 
+def transforming() -> bool:
+    """Whether a transformation of torch.func is at work."""
+    return not compiling() and _transforms() is not None
+
+
+def tracing() -> bool:
+    """Whether values may not be there to be looked at: under torch.compile, export, make_fx, FakeTensorMode and torch.func."""
+    return compiling() or _modes() > 0 or _transforms() is not None
+
+
 def can_look(tensor: torch.Tensor) -> bool:
     """Whether the values of a tensor can be looked at for free: on a GPU a look would wait for everything queued before it."""
-    return tensor.device.type == "cpu" and not compiling()
+    return tensor.device.type == "cpu" and not tracing()
 
 
 def read_list(argument: str, value: Any, expected: str = "a tensor or list of numbers", exact: bool = True) -> torch.Tensor:
@@ -52,7 +65,7 @@ def read_list(argument: str, value: Any, expected: str = "a tensor or list of nu
     for i, entry in enumerate(value):
         if not is_number(entry):
             fail_type(f"{argument}[{i}]", "a number", entry)
-    return torch.tensor(list(value), dtype=torch.float64)
+    return torch.tensor(list(value), dtype=torch.float64, device="cpu")
 
 
 def refuse(argument: str, values: torch.Tensor, valid: torch.Tensor, expected: str, single: bool = False) -> torch.Tensor:
@@ -100,6 +113,35 @@ def transition_weight(signal_previous: float, sigma_previous: float, sigma: floa
     return scale * factor * factor / 2
 
 
+class DeviceTable:
+    """float64 numbers of a schedule, on the host and, once they were asked for there, on other devices."""
+
+    def __init__(self, numbers: Any) -> None:
+        # An array, since a tensor could be a fake one or land on a default device, depending on where the schedule is made.
+        self._numbers = numbers
+        self.count = len(numbers)
+        self._host = array.array("d", numbers) if not isinstance(numbers[0], list) else None
+        self._kept: Dict[torch.device, torch.Tensor] = {}
+        if not tracing():
+            self.on(torch.device("cpu"))
+
+    def on(self, device: torch.device) -> torch.Tensor:
+        found = self._kept.get(device)
+        if found is not None and (compiling() or not tracing()):
+            return found
+        made = torch.tensor(self._numbers, dtype=torch.float64, device="cpu")
+        if tracing():  # not to be kept: it may be a fake tensor
+            return made.to(device)
+        self._kept[device] = made = to_device(made, device)
+        return made
+
+    def pointer(self, device: torch.device) -> int:
+        """The address of the numbers in the memory of a device."""
+        if device.type == "cpu" and self._host is not None:
+            return self._host.buffer_info()[0]
+        return self.on(device).data_ptr()
+
+
 class VariancePreservingLevels:
     """DDPM, DDIM, CogVideoX: integer timesteps, everything read from tables that are kept on each device they were used on."""
 
@@ -110,6 +152,7 @@ class VariancePreservingLevels:
     def __init__(self, powers: PowerTable, ladder: TableLadder, prediction_type: str, rule: TransitionRule) -> None:
         steps = len(powers.signal)
         self.train_steps = steps
+        self._expected = f"an integer between 0 and {steps - 1}"  # made here: torch.compile with dynamic shapes formats no number
         self._ladder = ladder
         self._previous: List[float] = []
         signal = [math.sqrt(power) for power in powers.signal]
@@ -123,20 +166,17 @@ class VariancePreservingLevels:
             gap = 0.0 if difference <= 0 else min(1.0, difference / (signal_power * powers.noise[t]))
             derivative = jacobian(prediction_type, signal[t], sigma[t])
             omega.append(transition_weight(math.sqrt(signal_power), math.sqrt(noise_power), sigma[t], gap, rule, derivative))
-        self._host = torch.tensor([signal, sigma, omega], dtype=torch.float64)
-        self._tables: Dict[torch.device, torch.Tensor] = {self._host.device: self._host}
+        self.omega_table = DeviceTable(omega)
+        self._table = DeviceTable([signal, sigma, omega])
 
     def table(self, device: torch.device) -> torch.Tensor:
         """[3, T]: a, s and omega."""
-        found = self._tables.get(device)
-        if found is None:
-            found = self._tables[device] = to_device(self._host, device)
-        return found
+        return self._table.on(device)
 
     def _entries(self, row: int, timesteps: torch.Tensor, argument: str, single: bool) -> torch.Tensor:
         last = self.train_steps - 1
         valid = (timesteps >= 0) & (timesteps <= last) & (timesteps == timesteps.floor())
-        checked = refuse(argument, timesteps, valid, f"an integer between 0 and {last}", single)
+        checked = refuse(argument, timesteps, valid, self._expected, single)
         entries = self.table(timesteps.device)[row][torch.nan_to_num(checked).to(torch.int64)]
         return entries if can_look(timesteps) else torch.where(valid, entries, checked)
 
@@ -183,6 +223,7 @@ class FlowLevels:
         self.train_steps = train_steps
         self.shift = shift
         self.inverted = inverted
+        self._expected = f"a number in [0, {train_steps})" if inverted else f"a number in (0, {train_steps}]"
         self._arguments: Tuple[Any, ...] = (train_steps, prediction_type, inference_steps, rule, ladder, inverted)
         self._steps = inference_steps
         self._prediction_type = prediction_type
@@ -193,10 +234,7 @@ class FlowLevels:
         else:
             made = flow_ladder(ladder, shift, train_steps, inference_steps)
             self._sigmas = None if made is None else [*made[0], made[1]]
-        self._times: Dict[torch.device, torch.Tensor] = {}
-        if self._sigmas is not None:
-            times = torch.tensor([unshifted(shift, sigma) for sigma in self._sigmas], dtype=torch.float64)
-            self._times[times.device] = times
+        self._times = None if self._sigmas is None else DeviceTable([unshifted(shift, sigma) for sigma in self._sigmas])
 
     def with_shift(self, shift: float) -> "FlowLevels":
         train_steps, prediction_type, inference_steps, rule, ladder, inverted = self._arguments
@@ -204,10 +242,10 @@ class FlowLevels:
 
     def _check(self, timesteps: torch.Tensor, argument: str, single: bool) -> torch.Tensor:
         if self.inverted:
-            valid, expected = (timesteps >= 0) & (timesteps < self.train_steps), f"a number in [0, {self.train_steps})"
+            valid = (timesteps >= 0) & (timesteps < self.train_steps)
         else:
-            valid, expected = (timesteps > 0) & (timesteps <= self.train_steps), f"a number in (0, {self.train_steps}]"
-        return refuse(argument, timesteps, valid, expected, single)
+            valid = (timesteps > 0) & (timesteps <= self.train_steps)
+        return refuse(argument, timesteps, valid, self._expected, single)
 
     def _noise(self, t: Any) -> Any:
         return self.train_steps - t if self.inverted else t
@@ -286,9 +324,7 @@ class FlowLevels:
 
     def _step_down(self, time: torch.Tensor) -> torch.Tensor:
         """One step down the ladder: a time between two entries goes as far between the next two."""
-        times = self._times.get(time.device)
-        if times is None:
-            times = self._times[time.device] = to_device(next(iter(self._times.values())), time.device)
+        times = self._times.on(time.device)
         last = times.shape[0] - 2
         ending = torch.minimum(time, times[last + 1])
         if last == 0:

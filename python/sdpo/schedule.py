@@ -298,7 +298,7 @@ class NoiseSchedule:
             return levels(read_list("t", t.reshape(-1)), "t", t.dim() == 0).reshape(t.shape)
         if not is_number(t):
             fail_type("t", "a number or a tensor", t)
-        return levels(torch.tensor([t], dtype=torch.float64), "t", True).item()
+        return levels(torch.tensor([t], dtype=torch.float64, device="cpu"), "t", True).item()
 
     def __reduce__(self) -> Tuple[Any, Tuple[Any]]:
         return (NoiseSchedule.from_json, (self.to_json(),))

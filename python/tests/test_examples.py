@@ -83,7 +83,7 @@ class Scripts(unittest.TestCase):
         self.assertEqual(codes, [0, 0], output)
         self.assertIn(alone.strip(), output)
 
-    @unittest.skipIf(support.TORCH < (2, 0), "FSDP on the CPU needs torch >= 2")
+    @support.needs_torch(2, 0)  # FSDP on the CPU
     def test_two_ranks_with_sharded_parameters(self):
         alone = self.run_script("--objective", "sdpo")
         codes, output = launch_two([SCRIPT, *SHORT, "--distributed", "fsdp"])
