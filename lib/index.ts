@@ -4,6 +4,7 @@ export type {
   Batch,
   BranchBatch,
   DeviceBatch,
+  ElementWeights,
   EvaluateOptions,
   PerBranch,
   RowBatch,
