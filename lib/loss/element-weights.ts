@@ -75,10 +75,7 @@ function broadcast(weights: Tensor, policy: LatentArray, rows: number): Float64A
   }
   const from = weights.dtype === 'float64' ? weights.toFloat64() : weights.toFloat32();
   const extents = [weights.shape[0] === rows ? rows : 1, ...shape.slice(1)];
-  const out =
-    from.slice(0, 0).constructor === Float64Array
-      ? new Float64Array(product(extents))
-      : new Float32Array(product(extents));
+  const out = from instanceof Float64Array ? new Float64Array(product(extents)) : new Float32Array(product(extents));
   // Position in `weights` of the element at `index`, counted up axis by axis.
   const strides = weights.shape.map((extent, axis) => (extent === 1 ? 0 : product(weights.shape.slice(axis + 1))));
   const index = extents.map(() => 0);
