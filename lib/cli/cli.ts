@@ -7,8 +7,11 @@ import { addDoctor } from './doctor.js';
 import { EXIT, EXIT_CODE_HELP } from './exit.js';
 import { addReport } from './report.js';
 import { addSelftest } from './selftest.js';
+import { watchOutput } from './streams.js';
 import { addStudy } from './study.js';
 import { addTrain } from './train.js';
+
+watchOutput();
 
 const program = new Command('sdpo')
   .description(

@@ -22,6 +22,8 @@ export type ErrorCode =
   | 'ERR_SDPO_DATA'
   | 'ERR_SDPO_CHECKPOINT'
   | 'ERR_SDPO_REFERENCE_CACHE'
+  | 'ERR_SDPO_FILE'
+  | 'ERR_SDPO_LOCKED'
   | 'ERR_SDPO_INTERNAL';
 
 /** An argument of the wrong JavaScript type or kind. */

@@ -28,6 +28,7 @@ export {
   type StreamPairOptions,
 } from './data.js';
 export { SAMPLINGS, type Sampling, type TimestepSampling } from './draws.js';
+export { type FolderLock, type FolderLockOptions, lockFolder } from './folder-lock.js';
 export { DECAYS, type LearningRateOptions, learningRateSchedule } from './learning-rate.js';
 export type {
   DataModule,
