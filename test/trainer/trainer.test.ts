@@ -277,10 +277,10 @@ t.test('refuses a state that is not its own', async (t) => {
   const cases: [Partial<PreferenceTrainerOptions>, RegExp][] = [
     [{ seed: 6 }, /^Expected seed to be 5 as in the checkpoint, received 6$/],
     [{ data: linearData({ seed: 9 }) }, /^Expected data to be /],
-    [{ loss: lossOf({ beta: 21 }) }, /^Expected setup\.loss\.beta to be 20 .* received 21$/],
-    [{ pairsPerStep: 4 }, /^Expected setup\.pairsPerStep to be 8 /],
-    [{ learningRate: 1 }, /setup\.learningRate/],
-    [{ maxGradientNorm: Infinity }, /setup\.maxGradientNorm to be "1" .* received "Infinity"/],
+    [{ loss: lossOf({ beta: 21 }) }, /^Expected loss\.beta to be 20 .* received 21$/],
+    [{ pairsPerStep: 4 }, /^Expected pairsPerStep to be 8 /],
+    [{ learningRate: 1 }, /^Expected learningRate to be 0\.01 /],
+    [{ maxGradientNorm: Infinity }, /^Expected maxGradientNorm to be 1 .* received "Infinity"/],
   ];
   for (const [options, message] of cases) {
     await t.rejects(trainerOf(options).load(state), { code: 'ERR_SDPO_RESUME', message });
