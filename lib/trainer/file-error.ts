@@ -39,7 +39,7 @@ export function isSystemError(error: unknown): error is NodeJS.ErrnoException {
 /** An error of the operating system as `ERR_SDPO_FILE` that names the task; any other error as it is. */
 export function asFileError({ task, path, help }: FileTask, error: unknown): unknown {
   if (!isSystemError(error)) return error;
-  const code = error.code!;
+  const code = error.code!.replace(/^ERR_FS_/, ''); // Node's own, as for a folder where rm expects a file
   // Node adds the call and, where there is one, the path: of a temporary file, which nobody knows.
   const said = error.message.split(', ')[0];
   const advice = [HELP[code], help?.[code]].filter((text) => text !== undefined).join('; ');

@@ -103,9 +103,9 @@ export class LearningWatch {
     );
     if (this.#means.length < RISING || !rises) return undefined;
     return (
-      `The errors of both branches rise together: chosen samples are predicted ${last[0].toPrecision(3)} times as badly as by the reference, rejected ones ` +
-      `${last[1].toPrecision(3)} times. The policy may win the comparison by getting worse at everything. Look at its samples; a smaller learning rate, a larger ` +
-      `beta, sftWeight, klWeight, safeguard or the objective 'sdpo' with its mask hold against it.`
+      `The errors of both branches rise together: that of the chosen samples is ${last[0].toPrecision(3)} times the reference's, that of the rejected ones ` +
+      `${last[1].toPrecision(3)} times. The policy may win the comparison by getting worse at everything: look at its samples. A smaller learning rate, a larger ` +
+      'beta, sftWeight, klWeight and safeguard hold against it.'
     );
   }
 }

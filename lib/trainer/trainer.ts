@@ -1,5 +1,6 @@
 /** The training loop: draws pairs, timesteps and noise, asks the policy and the reference for predictions, hands the loss's gradient back, and keeps count. */
 
+import { setImmediate as yieldToEvents } from 'node:timers/promises';
 import type { Batch } from '../loss/batch.js';
 import type { CallOptions } from '../loss/loss.js';
 import { isReferenceFree } from '../loss/options.js';
@@ -117,6 +118,7 @@ export class PreferenceTrainer<C = unknown> {
         }
         if (checkpoints !== undefined && this.#step % checkpoints.every === 0) await save();
         yield report;
+        // A policy may compute without ever giving the event loop a turn, and a signal would not be noticed.
         await yieldToEvents();
       }
       await save();
@@ -328,11 +330,6 @@ export class PreferenceTrainer<C = unknown> {
     for (const writer of writers) await writer.write({ step, kind: 'evaluation', metrics });
     this.#evaluationDue = false;
   }
-}
-
-/** Lets what waits for the event loop happen: a policy may compute without ever giving it a turn, and a signal would not be noticed. */
-function yieldToEvents(): Promise<void> {
-  return new Promise((resolve) => setImmediate(resolve));
 }
 
 function checkGradientNorm(made: unknown): number {

@@ -12,6 +12,7 @@ t.test('kill -9 at random moments', async (t) => {
   const folder = t.testdir();
   const config = writeConfig(folder, {
     policy: { module: 'linear-policy.js', options: { delay: 3 } },
+    loss: { maskThreshold: 0.5 },
     training: {
       ...{ steps: 150, timestepsPerPair: 2, accumulate: 2, ema: { decay: 0.99 }, logBinsEvery: 7 },
       learningRate: { peak: 3e-3, warmupSteps: 10, decay: 'cosine', final: 1e-4 },
@@ -20,7 +21,8 @@ t.test('kill -9 at random moments', async (t) => {
     checkpoints: { every: 3, keep: 2 },
   });
   const whole = join(folder, 'whole');
-  t.match(await sdpo(['train', config, '--out', whole, '--quiet']), { status: 0, stderr: '' });
+  // A toy of this kind gets worse at everything, which is said and does not matter here.
+  t.match(await sdpo(['train', config, '--out', whole, '--quiet']), { status: 0, stderr: /^(Warning: .*\n)*$/ });
 
   const broken = ['train', config, '--out', join(folder, 'broken'), '--resume', '--json'];
   const stoppedAt: number[] = [];
