@@ -1,6 +1,6 @@
 /** The folder of a run: what is in it, when it may be used, and the record of the config that the run has. */
 
-import { mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { arch, cpus, platform } from 'node:os';
 import { join, relative, resolve } from 'node:path';
 import writeFileAtomic from 'write-file-atomic';
@@ -8,7 +8,7 @@ import { SdpoError } from '../native/errors.js';
 import { describe, printable } from '../native/validate.js';
 import { packageVersion } from '../selftest/diagnose.js';
 import { type Difference, differencesOf } from '../trainer/difference.js';
-import { asFileError, namingFiles, namingFilesSync } from '../trainer/file-error.js';
+import { makeFolder, namingFiles, namingFilesSync } from '../trainer/file-error.js';
 import { type LoadedConfig, readJsonObject, type TrainConfig } from './config.js';
 import { configError } from './config-error.js';
 import { LOCK } from './run-lock.js';
@@ -93,7 +93,7 @@ function deciding(config: TrainConfig, base: string): unknown {
  * @param goesOn whether the run goes on from a checkpoint; without one, nothing that was logged before belongs to it
  */
 export async function recordRun({ config, base, out }: LoadedConfig, goesOn: boolean): Promise<void> {
-  namingFilesSync({ task: 'make the folder of the run', path: out }, () => mkdirSync(out, { recursive: true }));
+  namingFilesSync({ task: 'make the folder of the run', path: out }, () => makeFolder(out));
   // What an earlier end left behind is not what this one will leave.
   const ends = [RUN_FILES.weights, RUN_FILES.averageWeights, RUN_FILES.summary];
   for (const name of goesOn ? ends : [...ends, RUN_FILES.metrics]) {
@@ -110,22 +110,21 @@ export async function recordRun({ config, base, out }: LoadedConfig, goesOn: boo
 }
 
 function readSessions(file: string): unknown[] {
-  let text: string;
+  const found = namingFilesSync({ task: 'read the record of earlier starts', path: file }, () =>
+    statSync(file, { throwIfNoEntry: false }),
+  );
+  if (found === undefined) return [];
+  // A pipe would be waited for.
+  const text = found.isFile() ? readFileSync(file, 'utf8') : undefined;
   try {
-    text = readFileSync(file, 'utf8');
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return [];
-    throw asFileError({ task: 'read the record of earlier starts', path: file }, error);
-  }
-  try {
-    const { sessions } = JSON.parse(text) as { sessions: unknown };
+    const { sessions } = JSON.parse(text ?? '') as { sessions: unknown };
     if (Array.isArray(sessions)) return sessions;
   } catch {
     // The next line says what is wrong.
   }
   throw new SdpoError(
     'ERR_SDPO_FILE',
-    `Expected ${printable(file)} to be JSON with a list of sessions, received ${describe(text)}; it says when and where the run was started, nothing else: move it away`,
+    `Expected ${printable(file)} to be JSON with a list of sessions, received ${text === undefined ? 'something else than a file' : describe(text)}; it says when and where the run was started, nothing else: move it away`,
   );
 }
 

@@ -11,6 +11,7 @@ import { encodeSafetensors } from '../tensor/safetensors.js';
 import { CheckpointStore, type LatestCheckpoint, readCheckpoint } from '../trainer/checkpoint.js';
 import { namingFiles } from '../trainer/file-error.js';
 import { learningRateSchedule } from '../trainer/learning-rate.js';
+import type { TrainingWarning } from '../trainer/learning-watch.js';
 import type { PreferenceTrainerOptions } from '../trainer/options.js';
 import { checkPolicyTensors } from '../trainer/policy-state.js';
 import { ThresholdTracker } from '../trainer/threshold-tracker.js';
@@ -26,7 +27,7 @@ import { describeProfile, type ProfileSummary, summarizeProfile } from './profil
 import { checkRunFolder, configDifferences, RUN_FILES, recordRun, writeJson } from './run-folder.js';
 import { lockRunFolder } from './run-lock.js';
 import type { TrainOptions } from './train.js';
-import { duration, type OutputMode, shortNumber, type TrainOutput, trainOutput, type Warning } from './train-output.js';
+import { duration, type OutputMode, shortNumber, type TrainOutput, trainOutput } from './train-output.js';
 import { makeEvaluation, makeParts, type TrainingParts } from './train-setup.js';
 
 /** How a training ended: after its last step, because the data had no more pairs, by a signal, or because it diverged. */
@@ -43,7 +44,7 @@ interface Summary {
   readonly metrics: Readonly<Record<string, number>>;
   readonly evaluation?: Readonly<Record<string, number>>;
   /** What this process warned of. */
-  readonly warnings?: readonly Warning[];
+  readonly warnings?: readonly TrainingWarning[];
   readonly out: string;
   readonly profile?: ProfileSummary;
 }
@@ -88,7 +89,7 @@ async function run(
   const { config, out } = loaded;
   const { steps } = config.training;
   const last = new LastEntries();
-  const warnings: Warning[] = [];
+  const warnings: TrainingWarning[] = [];
   const interruption = onInterrupt(
     () => output.note('Stopping after this step, with a checkpoint; once more, and it stops at once.'),
     () => output.stop(),
@@ -285,7 +286,7 @@ function printSummary(summary: Summary, first: number, { json, quiet }: TrainOpt
     console.log(JSON.stringify({ summary }));
     return;
   }
-  const { status, step, steps, seconds, metrics, out, profile } = summary;
+  const { status, step, steps, seconds, metrics, warnings, out, profile } = summary;
   if (profile !== undefined) console.log(describeProfile(profile)); // asked for, hence also where it is quiet
   if (quiet) return;
   const loss = metrics.loss === undefined ? '' : `, loss ${shortNumber(metrics.loss)}`;
@@ -294,5 +295,9 @@ function printSummary(summary: Summary, first: number, { json, quiet }: TrainOpt
   );
   const files = Object.values(RUN_FILES).filter((name) => existsSync(join(out, name)));
   console.log(`${printable(out)}: ${files.join(', ')}`);
+  if (warnings !== undefined) {
+    const list = warnings.map(({ code, step: noticed }) => `${code} at step ${noticed}`).join(', ');
+    console.log(`With warnings: ${list} (${RUN_FILES.summary} has them)`);
+  }
   if (status === 'interrupted') console.log('Go on with the same command and --resume.');
 }

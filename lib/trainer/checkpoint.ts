@@ -6,7 +6,7 @@ import { basename, join, resolve } from 'node:path';
 import { SdpoError } from '../native/errors.js';
 import { checkInteger, checkOptions, describe, failType, printable } from '../native/validate.js';
 import { decodeSafetensors, encodeSafetensors } from '../tensor/safetensors.js';
-import { type FileTask, namingFiles } from './file-error.js';
+import { type FileTask, makeFolder, namingFiles } from './file-error.js';
 import { readWhole, sha256, syncFolder, writeDurably } from './files.js';
 import { fromPlain, toPlain } from './json.js';
 import type { TrainerProgress, TrainerState } from './types.js';
@@ -112,7 +112,7 @@ export class CheckpointStore {
       scalars: toPlain('state.policy.scalars', policy.scalars),
       progress: toPlain('state.progress', progress),
     };
-    await mkdir(this.folder, { recursive: true });
+    makeFolder(this.folder);
     await this.#tidy();
     await this.#prune(this.keep, this.#source);
 

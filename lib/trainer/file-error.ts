@@ -1,5 +1,7 @@
 /** Failures of the file system as errors that say what was being done, with which path, and what helps. */
 
+import { existsSync, mkdirSync } from 'node:fs';
+import { dirname, resolve } from 'node:path';
 import { SdpoError } from '../native/errors.js';
 import { printable } from '../native/validate.js';
 
@@ -65,5 +67,18 @@ export function namingFilesSync<T>(task: FileTask, work: () => T): T {
     return work();
   } catch (error) {
     throw asFileError(task, error);
+  }
+}
+
+/** Makes a folder and those above it. What `mkdir` with `recursive` calls ENOENT may be a read-only file system; the call that fails says it. */
+export function makeFolder(path: string): void {
+  try {
+    mkdirSync(path, { recursive: true });
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+    let missing = resolve(path);
+    while (!existsSync(dirname(missing))) missing = dirname(missing);
+    mkdirSync(missing);
+    mkdirSync(path, { recursive: true });
   }
 }

@@ -5,7 +5,6 @@ import {
   constants,
   fstatSync,
   ftruncateSync,
-  mkdirSync,
   openSync,
   readFileSync,
   statSync,
@@ -17,7 +16,7 @@ import { hostname, constants as osConstants } from 'node:os';
 import { join } from 'node:path';
 import { SdpoError } from '../native/errors.js';
 import { checkOptions, failType, printable } from '../native/validate.js';
-import { namingFilesSync } from './file-error.js';
+import { makeFolder, namingFilesSync } from './file-error.js';
 
 export interface FolderLockOptions {
   /** Name of the file in the folder that carries the lock. Default 'run.lock'. */
@@ -66,7 +65,7 @@ export function lockFolder(folder: string, options: FolderLockOptions = {}): Fol
   const { name = 'run.lock', onWarning } = options as FolderLockOptions;
   const file = join(folder, name);
   return namingFilesSync({ task: 'lock the folder', path: file }, () => {
-    mkdirSync(folder, { recursive: true });
+    makeFolder(folder);
     for (;;) {
       // Not O_TRUNC: what another process has written there stays until the lock is ours.
       const fd = openSync(file, constants.O_RDWR | constants.O_CREAT | constants.O_NONBLOCK, 0o666);

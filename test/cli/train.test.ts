@@ -128,7 +128,7 @@ t.test('a folder that is not empty is refused', async (t) => {
   t.match(await sdpo(['train', config, '--out', config]), { status: 2, stderr: /to be a folder/ });
 });
 
-for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
   t.test(`${signal} saves a checkpoint and stops, and the run goes on from there`, async (t) => {
     const folder = t.testdir();
     const training = { steps: 400 };
@@ -143,6 +143,7 @@ for (const signal of ['SIGINT', 'SIGTERM'] as const) {
     t.ok(stopped >= 3 && stopped < 400, `stopped at step ${stopped}`);
     t.match(stdout, /--resume/);
     t.match(readJson(folder, 'run', 'summary.json'), { status: 'interrupted', step: stopped });
+    t.notOk(existsSync(join(folder, 'run', 'run.lock')));
 
     const next = start(['train', config, '--resume', '--log-every', '1']);
     await next.printed(`step ${stopped + 1}/400`);
