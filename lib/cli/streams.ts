@@ -1,5 +1,6 @@
 /** Standard output and standard error that can no longer be written: a reader that went away, a terminal that was closed, a full disk. */
 
+import { isatty } from 'node:tty';
 import { printable } from '../native/validate.js';
 import { EXIT } from './exit.js';
 
@@ -16,6 +17,14 @@ export const outputClosed: AbortSignal = closed.signal;
  * as `| head`, is no failure of the command and leaves its exit code alone; anything else makes it fail.
  */
 export function watchOutput(): void {
+  const terminals = [0, 1, 2].filter(isatty);
+  process.on('exit', () => {
+    if (terminals.every(isatty)) return;
+    // Where the terminal is gone, Node before 22.16 and 24.1 aborts when it restores its settings (nodejs/node#58200): a core dump after a run that
+    // ended in order. So it ends as the terminal would have ended it.
+    process.removeAllListeners('SIGHUP');
+    process.kill(process.pid, 'SIGHUP');
+  });
   for (const [name, stream] of [
     ['standard output', process.stdout],
     ['standard error', process.stderr],

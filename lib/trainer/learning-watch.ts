@@ -52,6 +52,7 @@ export function isHalf(prediction: LatentArray | undefined): boolean {
 
 /** Watches the updates of one run; costs a few comparisons each. */
 export class LearningWatch {
+  readonly #hasReference: boolean;
   readonly #told = new Set<TrainingWarningCode>();
   /** Updates in a row in which every row was masked, the gradient was 0, and policy and reference were the same. */
   readonly #lasting = { masked: 0, zero: 0, same: 0 };
@@ -62,13 +63,18 @@ export class LearningWatch {
   #count = 0;
   readonly #means: (readonly number[])[] = [];
 
+  /** @param hasReference whether a reference predicts; without one nothing is compared with it */
+  constructor(hasReference: boolean) {
+    this.#hasReference = hasReference;
+  }
+
   /** @returns what is to be said now, mostly nothing */
   observe(update: WatchedUpdate): TrainingWarning[] {
     const { step, metrics } = update;
     const found: [TrainingWarningCode, string | undefined][] = [
-      ['reference-differs', step === 1 ? differs(update) : undefined],
+      ['reference-differs', step === 1 && this.#hasReference ? differs(update) : undefined],
       ['all-rows-masked', this.#lasts('masked', metrics.maskFraction === 1) ? MASKED : undefined],
-      ['live-reference', this.#lasts('same', this.#moved && isSame(metrics)) ? LIVE : undefined],
+      ['live-reference', this.#lasts('same', this.#hasReference && this.#moved && isSame(metrics)) ? LIVE : undefined],
       [
         'no-gradient',
         this.#lasts('zero', metrics.grad_norm === 0 && metrics.maskFraction !== 1) ? NO_GRADIENT : undefined,

@@ -198,7 +198,8 @@ export function resolveTrainerOptions<C>(options: PreferenceTrainerOptions<C>): 
     writers,
     onWarning:
       options.onWarning ??
-      (({ code, message }) => process.emitWarning(message, { type: 'SdpoWarning', code: `SDPO_${code}` })),
+      (({ code, message }) =>
+        process.emitWarning(message, { type: 'SdpoWarning', code: `SDPO_${code.toUpperCase().replaceAll('-', '_')}` })),
   };
 }
 

@@ -49,7 +49,7 @@ export class PreferenceTrainer<C = unknown> {
   readonly #reference: Reference<C> | undefined;
   readonly #source: RowSource<C>;
   readonly #watch = new Stopwatch();
-  readonly #learning = new LearningWatch();
+  readonly #learning: LearningWatch;
   readonly #results: (Evaluation | undefined)[] = [];
   #step = 0;
   #skipped = 0;
@@ -65,6 +65,7 @@ export class PreferenceTrainer<C = unknown> {
     this.policy = this.#options.policy;
     this.bins = new TimestepBins(this.#options.bins, this.#options.schedule.trainSteps);
     this.#reference = referenceOf(this.#options);
+    this.#learning = new LearningWatch(this.#reference !== undefined);
     this.#source = new RowSource(this.#options);
     this.#evaluationDue = this.#options.evaluate?.atStart ?? false;
   }
