@@ -19,12 +19,12 @@ const COMPARED = OPTION_NAMES.filter((name) => !FREE.includes(name));
 export function setupOf<C>(options: ResolvedTrainerOptions<C>): Record<string, unknown> {
   const { loss, schedule, data, seed, ...rest } = options;
   const { schedule: _, threads: __, ...lossOptions } = loss.options;
-  const compared = Object.entries(rest).filter(([name]) => !FREE.includes(name));
-  return comparable({
-    loss: lossOptions,
-    schedule: schedule.toJSON(),
-    ...Object.fromEntries(compared),
-  }) as Record<string, unknown>;
+  const parts = { loss: lossOptions, schedule: schedule.toJSON(), ...rest };
+  return Object.fromEntries(
+    Object.entries(parts)
+      .filter(([name, value]) => !FREE.includes(name) && value !== undefined)
+      .map(([name, value]) => [name, comparable(value)]),
+  );
 }
 
 /** JSON of options: what has behaviour stands as words, since only its presence can be compared. */

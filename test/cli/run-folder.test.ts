@@ -80,3 +80,27 @@ t.test('modules that cannot be imported, and promises that never settle', async 
   t.match(await run('never.mjs'), never);
   t.match(await built(['train', config, '--set', `policy.module=${join(folder, 'never.mjs')}`]), never, 'as installed');
 });
+
+t.test('what the weights of a policy are is looked at before the first update', async (t) => {
+  const folder = t.testdir();
+  const helper = JSON.stringify(new URL('../helpers/linear-policy.js', import.meta.url).href);
+  const cases: [string, RegExp][] = [
+    ['undefined', /^Expected the result of policy\.weights\(\) to be an object of named tensors, received undefined$/m],
+    ['({ w: [1, 2] })', /^Expected the result of policy\.weights\(\)\["w"\]\.dtype to be one of/m],
+  ];
+  for (const [weights, message] of cases) {
+    writeFileSync(
+      join(folder, 'policy.mjs'),
+      `import make from ${helper};
+       export default (options, context) => Object.assign(make(options, context), { weights: () => ${weights}, step() { throw new Error('an update'); } });`,
+    );
+    const ended = await sdpo(['train', writeConfig(folder, { policy: { module: join(folder, 'policy.mjs') } })]);
+    t.match(ended, { status: 2, stderr: message });
+    t.notOk(existsSync(join(folder, 'run', 'config.json')));
+  }
+  writeFileSync(join(folder, 'none.mjs'), 'export default () => null;');
+  for (const command of ['train', 'calibrate']) {
+    const ended = await sdpo([command, writeConfig(folder, { policy: { module: join(folder, 'none.mjs') } })]);
+    t.match(ended, { status: 2, stderr: /^Expected policy\.module to give a policy, received null$/m }, command);
+  }
+});
