@@ -159,6 +159,7 @@ export class PreferenceTrainer<C = unknown> {
   async load(state: TrainerState, options: LoadOptions = {}): Promise<readonly Difference[]> {
     checkOptions('options', options, ['free']);
     const { threshold, data } = this.#options;
+    if (typeof state?.progress?.step !== 'number') failType('state', 'a state that a trainer gave', state);
     const { progress } = state;
     const { free = [] } = options as LoadOptions;
     const differences = compareSetup(progress, this.#options, free);
@@ -180,11 +181,13 @@ export class PreferenceTrainer<C = unknown> {
     return differences;
   }
 
-  /** Closes the writers, the reference and a stream of pairs. The policy stays. */
+  /** Closes the writers, the reference and a stream of pairs, all of them also where one fails. The policy stays. */
   async close(): Promise<void> {
-    for (const writer of this.#options.writers) await writer.close?.();
-    await this.#reference?.close?.();
-    await this.#source.close();
+    const errors: unknown[] = [];
+    for (const part of [...this.#options.writers, this.#reference, this.#source]) {
+      await (async () => part?.close?.())().catch((error: unknown) => errors.push(error));
+    }
+    if (errors.length > 0) throw errors[0];
   }
 
   /** One update; undefined where there are no more pairs. */

@@ -1,6 +1,6 @@
 /** The folder of a run: one process at a time, a wrong start that can be mended, and nothing of an earlier end beside a later one. */
 
-import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
 import { built, sdpo, start, writeConfig } from '../helpers/cli-runs.js';
@@ -103,4 +103,27 @@ t.test('what the weights of a policy are is looked at before the first update', 
     const ended = await sdpo([command, writeConfig(folder, { policy: { module: join(folder, 'none.mjs') } })]);
     t.match(ended, { status: 2, stderr: /^Expected policy\.module to give a policy, received null$/m }, command);
   }
+});
+
+t.test('a run that came and went while the model was loaded is not overwritten', async (t) => {
+  const folder = t.testdir();
+  const helper = JSON.stringify(new URL('../helpers/linear-policy.js', import.meta.url).href);
+  writeFileSync(
+    join(folder, 'slow.mjs'),
+    `import { existsSync } from 'node:fs';
+     import { setTimeout as sleep } from 'node:timers/promises';
+     import make from ${helper};
+     export default async (options, context) => {
+       process.stderr.write('loading\\n');
+       while (!existsSync(${JSON.stringify(join(folder, 'run', 'summary.json'))})) await sleep(20);
+       return make(options, context);
+     };`,
+  );
+  const config = writeConfig(folder);
+  const slow = start(['train', config, '--set', `policy.module=${join(folder, 'slow.mjs')}`, '--set', 'seed=5']);
+  await slow.printed('loading');
+  t.equal((await sdpo(['train', config, '--quiet'])).status, 0);
+  t.match(await slow.ended, { status: 2, stderr: /^Expected .*run to be empty or new, received a folder with/m });
+  t.match(readFileSync(join(folder, 'run', 'config.json'), 'utf8'), '"seed": 0');
+  t.ok(existsSync(join(folder, 'run', 'weights.safetensors')));
 });

@@ -337,6 +337,9 @@ t.test('refuses a state that is not its own', async (t) => {
   );
   const broken = { ...state, progress: { ...state.progress, bins: [] } } as TrainerState;
   await t.rejects(trainerOf().load(broken), { code: 'ERR_SDPO_RESUME' });
+  for (const none of [undefined, null, {}, { policy: state.policy, progress: {} }]) {
+    await t.rejects(trainerOf().load(none as never), { message: /^Expected state to be a state that a trainer gave/ });
+  }
 });
 
 t.test('goes on with other settings where they are named as free', async (t) => {
@@ -476,7 +479,11 @@ t.test('what a policy gives to be saved is looked at before the first update', a
 t.test('closing lets a stream free what it holds', async (t) => {
   let open = 0;
   const data = stream({});
+  const close = async () => {
+    throw new Error('no room');
+  };
   const trainer = trainerOf({
+    writers: [{ write() {}, close }],
     data: {
       ...data,
       async *read(position: number) {
@@ -491,8 +498,8 @@ t.test('closing lets a stream free what it holds', async (t) => {
   });
   await finish(trainer, 2);
   t.equal(open, 1);
-  await trainer.close();
-  t.equal(open, 0);
+  await t.rejects(trainer.close(), /no room/, 'the first thing that fails is told');
+  t.equal(open, 0, 'and the rest is closed');
 });
 
 t.test('a stream ends the training with its last whole batch', async (t) => {
