@@ -1,11 +1,11 @@
 /** `sdpo calibrate <config>`: the arguments of the command. */
 
 import { type Command, InvalidArgumentError, Option } from 'commander';
+import { collect, positiveInteger } from './arguments.js';
 import { EXIT_CODE_HELP, finish } from './exit.js';
-import { collect, positiveInteger } from './train.js';
 
 /** What is worked out; the other of the two is the config's. */
-export const PROPOSALS = ['kappa', 'tau', 'none'] as const;
+const PROPOSALS = ['kappa', 'tau', 'none'] as const;
 
 export interface CalibrateCommandOptions {
   readonly set: readonly string[];

@@ -19,12 +19,12 @@ export interface ModuleConfig {
   readonly options?: Readonly<Record<string, unknown>>;
 }
 
-export type DataConfig =
+type DataConfig =
   | ({ readonly format: 'safetensors'; readonly files: readonly string[] } & SafetensorsPairOptions)
   | ({ readonly format: 'parquet'; readonly files: readonly string[] } & ParquetPairOptions)
   | ({ readonly format: 'module' } & ModuleConfig);
 
-export type ReferenceConfig =
+type ReferenceConfig =
   | { readonly kind: 'policy' }
   | { readonly kind: 'cache'; readonly folder: string; readonly content?: 'predictions' | 'errors' };
 

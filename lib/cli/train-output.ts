@@ -3,6 +3,7 @@
 import cliProgress from 'cli-progress';
 import { printable } from '../native/validate.js';
 import type { MetricsWriter } from '../trainer/types.js';
+import { duration } from './duration.js';
 
 export type OutputMode = 'bar' | 'lines' | 'json' | 'quiet';
 
@@ -144,13 +145,6 @@ class Pace {
   #secondsPerStep(step: number): number {
     return (performance.now() - this.#began) / 1000 / Math.max(1, step - this.#first);
   }
-}
-
-/** 95 s, 12 min, 3 h 20 min. */
-export function duration(seconds: number): string {
-  if (seconds < 100) return `${seconds < 10 ? seconds.toFixed(1) : Math.round(seconds)} s`;
-  const minutes = Math.round(seconds / 60);
-  return minutes < 100 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
 /** The metrics that say whether a training is well, under short names. */

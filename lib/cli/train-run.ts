@@ -21,13 +21,14 @@ import type { MetricsWriter, Policy } from '../trainer/types.js';
 import { jsonlWriter } from '../trainer/writers.js';
 import { type LoadedConfig, loadConfig, type TrainConfig } from './config.js';
 import { configError, withPath } from './config-error.js';
+import { duration } from './duration.js';
 import { EXIT, type ExitCode } from './exit.js';
 import { onInterrupt } from './interrupt.js';
 import { describeProfile, type ProfileSummary, summarizeProfile } from './profile.js';
 import { checkRunFolder, configDifferences, RUN_FILES, recordRun, writeJson } from './run-folder.js';
 import { lockRunFolder } from './run-lock.js';
 import type { TrainOptions } from './train.js';
-import { duration, type OutputMode, shortNumber, type TrainOutput, trainOutput } from './train-output.js';
+import { type OutputMode, shortNumber, type TrainOutput, trainOutput } from './train-output.js';
 import { makeEvaluation, makeParts, type TrainingParts } from './train-setup.js';
 
 /** How a training ended: after its last step, because the data had no more pairs, by a signal, or because it diverged. */

@@ -1,6 +1,7 @@
 /** `sdpo train <config>`: the arguments of the command. */
 
-import { type Command, InvalidArgumentError } from 'commander';
+import type { Command } from 'commander';
+import { collect, positiveInteger } from './arguments.js';
 import { EXIT_CODE_HELP, finish } from './exit.js';
 
 export interface TrainOptions {
@@ -38,15 +39,4 @@ export function addTrain(program: Command): void {
     .action((file: string, options: TrainOptions) =>
       finish(async () => (await import('./train-run.js')).train(file, options), options),
     );
-}
-
-/** For options that may be given several times. */
-export function collect(value: string, before: readonly string[]): string[] {
-  return [...before, value];
-}
-
-export function positiveInteger(text: string): number {
-  const value = Number(text);
-  if (!Number.isSafeInteger(value) || value < 1) throw new InvalidArgumentError('Expected an integer >= 1.');
-  return value;
 }

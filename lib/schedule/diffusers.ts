@@ -88,7 +88,7 @@ export const SCHEDULERS: Readonly<Record<string, Scheduler>> = {
   },
 };
 
-export const SCHEDULER_CLASSES: readonly string[] = Object.keys(SCHEDULERS);
+const SCHEDULER_CLASSES: readonly string[] = Object.keys(SCHEDULERS);
 
 /**
  * Fields that choose the timesteps a sampler visits or how it solves between them, or that only matter together with another field that is

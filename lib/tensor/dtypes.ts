@@ -46,15 +46,10 @@ export function holds(dtype: DType, value: unknown): value is HostArray {
   return value instanceof TABLE[dtype].array;
 }
 
-/** The typed array's name, for error messages. */
-export function storageName(dtype: DType): string {
-  return TABLE[dtype].array.name;
-}
-
 const scratch = new DataView(new ArrayBuffer(8));
 
 /** Bits of the float16 nearest to a number, ties to even. */
-export function float16Bits(value: number): number {
+function float16Bits(value: number): number {
   const sign = value < 0 || Object.is(value, -0) ? 0x8000 : 0;
   const magnitude = Math.abs(value);
   if (Number.isNaN(value)) return 0x7e00;
@@ -68,7 +63,7 @@ export function float16Bits(value: number): number {
 }
 
 /** Bits of the bfloat16 nearest to a number, ties to even. */
-export function bfloat16Bits(value: number): number {
+function bfloat16Bits(value: number): number {
   if (Number.isNaN(value)) return 0x7fc0;
   scratch.setFloat32(0, value);
   const bits = scratch.getUint32(0);

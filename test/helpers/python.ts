@@ -9,7 +9,7 @@ import type { Test } from 'tap';
 const root = fileURLToPath(new URL('../..', import.meta.url));
 
 /** Debian's own interpreter, for which python3-torch is packaged; SDPO_PYTHON names another one. */
-export const python = process.env.SDPO_PYTHON ?? '/usr/bin/python3';
+const python = process.env.SDPO_PYTHON ?? '/usr/bin/python3';
 
 /** Why the tests cannot run here, or false. */
 export function missing(): string | false {

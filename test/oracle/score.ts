@@ -17,7 +17,7 @@ export interface ScoreOptions {
 }
 
 /** What a formula is given of one row. */
-export interface ScoreRow {
+interface ScoreRow {
   /** u_θ - u of every element. */
   d: PerBranch<Float64Array>;
   /** u_θ - u_ref of every element; absent without a reference tensor. */
