@@ -122,6 +122,7 @@ export function readResults(file: string): StudyResults {
   }
   try {
     const { measures, runs, ...head } = found;
+    if (!Array.isArray(measures) || head.config === undefined) throw new TypeError('measures or config is missing');
     return { ...head, runs: runs.map((run) => decodeRun(run, measures, head.config)) };
   } catch (error) {
     const fields = 'title, config, measures and runs';
