@@ -3,7 +3,7 @@
 import { readFileSync } from 'node:fs';
 import { dirname, relative, resolve } from 'node:path';
 import { type PreferenceLossOptions, USED_BY } from '../loss/options.js';
-import { printable } from '../native/validate.js';
+import { printable } from '../native/printable.js';
 import type { DiffusersConfig, PredictionType, PresetName } from '../schedule/schedule.js';
 import type { ParquetPairOptions, SafetensorsPairOptions } from '../trainer/data.js';
 import type { Sampling, TimestepSampling } from '../trainer/draws.js';

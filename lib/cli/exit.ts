@@ -1,6 +1,6 @@
 /** How a command ends: the exit codes, and what is printed of an error. */
 
-import { printable } from '../native/validate.js';
+import { printable } from '../native/printable.js';
 import { isSystemError } from '../trainer/file-error.js';
 
 /** Exit codes of `sdpo`; part of the public contract (docs/cli.md). */

@@ -3,6 +3,7 @@
 import { readFileSync } from 'node:fs';
 import { Ajv, type ErrorObject } from 'ajv';
 import { closest, distance } from 'fastest-levenshtein';
+import { printable } from '../native/printable.js';
 
 /** The part of JSON Schema that our schemas use. */
 interface Schema {
@@ -90,7 +91,7 @@ class Wording {
 
   problem({ keyword, params, instancePath, parentSchema, data }: ErrorObject): string {
     const schema = parentSchema as Schema;
-    const path = this.#path(instancePath);
+    const path = printable(this.#path(instancePath));
     const at = path === '' ? this.#root : path;
     const below = (name: string) => (path === '' ? name : `${path}.${name}`);
     switch (keyword) {

@@ -1,5 +1,6 @@
 /** `--set path=value`: changes of a config that are given on the command line. */
 
+import { printable } from '../native/printable.js';
 import { configError } from './config-error.js';
 
 type Container = Record<string, unknown>;
@@ -36,7 +37,9 @@ export function applySetting(
     const next = container[name];
     if (typeof next !== 'object' || next === null) {
       const here = names.slice(0, depth + 1).join('.');
-      throw configError(`Expected ${here} of --set ${path} to be an object, received ${JSON.stringify(next)}`);
+      throw configError(
+        `Expected ${printable(here)} of --set ${printable(path)} to be an object, received ${JSON.stringify(next)}`,
+      );
     }
     container = next as Container;
   }
@@ -48,7 +51,9 @@ export function applySetting(
 function define(container: Container, name: string, value: unknown, path: string): void {
   if (Array.isArray(container) && !Object.hasOwn(container, name)) {
     const expected = `an index below ${container.length}`;
-    throw configError(`Expected the part ${JSON.stringify(name)} of --set ${path} to be ${expected}, received none`);
+    throw configError(
+      `Expected the part ${JSON.stringify(name)} of --set ${printable(path)} to be ${expected}, received none`,
+    );
   }
   Object.defineProperty(container, name, { value, enumerable: true, configurable: true, writable: true });
 }

@@ -1,7 +1,7 @@
 /** Standard output and standard error that can no longer be written: a reader that went away, a terminal that was closed, a full disk. */
 
 import { isatty } from 'node:tty';
-import { printable } from '../native/validate.js';
+import { printable } from '../native/printable.js';
 import { EXIT } from './exit.js';
 
 /** Nobody reads any more: what is under way stops in order. The others are failures. */

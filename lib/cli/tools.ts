@@ -4,13 +4,13 @@
  */
 
 export type { Command } from 'commander';
+export { printable } from '../native/printable.js';
 export {
   checkInteger,
   checkOptions,
   describe,
   failType,
   failValue,
-  printable,
 } from '../native/validate.js';
 export { type FileTask, namingFiles } from '../trainer/file-error.js';
 export { type FolderLock, type FolderLockOptions, lockFolder } from '../trainer/folder-lock.js';

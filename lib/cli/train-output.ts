@@ -1,7 +1,7 @@
 /** What a training shows while it runs: a bar on a terminal, lines elsewhere, JSON for programs, or nothing. */
 
 import cliProgress from 'cli-progress';
-import { printable } from '../native/validate.js';
+import { printable } from '../native/printable.js';
 import type { MetricsWriter } from '../trainer/types.js';
 import { duration } from './duration.js';
 

@@ -5,7 +5,7 @@ import { dirname, join, resolve } from 'node:path';
 import writeFileAtomic from 'write-file-atomic';
 import type { PreferenceLoss } from '../loss/loss.js';
 import { DivergenceError } from '../native/errors.js';
-import { printable } from '../native/validate.js';
+import { printable } from '../native/printable.js';
 import { packageVersion } from '../selftest/diagnose.js';
 import { encodeSafetensors } from '../tensor/safetensors.js';
 import { CheckpointStore, type LatestCheckpoint, readCheckpoint } from '../trainer/checkpoint.js';

@@ -3,7 +3,7 @@
 import { existsSync, mkdirSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { SdpoError } from '../native/errors.js';
-import { printable } from '../native/validate.js';
+import { printable } from '../native/printable.js';
 
 /** Something that needs the file system. */
 export interface FileTask {

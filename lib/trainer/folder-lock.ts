@@ -15,7 +15,8 @@ import { createRequire } from 'node:module';
 import { hostname, constants as osConstants } from 'node:os';
 import { join } from 'node:path';
 import { SdpoError } from '../native/errors.js';
-import { checkOptions, failType, printable } from '../native/validate.js';
+import { printable } from '../native/printable.js';
+import { checkOptions, failType } from '../native/validate.js';
 import { makeFolder, namingFilesSync } from './file-error.js';
 
 export interface FolderLockOptions {

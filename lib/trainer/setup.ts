@@ -1,7 +1,8 @@
 /** What decides the numbers of a training, as JSON that a checkpoint keeps and a run that goes on compares. */
 
 import { SdpoError } from '../native/errors.js';
-import { failType, failValue, printable } from '../native/validate.js';
+import { printable } from '../native/printable.js';
+import { failType, failValue } from '../native/validate.js';
 import { type Difference, differencesOf } from './difference.js';
 import { OPTION_NAMES, type ResolvedTrainerOptions } from './options.js';
 import type { TrainerProgress } from './types.js';

@@ -5,7 +5,8 @@ import { type FileHandle, mkdir, open, truncate } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { createInterface } from 'node:readline';
 import { SdpoError } from '../native/errors.js';
-import { checkInteger, checkOptions, failType, printable } from '../native/validate.js';
+import { printable } from '../native/printable.js';
+import { checkInteger, checkOptions, failType } from '../native/validate.js';
 import { type FileTask, namingFiles } from './file-error.js';
 import type { MetricsWriter } from './types.js';
 
@@ -47,7 +48,10 @@ export function jsonlWriter(path: string, options: JsonlOptions = {}): MetricsWr
   return {
     write({ step, kind, metrics }) {
       if (closed)
-        throw new SdpoError('ERR_SDPO_DISPOSED', `Expected the writer of ${path} to be open, received a closed one`);
+        throw new SdpoError(
+          'ERR_SDPO_DISPOSED',
+          `Expected the writer of ${printable(path)} to be open, received a closed one`,
+        );
       // Made now: the caller may write the same object again before its turn has come.
       const line = `${JSON.stringify({ step, kind, metrics })}\n`;
       return inTurn({ task: `append the entry of step ${step} to the log`, path }, async () => {
