@@ -8,6 +8,7 @@ export interface TrainOptions {
   readonly set: readonly string[];
   readonly out?: string;
   readonly resume?: boolean;
+  readonly fromCheckpoint?: string;
   readonly logEvery?: number;
   readonly quiet?: boolean;
   readonly json?: boolean;
@@ -22,6 +23,10 @@ export function addTrain(program: Command): void {
     .option('--set <path=value>', 'change the config: loss.beta=30 (repeatable)', collect, [])
     .option('--out <folder>', "folder of the run, in place of the config's out")
     .option('--resume', 'go on from the latest checkpoint of the run in the folder; begin where there is none')
+    .option(
+      '--from-checkpoint <folder>',
+      'begin a new run with a checkpoint of another one (…/checkpoint-700), with other settings on purpose',
+    )
     .option(
       '--log-every <steps>',
       'steps between lines of output (default: a twentieth of all; 1 with --json)',
