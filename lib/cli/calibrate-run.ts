@@ -2,7 +2,7 @@
 
 import { USED_BY } from '../loss/options.js';
 import { calibrate, formatCalibration } from '../trainer/calibrate.js';
-import type { CalibrateCommandOptions } from './calibrate.js';
+import type { CalibrateCommandOptions } from './command-options.js';
 import { loadConfig, type TrainConfig } from './config.js';
 import { configError } from './config-error.js';
 import { EXIT, type ExitCode } from './exit.js';

@@ -19,6 +19,7 @@ import { timestepEdges } from '../trainer/timestep-bins.js';
 import { PreferenceTrainer } from '../trainer/trainer.js';
 import type { MetricsWriter, Policy } from '../trainer/types.js';
 import { jsonlWriter } from '../trainer/writers.js';
+import type { TrainOptions } from './command-options.js';
 import { type LoadedConfig, loadConfig, type TrainConfig } from './config.js';
 import { configError, withPath } from './config-error.js';
 import { duration } from './duration.js';
@@ -27,7 +28,6 @@ import { onInterrupt } from './interrupt.js';
 import { describeProfile, type ProfileSummary, summarizeProfile } from './profile.js';
 import { checkRunFolder, configDifferences, RUN_FILES, recordRun, writeJson } from './run-folder.js';
 import { lockRunFolder } from './run-lock.js';
-import type { TrainOptions } from './train.js';
 import { type OutputMode, shortNumber, type TrainOutput, trainOutput } from './train-output.js';
 import { makeEvaluation, makeParts, type TrainingParts } from './train-setup.js';
 

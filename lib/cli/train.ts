@@ -2,18 +2,8 @@
 
 import type { Command } from 'commander';
 import { collect, positiveInteger } from './arguments.js';
+import type { TrainOptions } from './command-options.js';
 import { EXIT_CODE_HELP, finish } from './exit.js';
-
-export interface TrainOptions {
-  readonly set: readonly string[];
-  readonly out?: string;
-  readonly resume?: boolean;
-  readonly fromCheckpoint?: string;
-  readonly logEvery?: number;
-  readonly quiet?: boolean;
-  readonly json?: boolean;
-  readonly profile?: boolean;
-}
 
 export function addTrain(program: Command): void {
   program
