@@ -162,7 +162,7 @@ class Call {
     }
     const int64_t grid = grid_blocks(how.blocks, a.order.tickets());
     const int64_t ring = cluster ? 0 : ring_of(a, grid);
-    const Status room = state_->workspace(p.rows, ring, how.plain ? kPlainSums : Sum::count, &a.workspace);
+    const Status room = state_->workspace(p.rows, ring, how.entry.sums, &a.workspace);
     if (room != Status::ok) return room;
     // Without anybody to read it the failure stays behind the counters.
     a.failure = staging_.host != nullptr ? reinterpret_cast<unsigned long long*>(staging_.device)
