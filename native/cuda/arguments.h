@@ -17,6 +17,10 @@ struct Sum {
 };
 constexpr int kPlainSums = Sum::cross;
 
+// How many of them a kernel leaves of a tile: the one place that says so, for the kernels and for who makes room.
+template <bool kPlain>
+constexpr int kSumsOf = kPlain ? kPlainSums : static_cast<int>(Sum::count);
+
 // What the gradient of a row needs from its moments: 2/D and the gradient scale are inside.
 struct RowCoefficients {
   double a_chosen, b_chosen, a_rejected, b_rejected;

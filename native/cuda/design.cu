@@ -47,8 +47,9 @@ bool is_plain(const Problem& p) {
   return p.element_weights.data == nullptr && !(p.passes & Pass::cross) && (references || !(p.passes & Pass::moments));
 }
 
-KernelEntry choose_kernel(const Problem& p, bool plain) {
+KernelEntry choose_kernel(const Problem& p) {
   const Dtypes dtypes = dtypes_of(p);
+  const bool plain = is_plain(p);
   if (!dtypes.uniform) return dtypes.type == DType::float64 ? mixed_float64_kernel() : mixed_float32_kernel();
   switch (dtypes.type) {
     case DType::float64:
@@ -189,8 +190,7 @@ cudaLaunchConfig_t cluster_launch(const ClusterPlan& plan, int64_t rows, cudaStr
 }
 
 Status choose_launch(const Problem& p, int device, Launch* out) {
-  out->plain = is_plain(p);
-  out->entry = choose_kernel(p, out->plain);
+  out->entry = choose_kernel(p);
   out->cluster = ClusterPlan{};
   const Status asked = resident(out->entry.kernel, device, &out->blocks);
   const Design design = wanted().load();
@@ -198,7 +198,8 @@ Status choose_launch(const Problem& p, int device, Launch* out) {
   ClusterSupport support;
   const Status told = cluster_support(out->entry.cluster_kernel, device, &support);
   if (told != Status::ok || support.shared == 0) return told;
-  const ClusterPlan plan = cluster_plan(p.size, out->entry.pack, out->entry.compute_bytes, kPlainSums, support.shared);
+  const ClusterPlan plan =
+      cluster_plan(p.size, out->entry.pack, out->entry.compute_bytes, out->entry.sums, support.shared);
   if (plan.blocks == 0 || p.rows > kMostGridBlocks / plan.blocks) return Status::ok;
   if (design == Design::automatic && !prefer_clusters(plan, p.rows, support.multiprocessors)) return Status::ok;
   if (has_room(out->entry.cluster_kernel, device, plan)) out->cluster = plan;

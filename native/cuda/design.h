@@ -9,7 +9,6 @@ namespace sdpo::cuda {
 
 struct Launch {
   KernelEntry entry;
-  bool plain;
   int64_t blocks;       // of the tile kernel that run at once
   ClusterPlan cluster;  // blocks 0: the tile kernel runs
 };
