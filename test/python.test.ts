@@ -71,6 +71,7 @@ t.test('its tests', { skip: missing(), timeout: 600_000 }, async (t) => {
     'test_schedule',
     'test_compile',
     'test_cuda',
+    'test_device_path',
   ];
   await runPythonTests(t, modules, { SDPO_SCHEDULE_REFERENCE: reference });
 });

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 
@@ -128,8 +128,10 @@ class PreferenceLoss:
         out = fill_row_inputs(self._template(device), rows)
         omega = self._omega(timesteps, transition.get("omega"), rows)
         noise = self._weight_noise(weight_noise)
+        checked: List[torch.Tensor] = []  # NaN where an entry was refused and nobody could look
         for branch in BRANCHES:
             w = to_device(omega[branch], device)
+            checked.append(w)
             out[ROW_INPUT[f"weight_scale_{branch}"]] = options.weight_sharpness * w
             if options.elbo:
                 out[ROW_INPUT[f"psi_scale_{branch}"]] = options.beta * w
@@ -141,17 +143,24 @@ class PreferenceLoss:
                         f"Expected transition.offset_{branch} to be left out, since weight_ratio 'policy/reference' does not use it (log q cancels), received it",
                     )
                 offset = _row_list(f"transition.offset_{branch}", offset, rows, device)
+                checked.append(offset)
                 out[ROW_INPUT[f"weight_offset_{branch}"]] = options.weight_sharpness * offset
             if noise is not None:
                 xi = _row_list(f"weight_noise.{branch}", noise[branch], rows, device)
+                checked.append(xi)
                 out[ROW_INPUT[f"weight_noise_{branch}"]] = options.weight_sharpness * torch.sqrt(2 * w) * xi
             error = branches[branch].reference_error
             if error is not None:
                 out[ROW_INPUT[f"reference_error_{branch}"]] = _row_list(f"{branch}.reference_error", error, rows, device, data=True)
         if mask_threshold is not None:
-            out[ROW_INPUT["log_mask_floor"]] = self._mask_floor(mask_threshold, rows, device)
+            floor = out[ROW_INPUT["log_mask_floor"]] = self._mask_floor(mask_threshold, rows, device)
+            if isinstance(floor, torch.Tensor):
+                checked.append(floor)
         if row_weights is not None:
             out[ROW_INPUT["row_weight"]] = _row_list("row_weights", row_weights, rows, device, low=0)
+        if not can_look(out):
+            # Such a row is NaN also where the objective does not read the entry, and where a weight that is NaN would have the mask remove it.
+            out[ROW_INPUT["row_weight"]].masked_fill_(torch.isnan(torch.stack(checked)).any(0), math.nan)
         return out
 
     def _template(self, device: torch.device) -> torch.Tensor:

@@ -56,6 +56,25 @@ class Cuda(unittest.TestCase):
         out = self.evaluate(chosen, rejected, torch.tensor([400, 1000, -1, 800], device="cuda"))
         self.assertEqual(out.rows["loss"].isnan().tolist(), [False, True, True, False])
 
+    def test_every_entry_that_is_refused_shows_as_nan(self):
+        chosen, rejected, timesteps = support.batch(device="cuda")
+        there = lambda *values: torch.tensor(values, dtype=torch.float64, device="cuda")
+        cases = (
+            ("diffusion-dpo", {"timesteps": torch.tensor([400, 1000, 250, 800], device="cuda")}),  # reads no omega
+            ("sdpo", {"timesteps": torch.tensor([400, 1000, 250, 800], device="cuda"), "mask_threshold": there(0.0, 0.9, 0.0, 0.0)}),
+            ("sdpo", {"mask_threshold": there(0.1, 1.5, 0.1, 0.1)}),
+            ("sdpo", {"row_weights": there(1.0, -1.0, 1.0, 1.0)}),
+            ("sdpo", {"weight_noise": {"chosen": there(0.0, float("inf"), 0.0, 0.0), "rejected": there(0.0, 0.0, 0.0, 0.0)}}),
+            ("sdpo", {"transition": {"offset_chosen": there(0.0, float("nan"), 0.0, 0.0)}}),
+            ("sdpo", {"transition": {"omega": there(0.2, -1.0, 0.2, 0.2)}}),
+        )
+        for objective, given in cases:
+            loss_fn = sdpo.PreferenceLoss(objective, support.flat_schedule(), 500.0)
+            out = loss_fn(chosen=chosen, rejected=rejected, **{"timesteps": timesteps.cuda(), **given})
+            self.assertEqual(out.rows["loss"].isnan().tolist(), [False, True, False, False], (objective, list(given)))
+            gradient = torch.autograd.grad(out.loss, chosen[0])[0]
+            self.assertTrue(bool(gradient[1].isnan().all()) and not bool(gradient[0].isnan().any()), (objective, list(given)))
+
     def test_throw_says_where(self):
         chosen, rejected, timesteps = support.batch(device="cuda")
         rejected[2][1, 0, 0, 5] = float("nan")

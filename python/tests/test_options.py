@@ -2,11 +2,12 @@
 
 import math
 import unittest
+from unittest import mock
 
 import torch
 
 import sdpo
-from sdpo import _options
+from sdpo import _levels, _options
 from sdpo._tables import TABLES
 
 from . import support
@@ -115,6 +116,21 @@ class Batches(unittest.TestCase):
         self.check("ERR_SDPO_INVALID_OPTION", "weight_noise", {"weight_ratio": "reference/data"}, weight_noise={"chosen": [0] * 4, "rejected": [0] * 4})
         empty = tuple(tensor[:0] for tensor in self.chosen)
         self.check("ERR_SDPO_INVALID_LENGTH", "at least one row", chosen=empty, rejected=empty, timesteps=[])
+
+    def test_entries_that_nobody_looked_at_show_as_nan(self):
+        chosen, rejected, timesteps = support.batch()
+        double = lambda *values: torch.tensor(values, dtype=torch.float64)
+        cases = (
+            ("diffusion-dpo", {"timesteps": torch.tensor([400, 1000, 250, 800])}),  # reads no omega
+            ("sdpo", {"timesteps": torch.tensor([400, 1000, 250, 800]), "mask_threshold": double(0.0, 0.9, 0.0, 0.0)}),
+            ("sdpo", {"mask_threshold": double(0.1, 1.5, 0.1, 0.1)}),
+            ("sdpo", {"row_weights": double(1.0, -1.0, 1.0, 1.0)}),
+        )
+        # As on a device, where a look would wait.
+        with mock.patch.object(_levels, "can_look", lambda tensor: False), mock.patch("sdpo.loss.can_look", lambda tensor: False):
+            for objective, given in cases:
+                out = loss(objective=objective, non_finite="propagate")(chosen=chosen, rejected=rejected, **{"timesteps": timesteps, **given})
+                self.assertEqual(out.rows["loss"].isnan().tolist(), [False, True, False, False], (objective, list(given)))
 
     def test_element_weights(self):
         ones = torch.ones(3, 8, 8, dtype=torch.float64)
