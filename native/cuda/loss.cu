@@ -145,7 +145,7 @@ class Call {
     const Status chosen = choose_launch(p, device_, &how);
     if (chosen != Status::ok) return chosen;
     const bool cluster = how.cluster.blocks > 0;
-    LossArguments a = make_arguments(p, how.entry.pack, how.blocks);
+    LossArguments a = make_arguments(p, how.entry.pack, how.blocks, how.l2);
     a.poison = !on_host_ && !result_;
     if (on_host_) {
       a.row_inputs = staging_.device + Staging::inputs(p.rows);

@@ -23,7 +23,7 @@ class Emulator {
 
   // Returns the failure number the kernel would leave behind (arguments.h).
   static unsigned long long run(const Problem& p, int64_t blocks) {
-    const LossArguments a = make_arguments(p, E::kPack, blocks);
+    const LossArguments a = make_arguments(p, E::kPack, blocks, 0);
     Emulator emulator(a, ring_of(a, grid_blocks(blocks, a.order.tickets())));
     return emulator.all();
   }
@@ -106,7 +106,7 @@ class ClusterEmulator {
  public:
   // As Emulator::run. The row has to fit.
   static unsigned long long run(const Problem& p, const ClusterPlan& plan) {
-    ClusterEmulator emulator(make_arguments(p, E::kPack, 1), plan);
+    ClusterEmulator emulator(make_arguments(p, E::kPack, 1, 0), plan);
     for (int64_t row = 0; row < p.rows; ++row) emulator.run_row(row);
     for (int k = 0; k < Metric::count; ++k) p.metrics[k] = batch_metric(k, p.options.objective, p.denominator, p.row_outputs, p.rows);
     return emulator.failure_;
