@@ -18,6 +18,8 @@ import time
 
 import torch
 
+from predicted import read_timings
+
 try:
     import triton
     import triton.language as tl
@@ -31,7 +33,7 @@ except ImportError:
 
 BETA = 500.0
 SHAPES = {"sd15": (4, 64, 64), "sdxl": (4, 128, 128), "cogvideox": (13, 16, 60, 90), "wan2.1": (16, 21, 60, 104)}
-REHEARSAL_SHAPES = {"small": (4, 24, 25), "one block": (4, 16, 32)}  # 2400 elements: a whole block of the Triton kernels and a part of one
+REHEARSAL_SHAPES = {"small": (4, 24, 25)}  # 2400 elements: a whole block of the Triton kernels and a part of one
 ROWS = (4, 1, 16, 64)  # in the order of worth
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -249,9 +251,8 @@ def times_of(file_name):
     if not file_name:
         return {}
     try:
-        with open(file_name, encoding="utf-8") as file:
-            timings = json.load(file).get("timings", [])
-    except (OSError, ValueError) as error:  # a run that was cut short; the peers are worth measuring without it
+        timings = read_timings(file_name).get("timings", [])
+    except (OSError, ValueError) as error:  # the peers are worth measuring without it
         print(f"{file_name}: {first_line(error)}", file=sys.stderr)
         return {}
     return {(t["shape"], t["dtype"], t["rows"]): t["microseconds"] for t in timings if t["chosen"]}

@@ -21,12 +21,13 @@ DTYPE = "bfloat16"
 
 
 def read_timings(file_name):
-    """The JSON of the check program. Of a run that was cut short, what it had printed by then."""
-    with open(file_name, encoding="utf-8") as file:
-        text = file.read()
-    lines = text.splitlines()
+    """The JSON of the check program, behind what else it said. Of a run that was cut short, what it had printed by then."""
+    with open(file_name, encoding="utf-8", errors="replace") as file:
+        lines = file.read().splitlines()
+    lines = lines[next((i for i, line in enumerate(lines) if line.startswith("{")), 0) :]
     for end in range(len(lines), 0, -1):
-        for closed in ("\n".join(lines[:end]), "\n".join(lines[:end]).rstrip().rstrip(",") + "]}", "\n".join(lines[:end]).rstrip().rstrip(",") + "}"):
+        text = "\n".join(lines[:end])
+        for closed in (text, text.rstrip().rstrip(",") + "]}", text.rstrip().rstrip(",") + "}"):
             try:
                 return json.loads(closed)
             except ValueError:
