@@ -34,7 +34,7 @@ Status prepare(const Problem& p, StreamState& state, bool captured, Prepared* ou
   const Status chosen = choose_launch(p, p.tensors.ordinal, &out->how);
   if (chosen != Status::ok) return chosen;
   const Launch& how = out->how;
-  out->arguments = make_arguments(p, how.entry.pack, how.blocks);
+  out->arguments = make_arguments(p, how.entry.pack, how.blocks, how.l2);
   out->grid = grid_blocks(how.blocks, out->arguments.order.tickets());
   const int64_t ring = how.cluster.blocks > 0 ? 0 : ring_of(out->arguments, out->grid);
   return state.workspace(p.rows, ring, how.entry.sums, captured, &out->arguments.workspace);

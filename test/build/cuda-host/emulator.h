@@ -25,7 +25,7 @@ class Emulator {
 
   // Returns the failure number the kernel would leave behind (arguments.h). `poison`: as in LossArguments.
   static unsigned long long run(const Problem& p, int64_t blocks, bool poison = false) {
-    LossArguments a = make_arguments(p, E::kPack, blocks);
+    LossArguments a = make_arguments(p, E::kPack, blocks, 0);
     a.poison = poison;
     Emulator emulator(a, ring_of(a, grid_blocks(blocks, a.order.tickets())));
     return emulator.all();
@@ -114,7 +114,7 @@ class ClusterEmulator {
  public:
   // As Emulator::run. The row has to fit.
   static unsigned long long run(const Problem& p, const ClusterPlan& plan, bool poison = false) {
-    LossArguments a = make_arguments(p, E::kPack, 1);
+    LossArguments a = make_arguments(p, E::kPack, 1, 0);
     a.poison = poison;
     ClusterEmulator emulator(a, plan);
     for (int64_t row = 0; row < p.rows; ++row) emulator.run_row(row);
