@@ -182,6 +182,12 @@ SDPO_HD inline void store_moments(const RowTask& task, int64_t row, const Branch
   SDPO_OUT(elementSum) = size;
 }
 
+// Whether store_moments writes the field.
+SDPO_HD inline bool is_moment(int field) {
+  return (field >= RowOutput::errorChosen && field <= RowOutput::deltaRejected) || field == RowOutput::cross ||
+         field == RowOutput::elementSum;
+}
+
 SDPO_HD inline void store_result(const RowTask& task, int64_t row, const RowResult& r) {
   SDPO_OUT(loss) = r.loss;
   SDPO_OUT(logit) = r.logit;
@@ -210,15 +216,33 @@ SDPO_HD inline bool acceptable_weights(const RowTask& task, const RowSums& sums,
   return sums.weights > 0 || moments_alone || (!(task.passes & Pass::moments) && SDPO_OUT(elementSum) > 0);
 }
 
+// What every element of a row is divided by: of the whole row where this is a part of one, else what the call has.
+SDPO_HD inline double whole_size(const RowTask& task, int64_t row, double size) {
+  return SDPO_OUT(elementSum) > 0 ? SDPO_OUT(elementSum) : size;
+}
+
+// The coefficients of the gradient pass of a row whose A and B are known.
+SDPO_HD inline RowCoefficients row_coefficients(const RowTask& task, int64_t row, double size) {
+  const double scale = 2 / size;
+  return {scale * SDPO_OUT(aChosen), scale * SDPO_OUT(bChosen), scale * SDPO_OUT(aRejected),
+          scale * SDPO_OUT(bRejected)};
+}
+
+// What nobody looks at before it is used must not be what was there before. Given moments stay: other rows may be
+// reading them.
+SDPO_HD inline void store_nothing(const RowTask& task, int64_t row) {
+  for (int field = 0; field < RowOutput::count; ++field) {
+    if ((task.passes & Pass::moments) || !is_moment(field)) task.outputs[field * task.rows + row] = NAN;
+  }
+  SDPO_OUT(nonFinite) = 1;
+}
+
 // Writes the outputs of a row, and its coefficients where the call forms a gradient and does not fail.
 SDPO_HD inline RowEnd finish_row(const RowTask& task, int64_t row, const RowSums& sums, RowCoefficients* coefficients) {
   const auto wants = [&](int pass) { return (task.passes & pass) != 0; };
   double size = task.weighted ? sums.weights : static_cast<double>(task.size);
   if (!acceptable_weights(task, sums, row)) {
-    if (wants(Pass::moments | Pass::objective)) {  // what nobody looks at before it is used must not be what was there
-      for (int field = 0; field < RowOutput::count; ++field) task.outputs[field * task.rows + row] = NAN;
-      SDPO_OUT(nonFinite) = 1;
-    }
+    if (wants(Pass::moments | Pass::objective)) store_nothing(task, row);
     return RowEnd::element_weights;
   }
   BranchMoments chosen, rejected;
@@ -233,7 +257,7 @@ SDPO_HD inline RowEnd finish_row(const RowTask& task, int64_t row, const RowSums
   } else {
     chosen = {SDPO_OUT(errorChosen), SDPO_OUT(deltaChosen), SDPO_OUT(driftChosen)};
     rejected = {SDPO_OUT(errorRejected), SDPO_OUT(deltaRejected), SDPO_OUT(driftRejected)};
-    if (SDPO_OUT(elementSum) > 0) size = SDPO_OUT(elementSum);  // of the whole row, where this is a part
+    size = whole_size(task, row, size);
   }
   const ObjectiveOptions& options = task.of.rules.options;
   if (wants(Pass::objective)) {
@@ -249,11 +273,7 @@ SDPO_HD inline RowEnd finish_row(const RowTask& task, int64_t row, const RowSums
   }
   // After all outputs are there: with results on a device the output nonFinite is what tells of it.
   if (!finite && options.non_finite == NonFinite::fail) return RowEnd::non_finite;
-  if (wants(Pass::gradients)) {
-    const double scale = 2 / size;
-    *coefficients = {scale * SDPO_OUT(aChosen), scale * SDPO_OUT(bChosen), scale * SDPO_OUT(aRejected),
-                     scale * SDPO_OUT(bRejected)};
-  }
+  if (wants(Pass::gradients)) *coefficients = row_coefficients(task, row, size);
   return RowEnd::done;
 }
 

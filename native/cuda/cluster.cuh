@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(kThreads* kClusterGroups, 1)
   if (!shared.last) return;
   if (threadIdx.x < Metric::count) {
     a.metrics[threadIdx.x] =
-        batch_metric(static_cast<int>(threadIdx.x), a.options.objective, a.denominator, a.row_outputs, a.rows);
+        batch_metric(static_cast<int>(threadIdx.x), a.of.rules.options, a.denominator, a.outputs, a.rows);
   }
   if (threadIdx.x == 0) {
     *a.failure = control->failure;

@@ -94,7 +94,7 @@ class Watcher {
       pending.done(nullptr);
     } else {
       static_cast<void>(report(code, "running a kernel", device_, std::string()));
-      const Error error = last_error();
+      const DeviceError error = last_error();
       pending.done(&error);
     }
   }

@@ -46,7 +46,7 @@ __device__ __forceinline__ void finish_row_as_block(const LossArguments& a, int6
   __syncthreads();
   if (shared.word && (a.passes & Pass::objective) && threadIdx.x < Metric::count) {
     a.metrics[threadIdx.x] =
-        batch_metric(static_cast<int>(threadIdx.x), a.options.objective, a.denominator, a.row_outputs, a.rows);
+        batch_metric(static_cast<int>(threadIdx.x), a.of.rules.options, a.denominator, a.outputs, a.rows);
   }
 }
 
@@ -74,7 +74,7 @@ template <class E, bool kPlain>
 __device__ __forceinline__ void run_gradient(const LossArguments& a, const Step& step, KernelShared& shared) {
   RowCoefficients coefficients;
   if (a.order.moment_tiles == 0) {  // A and B are the caller's
-    coefficients = row_coefficients(a, step.row, static_cast<double>(a.size));
+    coefficients = row_coefficients(a, step.row, whole_size(a, step.row, static_cast<double>(a.size)));
   } else {
     if (threadIdx.x == 0) shared.word = wait_for_row(&a.workspace.flags[step.row]);
     __syncthreads();

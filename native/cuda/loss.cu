@@ -5,12 +5,11 @@
 #include <mutex>
 #include <vector>
 
-#include "../core/objectives.h"
 #include "arguments.h"
+#include "columns.h"
 #include "completion.h"
 #include "design.h"
 #include "diagnose.h"
-#include "elementwise.h"
 #include "stream.h"
 
 namespace sdpo::cuda {
@@ -22,6 +21,19 @@ std::string shapes_of(const Problem& p) {
 }
 
 // ---- The launch
+
+// The launches of a call, by their passes: two where the objective of a row needs the moments of every row.
+struct Parts {
+  int passes[2];
+  int count;
+};
+
+Parts parts_of(const Problem& p) {
+  constexpr int kBoth = Pass::moments | Pass::objective;
+  if ((p.passes & kBoth) != kBoth || !needs_all_moments(p.options)) return {{p.passes, 0}, 1};
+  constexpr int kFirst = Pass::moments | Pass::cross;
+  return {{kFirst, p.passes & ~kFirst}, 2};
+}
 
 struct Prepared {
   Launch how;
@@ -59,6 +71,7 @@ class Call {
  public:
   explicit Call(const Problem& problem)
       : problem_(problem),
+        columns_(problem.columns),
         device_(problem.tensors.ordinal),
         stream_(static_cast<cudaStream_t>(problem.stream)),
         on_host_(problem.scalars.kind == Location::host) {}
@@ -99,7 +112,7 @@ class Call {
     }
     const Status status = launch(captured);
     if (status != Status::ok || staging_.host == nullptr) return status;
-    const size_t bytes = (on_host_ ? Staging::inputs(problem_.rows) : 1) * sizeof(double);
+    const size_t bytes = (on_host_ ? Staging::lists(problem_.rows) : 1) * sizeof(double);
     CUDA_TRY(cudaMemcpyAsync(staging_.host, staging_.device, bytes, cudaMemcpyDeviceToHost, stream_), "reading results",
              device_, shapes_of(problem_));
     return Status::ok;
@@ -117,26 +130,20 @@ class Call {
     }
     unsigned long long code;
     std::memcpy(&code, host, sizeof code);
-    if (code == 0) return Status::ok;
+    if (code == 0) {
+      const bool look = on_host_ && problem_.options.non_finite == NonFinite::fail && wants(Pass::objective);
+      return look ? find_overflow(problem_, device_, stream_, scratch(), failure) : Status::ok;
+    }
     const uint64_t number = kFailureBase - code;
     failure->row = static_cast<int64_t>(number / 2);
     if (number % 2 == RowFailure::element_weights) return Status::element_weights;
-    std::vector<double> inputs, rows;
-    const double *row_inputs = problem_.row_inputs, *row_outputs = problem_.row_outputs;
-    if (!on_host_) {
-      const Status status = download(&inputs, &rows);
-      if (status != Status::ok) return status;
-      row_inputs = inputs.data();
-      row_outputs = rows.data();
-    }
-    return find_non_finite(problem_, device_, stream_, failure->row, row_inputs, row_outputs,
-                           reinterpret_cast<unsigned long long*>(staging_.device), failure);
+    return find_non_finite(problem_, device_, stream_, scratch(), failure);
   }
 
   // After a failure half-way: what was put on the stream before it still uses the call's buffers. Keeps the error.
   Status settle(Status status) const {
     if (!begun_) return status;
-    const Error error = last_error();
+    const DeviceError error = last_error();
     static_cast<void>(synchronize(device_, problem_.stream));
     set_last_error(error);
     return status;
@@ -150,7 +157,7 @@ class Call {
     if (!wants(Pass::objective)) return Status::ok;
     MetricValues metrics;
     for (int k = 0; k < Metric::count; ++k)
-      metrics.v[k] = batch_metric(k, problem_.options.objective, problem_.denominator, nullptr, 0);
+      metrics.v[k] = batch_metric(k, problem_.options, problem_.denominator, nullptr, 0);
     if (on_host_) {
       std::memcpy(problem_.metrics, metrics.v, sizeof metrics.v);
     } else {
@@ -164,14 +171,13 @@ class Call {
     const int64_t rows = problem_.rows;
     // Without the moments or the objective, row outputs are input too: what the caller or an earlier pass left there.
     const bool outputs = !wants(Pass::moments) || !wants(Pass::objective);
-    const size_t begin = outputs ? Staging::outputs() : Staging::inputs(rows), end = Staging::doubles(rows);
+    const size_t lists = Staging::lists(rows), begin = outputs ? Staging::outputs() : lists;
+    const int64_t count = gather_lists(&columns_, rows, staging_.host + lists, staging_.device + lists);
+    const size_t end = lists + static_cast<size_t>(count);
+    if (begin == end) return Status::ok;
     if (outputs) {
       std::memcpy(staging_.host + Staging::outputs(), problem_.row_outputs,
                   static_cast<size_t>(RowOutput::count) * static_cast<size_t>(rows) * sizeof(double));
-    }
-    if (problem_.row_inputs != nullptr) {
-      std::memcpy(staging_.host + Staging::inputs(rows), problem_.row_inputs,
-                  static_cast<size_t>(RowInput::count) * static_cast<size_t>(rows) * sizeof(double));
     }
     CUDA_TRY(cudaMemcpyAsync(staging_.device + begin, staging_.host + begin, (end - begin) * sizeof(double),
                              cudaMemcpyHostToDevice, stream_),
@@ -179,51 +185,55 @@ class Call {
     return Status::ok;
   }
 
-  Status download(std::vector<double>* inputs, std::vector<double>* outputs) {
-    CUDA_ENTER(device_);
-    const size_t rows = static_cast<size_t>(problem_.rows);
-    inputs->resize(RowInput::count * rows);
-    outputs->resize(RowOutput::count * rows);
-    if (problem_.row_inputs != nullptr) {
-      CUDA_TRY(cudaMemcpyAsync(inputs->data(), problem_.row_inputs, inputs->size() * sizeof(double),
-                               cudaMemcpyDeviceToHost, stream_),
-               "diagnosing a row", device_, shapes_of(problem_));
+  unsigned long long* scratch() const { return reinterpret_cast<unsigned long long*>(staging_.device); }
+
+  // Room for all parts before the first of them is launched: a workspace that grows moves.
+  Status launch(bool captured) {
+    const Parts parts = parts_of(problem_);
+    Problem part = problem_;
+    Prepared prepared;
+    for (int k = 0; k < parts.count; ++k) {
+      part.passes = parts.passes[k];
+      const Status room = prepare(part, *state_, captured, &prepared);
+      if (room != Status::ok) return room;
     }
-    CUDA_TRY(cudaMemcpyAsync(outputs->data(), problem_.row_outputs, outputs->size() * sizeof(double),
-                             cudaMemcpyDeviceToHost, stream_),
-             "diagnosing a row", device_, shapes_of(problem_));
-    CUDA_TRY(cudaStreamSynchronize(stream_), "diagnosing a row", device_, shapes_of(problem_));
+    if (!on_host_) {
+      double* const room = prepared.arguments.workspace.lists;
+      const Status sent = send_lists(&columns_, problem_.rows, room, device_, stream_);
+      if (sent != Status::ok) return sent;
+    }
+    for (int k = 0; k < parts.count; ++k) {
+      part.passes = parts.passes[k];
+      Status status = prepare(part, *state_, captured, &prepared);
+      if (status == Status::ok) status = launch(prepared);
+      if (status != Status::ok) return status;
+    }
     return Status::ok;
   }
 
-  Status launch(bool captured) {
-    const Problem& p = problem_;
-    Prepared prepared;
-    const Status room = prepare(p, *state_, captured, &prepared);
-    if (room != Status::ok) return room;
+  Status launch(Prepared& prepared) {
     auto& [how, a, grid] = prepared;
+    a.columns = columns_;
     a.poison = !on_host_ && !result_;
     if (on_host_) {
-      a.row_inputs = staging_.device + Staging::inputs(p.rows);
-      a.row_outputs = staging_.device + Staging::outputs();
+      a.outputs = staging_.device + Staging::outputs();
       a.metrics = staging_.device + Staging::metrics();
     }
     // Without anybody to read it the failure stays behind the counters.
-    a.failure = staging_.host != nullptr ? reinterpret_cast<unsigned long long*>(staging_.device)
-                                         : reinterpret_cast<unsigned long long*>(a.workspace.control + 1);
+    a.failure = staging_.host != nullptr ? scratch() : reinterpret_cast<unsigned long long*>(a.workspace.control + 1);
     if (grid == 0) return nothing_to_launch(a.failure);
     if (how.cluster.blocks > 0) {
       void* arguments[] = {&a, &how.cluster};
       cudaLaunchAttribute attribute;
-      const cudaLaunchConfig_t config = cluster_launch(how.cluster, p.rows, stream_, &attribute);
+      const cudaLaunchConfig_t config = cluster_launch(how.cluster, a.rows, stream_, &attribute);
       CUDA_TRY(cudaLaunchKernelExC(&config, how.entry.cluster_kernel, arguments), "launching the loss", device_,
-               shapes_of(p));
+               shapes_of(problem_));
       return Status::ok;
     }
     void* arguments[] = {&a};
     CUDA_TRY(
         cudaLaunchKernel(how.entry.kernel, dim3(static_cast<unsigned>(grid)), dim3(kThreads), arguments, 0, stream_),
-        "launching the loss", device_, shapes_of(p));
+        "launching the loss", device_, shapes_of(problem_));
     return Status::ok;
   }
 
@@ -234,6 +244,7 @@ class Call {
   }
 
   const Problem problem_;
+  RowColumns columns_;  // those of the problem, in device memory from the upload on
   const int device_;
   const cudaStream_t stream_;
   const bool on_host_;  // row scalars and results
@@ -258,13 +269,18 @@ Status reserve(const Problem& problem) {
   const int moments = Pass::moments | (problem.passes & Pass::cross);
   for (const int passes : {moments | Pass::objective | Pass::gradients, moments | Pass::objective, moments,
                            static_cast<int>(Pass::objective), static_cast<int>(Pass::gradients)}) {
-    Problem part = problem;
-    part.passes = passes;
-    Prepared prepared;
-    const Status room = prepare(part, *state, captured, &prepared);
-    if (room != Status::ok) return room;
+    Problem whole = problem;
+    whole.passes = passes;
+    const Parts parts = parts_of(whole);
+    for (int k = 0; k < parts.count; ++k) {
+      Problem part = whole;
+      part.passes = parts.passes[k];
+      Prepared prepared;
+      const Status room = prepare(part, *state, captured, &prepared);
+      if (room != Status::ok) return room;
+    }
   }
-  return load_row_inputs(device);
+  return load_send_lists(device);
 }
 
 Status evaluate(const Problem& problem, Failure* failure) {
@@ -281,7 +297,7 @@ Status evaluate_async(const Problem& problem, EvaluateCompletion done) {
   const auto call = std::make_shared<Call>(problem);
   const Status status = call->enqueue(true);
   if (status != Status::ok) return call->settle(status);
-  const Status watched = when_done(problem.tensors.ordinal, problem.stream, [call, done](const Error* error) {
+  const Status watched = when_done(problem.tensors.ordinal, problem.stream, [call, done](const DeviceError* error) {
     Failure failure;
     if (error != nullptr) return done(Status::device, failure, error);
     const Status finished = call->finish(&failure);

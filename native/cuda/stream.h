@@ -13,8 +13,8 @@
 namespace sdpo::cuda {
 
 // The row scalars of one call, in the same layout in pinned host memory and in device memory:
-// failure (padded to 8 doubles), metrics, row outputs, row inputs. What goes up is at the end, what comes back at the
-// beginning.
+// failure (padded to 8 doubles), metrics, row outputs, numbers per row. What goes up is at the end, what comes back at
+// the beginning.
 struct Staging {
   static constexpr size_t kHeader = 8;
   double* host = nullptr;
@@ -27,7 +27,7 @@ struct Staging {
   }
   static constexpr size_t metrics() { return kHeader; }
   static constexpr size_t outputs() { return kHeader + Metric::count; }
-  static size_t inputs(int64_t rows) {
+  static size_t lists(int64_t rows) {
     return outputs() + static_cast<size_t>(RowOutput::count) * static_cast<size_t>(rows);
   }
 };
@@ -42,8 +42,9 @@ class StreamState {
   // Held while a call is put on the stream: the workspace belongs to the launches of one call after the other.
   std::mutex& mutex() { return mutex_; }
 
-  // Room for `rows` rows and a ring of `ring` tiles with `sums` sums; grown by halves, so that slowly growing batches
-  // do not allocate every time. Waits for the stream when it has to grow, so it cannot while the stream is captured.
+  // Room for `rows` rows, with all their numbers as lists, and a ring of `ring` tiles with `sums` sums; grown by
+  // halves, so that slowly growing batches do not allocate every time. Waits for the stream when it has to grow, so it
+  // cannot while the stream is captured.
   Status workspace(int64_t rows, int64_t ring, int sums, bool captured, Workspace* out);
 
   // A staging buffer nobody else uses, until it is given back. Safe without the lock.
