@@ -14,11 +14,12 @@ import { logEntries, type Metrics } from '../lib/loss/result.js';
 import { binding } from '../lib/native/binding.js';
 import { METRICS, ROW_STATISTICS } from '../lib/native/names.js';
 import { BETA_SCHEDULES } from '../lib/schedule/betas.js';
-import { DEMANDS, SCHEDULERS, WITHOUT_INFLUENCE } from '../lib/schedule/diffusers.js';
+import { DEFAULT_BETAS, DEMANDS, ELSEWHERE, REFUSED, SCHEDULERS, WITHOUT_INFLUENCE } from '../lib/schedule/classes.js';
 import { FLOW_PREDICTIONS } from '../lib/schedule/flow.js';
-import { PREDICTION_TYPES } from '../lib/schedule/levels.js';
+import { LADDERS, SPACINGS } from '../lib/schedule/ladder.js';
+import { PREDICTION_TYPES, VARIANCES } from '../lib/schedule/levels.js';
 import { PRESETS } from '../lib/schedule/presets.js';
-import { TIMESTEP_DISTRIBUTIONS } from '../lib/schedule/sampling.js';
+import { STEP_ORDERS, TIMESTEP_DISTRIBUTIONS } from '../lib/schedule/sampling.js';
 import { VARIANCE_PRESERVING_PREDICTIONS } from '../lib/schedule/variance-preserving.js';
 
 const at = (path: string) => fileURLToPath(new URL(`../${path}`, import.meta.url));
@@ -51,14 +52,21 @@ function pythonTables(): string {
     options,
     schedules: {
       schedulers: SCHEDULERS,
-      withoutInfluence: [...WITHOUT_INFLUENCE],
+      refused: REFUSED,
+      withoutInfluence: WITHOUT_INFLUENCE,
       demands: DEMANDS,
+      elsewhere: ELSEWHERE,
       presets: PRESETS,
       betaSchedules: BETA_SCHEDULES,
+      defaultBetas: DEFAULT_BETAS,
+      ladders: LADDERS,
+      spacings: SPACINGS,
+      variances: VARIANCES,
       predictionTypes: PREDICTION_TYPES,
       variancePreservingPredictions: VARIANCE_PRESERVING_PREDICTIONS,
       flowPredictions: FLOW_PREDICTIONS,
       timestepDistributions: TIMESTEP_DISTRIBUTIONS,
+      stepOrders: STEP_ORDERS,
     },
   };
   return `${JSON.stringify(tables, null, 1)}\n`;

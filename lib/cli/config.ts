@@ -1,9 +1,16 @@
 /** The config of a training: its shape, and how it is read, changed by the command line, checked and completed. */
 
-import { readFileSync } from 'node:fs';
 import { dirname, relative, resolve } from 'node:path';
 import { type PreferenceLossOptions, USED_BY } from '../loss/options.js';
-import type { DiffusersConfig, PredictionType, PresetName } from '../schedule/schedule.js';
+import { readConfigFile } from '../schedule/config-file.js';
+import { PARAMETERS } from '../schedule/sampling.js';
+import type {
+  DiffusersConfig,
+  PredictionType,
+  PresetName,
+  SamplerOptions,
+  ShiftOptions,
+} from '../schedule/schedule.js';
 import type { ParquetPairOptions, SafetensorsPairOptions } from '../trainer/data.js';
 import type { Sampling, TimestepSampling } from '../trainer/draws.js';
 import type { LearningRateOptions } from '../trainer/learning-rate.js';
@@ -33,14 +40,13 @@ export interface TrainConfig {
   readonly base: string;
   readonly policy: ModuleConfig;
   readonly data: DataConfig;
-  readonly schedule: {
-    readonly preset?: PresetName;
-    readonly config?: DiffusersConfig | string;
-    readonly inferenceSteps?: number;
-    readonly eta: number;
-    readonly predictionType?: PredictionType;
-    readonly ignore?: readonly string[];
-  };
+  readonly schedule: SamplerOptions &
+    ShiftOptions & {
+      readonly preset?: PresetName;
+      readonly config?: DiffusersConfig | string;
+      readonly predictionType?: PredictionType;
+      readonly ignore?: readonly string[];
+    };
   readonly loss: Omit<PreferenceLossOptions, 'schedule'>;
   readonly training: {
     readonly steps: number;
@@ -92,7 +98,7 @@ export interface ConfigChanges {
  * @throws SdpoError ERR_SDPO_CONFIG that names every path with a mistake.
  */
 export function loadConfig(file: string, { set = [], out }: ConfigChanges = {}): LoadedConfig {
-  const config = readJsonObject(file);
+  const config: Record<string, unknown> = { ...readConfigFile(file) };
   for (const assignment of set) applySetting(config, assignment);
   const folder = dirname(resolve(file));
   const base = resolve(folder, typeof config.base === 'string' ? config.base : '.');
@@ -109,22 +115,6 @@ export function loadConfig(file: string, { set = [], out }: ConfigChanges = {}):
     throw configError(`${file} is not a valid config:\n${problems.map((problem) => `  ${problem}`).join('\n')}`);
   }
   return { config: checked, base, out: resolve(base, checked.out) };
-}
-
-/** The object in a JSON file. */
-export function readJsonObject(file: string): Record<string, unknown> {
-  let value: unknown;
-  try {
-    value = JSON.parse(readFileSync(file, 'utf8'));
-  } catch (error) {
-    const { code, message } = error as NodeJS.ErrnoException;
-    if (code === 'ENOENT') throw configError(`Expected ${file} to be a file, received no such file`, error);
-    throw configError(`Expected ${file} to be readable JSON, received: ${message}`, error);
-  }
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
-    throw configError(`Expected ${file} to be a JSON object, received ${JSON.stringify(value).slice(0, 60)}`);
-  }
-  return value as Record<string, unknown>;
 }
 
 /** The schema's defaults are those of all objectives; a run should not state options that its objective does not have. */
@@ -163,10 +153,16 @@ function furtherProblems({ schedule, training, loss, threshold, reference }: Tra
     "absent with onNonFinite 'stop'",
     maxSkipped,
   );
-  for (const name of ['mean', 'std'] as const) {
-    const value = timesteps[name];
-    const uniform = timesteps.distribution === 'uniform';
-    demand(value === undefined || !uniform, `training.timesteps.${name}`, "absent with distribution 'uniform'", value);
+  const { distribution, steps: list, order } = timesteps;
+  for (const [name, owner] of Object.entries(PARAMETERS)) {
+    const value = timesteps[name as keyof typeof PARAMETERS];
+    const expected = `absent with distribution '${distribution}'`;
+    demand(value === undefined || owner === distribution, `training.timesteps.${name}`, expected, value);
+  }
+  if (list === undefined) demand(order === undefined, 'training.timesteps.order', 'absent without steps', order);
+  else {
+    demand(distribution === 'uniform', 'training.timesteps.distribution', 'absent with steps', distribution);
+    demand(timesteps.range === undefined, 'training.timesteps.range', 'absent with steps', timesteps.range);
   }
   if (timesteps.range !== undefined) {
     const [low, high] = timesteps.range;

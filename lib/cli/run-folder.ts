@@ -4,9 +4,10 @@ import { mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { arch, cpus, platform } from 'node:os';
 import { join, relative, resolve } from 'node:path';
 import writeFileAtomic from 'write-file-atomic';
+import { readConfigFile } from '../schedule/config-file.js';
 import { packageVersion } from '../selftest/diagnose.js';
 import { differenceOf } from '../trainer/difference.js';
-import { type LoadedConfig, readJsonObject, type TrainConfig } from './config.js';
+import type { LoadedConfig, TrainConfig } from './config.js';
 import { configError } from './config-error.js';
 import { LOCK } from './run-lock.js';
 
@@ -41,7 +42,7 @@ export function checkRunFolder({ config, base, out }: LoadedConfig, resume: bool
   }
   // Without a checkpoint there are no numbers to go on with: the run begins, with whatever config.
   if (list(join(out, RUN_FILES.checkpoints)).every((name) => !/^checkpoint-\d+$/.test(name))) return true;
-  const before = readJsonObject(join(out, RUN_FILES.config)) as unknown as TrainConfig;
+  const before = readConfigFile(join(out, RUN_FILES.config)) as unknown as TrainConfig;
   const difference = differenceOf(deciding(before, resolve(out, before.base ?? '.')), deciding(config, base));
   if (difference !== undefined) {
     const { path, before, now } = difference;

@@ -1,5 +1,6 @@
 /** Batches of a preference loss and the options of a call, as a caller passes them. */
 
+import { fieldsOf } from '../native/validate.js';
 import type { LatentArray } from '../tensor/operand.js';
 import type { Stream } from '../tensor/stream.js';
 import type { Tensor } from '../tensor/tensor.js';
@@ -82,21 +83,6 @@ export interface EvaluateOptions {
   stream?: Stream;
 }
 
-/** The fields of a type, checked by the compiler: none is missing and none is foreign. */
-export function fieldsOf<T>(fields: { readonly [K in keyof Required<T>]: true }): readonly string[] {
-  return Object.keys(fields);
-}
-
-export const ROW_FIELDS = fieldsOf<RowBatch>({
-  timesteps: true,
-  rowWeights: true,
-  betaScale: true,
-  margins: true,
-  keep: true,
-  transition: true,
-  weightNoise: true,
-});
-
 export const BATCH_FIELDS = fieldsOf<Batch>({
   chosen: true,
   rejected: true,
@@ -123,3 +109,5 @@ export const TRANSITION_FIELDS = fieldsOf<NonNullable<RowBatch['transition']>>({
   offsetChosen: true,
   offsetRejected: true,
 });
+
+export const EITHER_FIELDS = fieldsOf<{ chosen: unknown; rejected: unknown }>({ chosen: true, rejected: true });

@@ -45,8 +45,9 @@ export function layOut(
   fresh = false,
 ): PendingCall {
   const { rowOutputs, metrics } = ResultBuffers.raw(result);
-  const parts = partsOf(prepared, { rowOutputs, metrics }, passes, gradients);
-  return { ...parts, result, scalars: prepared.scalars, fresh: fresh ? gradients : undefined };
+  const { args, lane, accesses } = partsOf(prepared, rowOutputs, metrics, passes, gradients);
+  const { scalars, stream } = prepared;
+  return { result, scalars, args, lane, stream, accesses, fresh: fresh ? gradients : undefined };
 }
 
 /** The same for a call whose results stay on the device. */
@@ -56,30 +57,26 @@ export function layOutOnDevice(
   passes: number,
   gradients?: Gradients,
 ): EnqueuedCall {
-  const { memory, ...places } = DeviceResult.raw(result);
-  const { args, lane, accesses } = partsOf(prepared, places, passes, gradients);
+  const { memory, rowOutputs, metrics } = DeviceResult.raw(result);
+  const { args, lane, accesses } = partsOf(prepared, rowOutputs, metrics, passes, gradients);
   const reads = prepared.memories.map((memory) => ({ memory, writes: false }));
   return { args, lane, accesses: [...accesses, ...reads, { memory, writes: true }] };
 }
 
 /** A gradient pass alone, from coefficients that an earlier call left on the device. */
 export function layOutGradients(prepared: Prepared, result: DeviceResult, gradients: Gradients): EnqueuedCall {
-  const { memory, ...places } = DeviceResult.raw(result);
-  const { args, lane, accesses } = partsOf(prepared, places, PASS.gradients, gradients);
+  const { memory, rowOutputs, metrics } = DeviceResult.raw(result);
+  const { args, lane, accesses } = partsOf(prepared, rowOutputs, metrics, PASS.gradients, gradients);
   return { args, lane, accesses: [...accesses, { memory, writes: false }] };
-}
-
-interface ResultPlaces<T> {
-  readonly rowOutputs: T;
-  readonly metrics: T;
 }
 
 function partsOf<T extends Float64Array | bigint>(
   prepared: Prepared,
-  { rowOutputs, metrics }: ResultPlaces<T>,
+  rowOutputs: T,
+  metrics: T,
   passes: number,
   gradients: Gradients | undefined,
-): Pick<PendingCall, 'lane' | 'stream' | 'accesses'> & { readonly args: EvaluateArguments<T> } {
+): Pick<PendingCall, 'lane' | 'accesses'> & { readonly args: EvaluateArguments<T> } {
   const { operands, device, stream } = prepared;
   const { header, lists } = prepared.scalars;
   header[HEADER.passes] = passes;
@@ -107,7 +104,7 @@ function partsOf<T extends Float64Array | bigint>(
     device === 'cpu'
       ? NOTHING
       : [...accessesOf(Object.values(operands), false), ...accessesOf([chosen, rejected], true)];
-  return { args, lane, stream, accesses };
+  return { args, lane, accesses };
 }
 
 function gradientOperand(

@@ -11,10 +11,10 @@ import {
   SOURCE_OFFSET,
 } from '../native/contract.js';
 import { SdpoError } from '../native/errors.js';
-import { checkNumber, checkNumberList, checkOptions, failType, failValue, isNumberList } from '../native/validate.js';
+import { checkNumber, checkNumberList, failType, failValue, isNumberList, readOptions } from '../native/validate.js';
 import type { DeviceMemory } from '../tensor/device-memory.js';
 import { isContiguous, placeOf, Tensor } from '../tensor/tensor.js';
-import type { BranchName, PerBranch, RowNumbers } from './batch.js';
+import { type BranchName, EITHER_FIELDS, type PerBranch, type RowNumbers } from './batch.js';
 
 export const BRANCHES: readonly BranchName[] = ['chosen', 'rejected'];
 
@@ -45,8 +45,10 @@ export function perBranch(
   if (typeof value !== 'object' || value === null) {
     failType(argument, 'a number, a list of numbers, a Tensor, or { chosen, rejected } of such', value);
   }
-  checkOptions(argument, value, BRANCHES);
-  const { chosen, rejected } = value as { chosen: RowNumbers; rejected: RowNumbers };
+  const { chosen, rejected } = readOptions(argument, value, EITHER_FIELDS) as {
+    chosen: RowNumbers;
+    rejected: RowNumbers;
+  };
   return {
     chosen: { name: `${argument}.chosen`, value: chosen ?? failType(`${argument}.chosen`, EXPECTED, chosen) },
     rejected: { name: `${argument}.rejected`, value: rejected ?? failType(`${argument}.rejected`, EXPECTED, rejected) },

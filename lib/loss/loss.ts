@@ -9,13 +9,16 @@ import {
   checkNumbers,
   checkOneOf,
   checkOptions,
+  type Fields,
   failType,
   failValue,
+  fieldsOf,
+  readOptions,
 } from '../native/validate.js';
 import type { LatentArray } from '../tensor/operand.js';
 import type { Stream } from '../tensor/stream.js';
 import { placeOf, type Tensor } from '../tensor/tensor.js';
-import { type Batch, type DeviceBatch, type EvaluateOptions, fieldsOf, ROW_FIELDS, type RowBatch } from './batch.js';
+import type { Batch, DeviceBatch, EvaluateOptions, RowBatch } from './batch.js';
 import {
   abandoned,
   enqueue,
@@ -71,7 +74,27 @@ export interface ObjectiveNumbers
   extends RowBatch,
     Pick<EvaluateOptions, 'denominator' | 'gradientScale' | 'maskThreshold'> {}
 
-const OBJECTIVE_FIELDS = [...ROW_FIELDS, 'denominator', 'gradientScale', 'maskThreshold'];
+const OBJECTIVE_FIELDS = fieldsOf<ObjectiveNumbers>({
+  timesteps: true,
+  rowWeights: true,
+  betaScale: true,
+  margins: true,
+  keep: true,
+  transition: true,
+  weightNoise: true,
+  denominator: true,
+  gradientScale: true,
+  maskThreshold: true,
+});
+const CALL_FIELDS = fieldsOf<CallOptions>({
+  gradients: true,
+  gradientScale: true,
+  denominator: true,
+  maskThreshold: true,
+  stream: true,
+  into: true,
+  results: true,
+});
 const ASYNC_CALL_FIELDS = fieldsOf<AsyncCallOptions>({
   gradients: true,
   gradientScale: true,
@@ -82,7 +105,6 @@ const ASYNC_CALL_FIELDS = fieldsOf<AsyncCallOptions>({
   results: true,
   signal: true,
 });
-const CALL_FIELDS = ASYNC_CALL_FIELDS.filter((name) => name !== 'signal');
 
 /**
  * Diffusion-DPO, DPO-C&M or SDPO over pairs of predictions, with the gradient with respect to both predictions. Reusable and stateless: a call
@@ -123,10 +145,10 @@ export class PreferenceLoss {
   ): Statistics;
   evaluate<C extends LatentArray, R extends LatentArray>(batch: Batch<C, R>, call?: CallOptions): Evaluation<C, R>;
   evaluate(batch: Batch | DeviceBatch, call: CallOptions | DeviceCallOptions = {}): Statistics | DeviceStatistics {
-    checkCall(call, CALL_FIELDS);
-    return call.results === 'device'
-      ? this.#enqueue(batch as DeviceBatch, call)
-      : this.#run(batch as Batch, call as CallOptions);
+    const read = readCall(call, CALL_FIELDS as Fields<CallOptions | DeviceCallOptions>);
+    return read.results === 'device'
+      ? this.#enqueue(batch as DeviceBatch, read)
+      : this.#run(batch as Batch, read as CallOptions);
   }
 
   #run(batch: Batch, call: CallOptions): Statistics {
@@ -152,10 +174,10 @@ export class PreferenceLoss {
     batch: Batch<C, R>,
     call?: AsyncCallOptions,
   ): Promise<Evaluation<C, R>>;
-  async evaluateAsync(batch: Batch, call: AsyncCallOptions = {}): Promise<Statistics> {
+  async evaluateAsync(batch: Batch, given: AsyncCallOptions = {}): Promise<Statistics> {
     const trace: { stack?: string } = {};
     Error.captureStackTrace(trace, this.evaluateAsync);
-    checkCall(call, ASYNC_CALL_FIELDS);
+    const call = readCall(given, ASYNC_CALL_FIELDS);
     if ((call as { results?: unknown }).results === 'device') {
       throw new SdpoRangeError(
         'ERR_SDPO_INVALID_OPTION',
@@ -200,10 +222,9 @@ export class PreferenceLoss {
    * @throws as `evaluate`; ERR_SDPO_INVALID_OPTION where the moments lack what the options need (drift, cross)
    */
   objective(moments: Moments, numbers: ObjectiveNumbers = {}): Statistics {
-    checkOptions('numbers', numbers, OBJECTIVE_FIELDS);
-    const { denominator, gradientScale, maskThreshold, ...rows } = numbers as ObjectiveNumbers;
-    const call: CallOptions = { denominator, gradientScale, maskThreshold };
-    checkCall(call, CALL_FIELDS);
+    const read = readOptions('numbers', numbers, OBJECTIVE_FIELDS);
+    const { denominator, gradientScale, maskThreshold, ...rows } = read;
+    const call = readCall({ denominator, gradientScale, maskThreshold }, CALL_FIELDS);
     const result = new ResultBuffers(checkMoments('moments', moments));
     writeMoments(result, moments, this.options);
     const { count } = ResultBuffers.raw(result);
@@ -242,7 +263,7 @@ export class PreferenceLoss {
     }
     return onDevice === undefined
       ? this.#gradients(batch as Batch, coefficients as { chosen: CoefficientInput; rejected: CoefficientInput }, call)
-      : enqueueGradients(batch, prepare(batch, { stream }, this.options, this.#fixed, 'device', false), onDevice);
+      : enqueueGradients(prepare(batch, { stream }, this.options, this.#fixed, 'device', false), onDevice);
   }
 
   #gradients(
@@ -256,13 +277,13 @@ export class PreferenceLoss {
     checkOptions('coefficients', coefficients, BRANCHES);
     for (const branch of BRANCHES) {
       const { a, b } = readCoefficients(`coefficients.${branch}`, coefficients[branch], prepared.rows);
-      if (b !== undefined && batch[branch].reference === undefined) {
+      if (b !== undefined && prepared.batch[branch].reference === undefined) {
         failType(`coefficients.${branch}.b`, 'left out where the batch has a referenceError', b);
       }
       ResultBuffers.column(result, branch === 'chosen' ? 'aChosen' : 'aRejected').set(a);
       if (b !== undefined) ResultBuffers.column(result, branch === 'chosen' ? 'bChosen' : 'bRejected').set(b);
     }
-    const gradients = allocateGradients(batch);
+    const gradients = allocateGradients(prepared.batch);
     const pending = layOut(prepared, result, PASS.gradients, gradients, true);
     try {
       run(pending);
@@ -277,8 +298,8 @@ export class PreferenceLoss {
     const earlier = call.into instanceof ResultBuffers ? ResultBuffers.takeScalars(call.into) : undefined;
     const prepared = prepare(batch, call, this.options, this.#fixed, 'host', true, earlier);
     const result = call.into === undefined ? new ResultBuffers(prepared.rows) : reuse(call.into, prepared.rows);
-    const reused = wanted ? reusedGradients(result, batch) : undefined;
-    const gradients = wanted ? (reused ?? allocateGradients(batch)) : undefined;
+    const reused = wanted ? reusedGradients(result, prepared.batch) : undefined;
+    const gradients = wanted ? (reused ?? allocateGradients(prepared.batch)) : undefined;
     result.gradients = gradients;
     return layOut(prepared, result, this.#passes(wanted), gradients, reused === undefined);
   }
@@ -298,8 +319,8 @@ export class PreferenceLoss {
     const wanted = call.gradients ?? true;
     const prepared = prepare(batch, call, this.options, this.#fixed, 'device');
     const into = call.into === undefined ? undefined : reuseOnDevice(call.into, prepared.rows, prepared.device);
-    const reused = wanted && into !== undefined ? reusedGradients(into, batch) : undefined;
-    const gradients = wanted ? (reused ?? allocateGradients(batch)) : undefined;
+    const reused = wanted && into !== undefined ? reusedGradients(into, prepared.batch) : undefined;
+    const gradients = wanted ? (reused ?? allocateGradients(prepared.batch)) : undefined;
     let result = into;
     try {
       result ??= new DeviceResult(prepared.device, prepared.rows);
@@ -314,16 +335,17 @@ export class PreferenceLoss {
   }
 }
 
-/** The options of a call that stand for themselves. */
-function checkCall(call: CallOptions | DeviceCallOptions, fields: readonly string[]): void {
-  checkOptions('call', call, fields);
+/** The options of a call, of which those that stand for themselves are checked. */
+function readCall<T extends CallOptions | DeviceCallOptions>(given: T, fields: Fields<T>): T {
+  const call = readOptions('call', given, fields);
   if (call.results !== undefined) checkOneOf('call.results', call.results, ['host', 'device']);
   if (call.gradients !== undefined) checkBoolean('call.gradients', call.gradients);
   if (call.gradientScale !== undefined) checkNumber('call.gradientScale', call.gradientScale);
   if (call.denominator !== undefined) checkNumberAbove('call.denominator', call.denominator, 0);
+  return call;
 }
 
-function enqueueGradients(batch: Batch | DeviceBatch, prepared: Prepared, result: DeviceResult): Gradients {
+function enqueueGradients(prepared: Prepared, result: DeviceResult): Gradients {
   placeOf(result.packed, 'coefficients');
   const { rows, device } = DeviceResult.count(result);
   if (rows !== prepared.rows || device !== prepared.device) {
@@ -334,7 +356,7 @@ function enqueueGradients(batch: Batch | DeviceBatch, prepared: Prepared, result
       'ERR_SDPO_INVALID_LENGTH',
     );
   }
-  const gradients = allocateGradients(batch);
+  const gradients = allocateGradients(prepared.batch);
   try {
     enqueue(layOutGradients(prepared, result, gradients));
   } catch (error) {

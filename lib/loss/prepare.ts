@@ -11,7 +11,7 @@ import {
   STRIDE_OFFSET,
 } from '../native/contract.js';
 import { SdpoError, SdpoRangeError, SdpoTypeError } from '../native/errors.js';
-import { checkInteger, checkOptions, failType, failValue } from '../native/validate.js';
+import { checkInteger, failType, failValue, isNumberList, readOptions } from '../native/validate.js';
 import { locationOf } from '../tensor/device.js';
 import type { DeviceMemory } from '../tensor/device-memory.js';
 import { dtypeIndex } from '../tensor/dtypes.js';
@@ -39,6 +39,8 @@ export interface Prepared {
   readonly stream: Stream | undefined;
   readonly scalars: Scalars;
   readonly operands: Inputs;
+  /** The batch as it was read. */
+  readonly batch: Batch;
   /** Memory of the device that numbers per row are read from. */
   readonly memories: readonly DeviceMemory[];
 }
@@ -67,7 +69,7 @@ const INPUT_NAMES = Object.keys(ARGUMENTS) as readonly InputName[];
  * @param earlier scalars that no other call uses, written again where the rows are as many
  */
 export function prepare(
-  batch: Batch,
+  given: Batch,
   call: EvaluateOptions,
   options: ResolvedOptions,
   fixed: Float64Array,
@@ -75,8 +77,7 @@ export function prepare(
   complete = true,
   earlier?: Scalars,
 ): Prepared {
-  checkOptions('batch', batch, BATCH_FIELDS);
-  for (const branch of BRANCHES) checkOptions(`batch.${branch}`, batch[branch], BRANCH_FIELDS);
+  const batch = readBatch(given);
   const rows = countRows(batch);
   if (rows === 0 && call.denominator === undefined) {
     failValue(
@@ -122,10 +123,20 @@ export function prepare(
   const columns = new ColumnWriter(scalars, rows, device, results);
   writeRowNumbers(columns, batch, rows, device, call, options, complete);
   for (const branch of BRANCHES) {
-    const { referenceError } = batch[branch];
-    columns.write(COLUMN.referenceError[branch], { name: `batch.${branch}.referenceError`, value: referenceError });
+    const { referenceError: value } = batch[branch];
+    if (value !== undefined) {
+      columns.write(COLUMN.referenceError[branch], { name: `batch.${branch}.referenceError`, value });
+    }
   }
-  return { rows, size, device, stream, scalars, operands, memories: columns.memories };
+  return { rows, size, device, stream, scalars, operands, batch, memories: columns.memories };
+}
+
+function readBatch(given: Batch): Batch {
+  const batch = readOptions('batch', given, BATCH_FIELDS);
+  for (const branch of BRANCHES) {
+    batch[branch] = readOptions(`batch.${branch}`, batch[branch], BRANCH_FIELDS);
+  }
+  return batch;
 }
 
 /** A call that evaluates the objective of given moments: numbers per row, and no tensor. */
@@ -140,9 +151,19 @@ export function prepareObjective(
   writeHeader(scalars.header, fixed, rows, 0, 'cpu', call, NO_OPERANDS);
   const columns = new ColumnWriter(scalars, rows, 'cpu', 'host');
   writeRowNumbers(columns, numbers, rows, 'cpu', call, options, true);
-  return { rows, size: 0, device: 'cpu', stream: undefined, scalars, operands: NO_OPERANDS, memories: [] };
+  return {
+    rows,
+    size: 0,
+    device: 'cpu',
+    stream: undefined,
+    scalars,
+    operands: NO_OPERANDS,
+    batch: NO_BATCH,
+    memories: [],
+  };
 }
 
+const NO_BATCH = {} as Batch;
 const NO_OPERANDS = Object.fromEntries(INPUT_NAMES.map((name) => [name, undefined])) as Inputs;
 
 /** Rows are counted from the policies; a flat array has as many as the numbers per row, or as `rows` says. */
@@ -151,6 +172,8 @@ function countRows(batch: Batch): number {
   const { policy } = batch.chosen;
   const given = batch.rows === undefined ? undefined : checkInteger('batch.rows', batch.rows, 0);
   if (policy instanceof Tensor) return agree(given, policy.shape[0]);
+  // The common case, without looking at the others.
+  if (timesteps !== undefined && isNumberList(timesteps)) return agree(given, timesteps.length);
   const steps = perBranch('batch.timesteps', timesteps);
   const omega = perBranch('batch.transition.omega', transition?.omega);
   const scales = perBranch('batch.betaScale', betaScale);

@@ -1,10 +1,17 @@
 /** The numbers per row of a batch: which of them the loss reads, where ω comes from, and what may not be given. */
 
 import { SdpoRangeError } from '../native/errors.js';
-import { checkOptions, failType, failValue } from '../native/validate.js';
+import { failType, failValue, readOptions } from '../native/validate.js';
 import type { NoiseSchedule } from '../schedule/schedule.js';
 import { Tensor } from '../tensor/tensor.js';
-import { type BranchName, type EvaluateOptions, type RowBatch, type RowNumbers, TRANSITION_FIELDS } from './batch.js';
+import {
+  type BranchName,
+  EITHER_FIELDS,
+  type EvaluateOptions,
+  type RowBatch,
+  type RowNumbers,
+  TRANSITION_FIELDS,
+} from './batch.js';
 import {
   BRANCHES,
   COLUMN,
@@ -34,17 +41,23 @@ export function writeRowNumbers(
 ): void {
   writeTransition(out, batch, rows, device, options, complete);
   writeWeightNoise(out, batch, options);
-  const betaScale = refuseUnread('batch.betaScale', batch.betaScale, 'betaScaleChosen', options);
-  const scales = perBranch('batch.betaScale', betaScale);
-  for (const branch of BRANCHES) out.write(COLUMN.betaScale[branch], scales[branch]);
-  const margins = refuseUnread('batch.margins', batch.margins, 'margin', options);
-  out.write(COLUMN.margin, { name: 'batch.margins', value: margins });
-  out.write(COLUMN.keep, { name: 'batch.keep', value: batch.keep as RowNumbers | undefined });
-  out.write(COLUMN.rowWeight, { name: 'batch.rowWeights', value: batch.rowWeights });
-  if (call.maskThreshold !== undefined && !hasMask(options.objective)) {
-    refuse('call.maskThreshold', `objective '${options.objective}' does not use it`);
+  if (batch.betaScale !== undefined) {
+    refuseUnread('batch.betaScale', 'betaScaleChosen', options);
+    const scales = perBranch('batch.betaScale', batch.betaScale);
+    for (const branch of BRANCHES) out.write(COLUMN.betaScale[branch], scales[branch]);
   }
-  out.write(COLUMN.maskThreshold, { name: 'call.maskThreshold', value: call.maskThreshold }, checkThreshold);
+  if (batch.margins !== undefined) {
+    refuseUnread('batch.margins', 'margin', options);
+    out.write(COLUMN.margin, { name: 'batch.margins', value: batch.margins });
+  }
+  if (batch.keep !== undefined) out.write(COLUMN.keep, { name: 'batch.keep', value: batch.keep as RowNumbers });
+  if (batch.rowWeights !== undefined) {
+    out.write(COLUMN.rowWeight, { name: 'batch.rowWeights', value: batch.rowWeights });
+  }
+  if (call.maskThreshold !== undefined) {
+    if (!hasMask(options.objective)) refuse('call.maskThreshold', `objective '${options.objective}' does not use it`);
+    out.write(COLUMN.maskThreshold, { name: 'call.maskThreshold', value: call.maskThreshold }, checkThreshold);
+  }
 }
 
 function refuse(argument: string, reason: string): never {
@@ -54,23 +67,20 @@ function refuse(argument: string, reason: string): never {
   );
 }
 
-function refuseUnread<T>(argument: string, value: T, input: string, { objective }: ResolvedOptions): T {
-  if (value !== undefined && !TRAITS[objective].rowInputs.includes(input)) {
-    refuse(argument, `objective '${objective}' does not use it`);
-  }
-  return value;
+function refuseUnread(argument: string, input: string, { objective }: ResolvedOptions): void {
+  if (!TRAITS[objective].rowInputs.includes(input)) refuse(argument, `objective '${objective}' does not use it`);
 }
 
 function writeTransition(
   out: ColumnWriter,
-  { transition = {}, timesteps: given }: RowBatch,
+  batch: RowBatch,
   rows: number,
   device: string,
   options: ResolvedOptions,
   complete: boolean,
 ): void {
-  checkOptions('batch.transition', transition, TRANSITION_FIELDS);
-  const timesteps = perBranch('batch.timesteps', given);
+  const transition = readTransition(batch.transition);
+  const timesteps = perBranch('batch.timesteps', batch.timesteps);
   const omega = perBranch('batch.transition.omega', transition.omega);
   const source = new OmegaSource(out, options, rows, device, complete);
   if (timesteps.chosen.value === timesteps.rejected.value && omega.chosen.value === omega.rejected.value) {
@@ -91,9 +101,16 @@ function writeTransition(
   }
 }
 
-function writeWeightNoise(out: ColumnWriter, { weightNoise }: RowBatch, { weightRatio }: ResolvedOptions): void {
-  if (weightNoise === undefined) return;
-  checkOptions('batch.weightNoise', weightNoise, BRANCHES);
+type Transition = NonNullable<RowBatch['transition']>;
+const NO_TRANSITION: Transition = {};
+
+function readTransition(given: Transition | undefined): Transition {
+  return given === undefined ? NO_TRANSITION : readOptions('batch.transition', given, TRANSITION_FIELDS);
+}
+
+function writeWeightNoise(out: ColumnWriter, batch: RowBatch, { weightRatio }: ResolvedOptions): void {
+  if (batch.weightNoise === undefined) return;
+  const weightNoise = readOptions('batch.weightNoise', batch.weightNoise, EITHER_FIELDS) as typeof batch.weightNoise;
   if (weightRatio !== 'policy/data') {
     refuse('batch.weightNoise', `weightRatio '${weightRatio}' has no sampled form`);
   }

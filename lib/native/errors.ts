@@ -60,30 +60,42 @@ export class SdpoError extends Error {
   }
 }
 
-/** Which tensor a non-finite value was found in. `row` means that the tensors are finite but the row's arithmetic overflowed. */
-export type NonFiniteSource = 'policy' | 'reference' | 'target' | 'referenceError' | 'row';
+/**
+ * Which tensor a non-finite value was found in. `row`: the tensors are finite, but the row's arithmetic overflowed. `gradient`: so is the row, but its
+ * gradient overflowed when it was rounded to its dtype. `batch`: so are all rows, but their sum over the denominator overflowed.
+ */
+export type NonFiniteSource = 'policy' | 'reference' | 'target' | 'referenceError' | 'row' | 'gradient' | 'batch';
 
 /** Thrown with `nonFinite: 'throw'` (the default) for the first row, in row order, that has a non-finite value. */
 export class NonFiniteError extends SdpoError {
-  /** Index of the row in the batch. */
+  /** Index of the row in the batch; -1 for 'batch'. */
   readonly row: number;
   readonly branch: 'chosen' | 'rejected';
   readonly tensor: NonFiniteSource;
   /** Index of the first non-finite element within the row, or -1 when the value is not an element of a tensor. */
   readonly element: number;
   constructor(row: number, branch: 'chosen' | 'rejected', tensor: NonFiniteSource, element: number) {
-    const where =
-      tensor === 'row'
-        ? `the finite tensors of row ${row} (${branch}), received values whose squared errors or loss overflow`
-        : `row ${row} of ${branch}.${tensor}, received a non-finite value${element >= 0 ? ` at element ${element}` : ''}`;
-    super(
-      'ERR_SDPO_NON_FINITE',
-      `Expected only finite values in ${where} (nonFinite: 'skip' removes such rows, 'propagate' lets them through)`,
-    );
+    super('ERR_SDPO_NON_FINITE', `Expected only finite values in ${nonFiniteText(row, branch, tensor, element)}`);
     this.row = row;
     this.branch = branch;
     this.tensor = tensor;
     this.element = element;
+  }
+}
+
+function nonFiniteText(row: number, branch: string, tensor: NonFiniteSource, element: number): string {
+  const policies = "(nonFinite: 'skip' removes such rows, 'propagate' lets them through)";
+  switch (tensor) {
+    case 'batch':
+      return 'the loss of the batch, received rows whose sum, divided by the denominator, overflows';
+    case 'gradient':
+      return `the gradient of row ${row} of ${branch}, received a value beyond the range of its dtype at element ${element} (a smaller gradientScale, or a wider dtype of the policy, keeps it in range; with nonFinite 'skip' or 'propagate' it stays Infinity, for a loss scaler to see)`;
+    case 'row':
+      return `the finite tensors of row ${row} (${branch}), received values whose squared errors or loss overflow ${policies}`;
+    default: {
+      const place = element >= 0 ? ` at element ${element}` : '';
+      return `row ${row} of ${branch}.${tensor}, received a non-finite value${place} ${policies}`;
+    }
   }
 }
 

@@ -37,7 +37,7 @@ export const METRICS = [
 ] as const;
 
 export const STATUSES = ['ok', 'non_finite', 'element_weights', 'aborted', 'out_of_memory', 'device'] as const;
-export const FAILURE_TENSORS = ['policy', 'reference', 'target', 'referenceError', 'row'] as const;
+export const FAILURE_TENSORS = ['policy', 'reference', 'target', 'referenceError', 'row', 'gradient', 'batch'] as const;
 
 export type RowStatistic = (typeof ROW_STATISTICS)[number];
 export type MetricName = (typeof METRICS)[number];

@@ -121,6 +121,27 @@ export function checkOptions(
   }
 }
 
+/** The fields of a type: their names, and the object that has none of them. */
+export interface Fields<T> {
+  readonly names: readonly (keyof T & string)[];
+  readonly none: T;
+}
+
+/** The fields of a type, checked by the compiler: none is missing and none is foreign. */
+export function fieldsOf<T>(fields: { readonly [K in keyof Required<T>]: true }): Fields<T> {
+  const names = Object.keys(fields) as (keyof T & string)[];
+  return { names, none: Object.fromEntries(names.map((name) => [name, undefined])) as T };
+}
+
+/**
+ * The options of a caller as an object of our own, each read once: getters cannot give the use another value than the check, and what others put on
+ * prototypes is no option.
+ */
+export function readOptions<T extends object>(argument: string, value: unknown, { names, none }: Fields<T>): T {
+  checkOptions(argument, value, names);
+  return { ...none, ...value };
+}
+
 /** True for anything that can be read by index up to `length`: arrays and typed arrays of numbers, not strings. */
 export function isNumberList(value: unknown): value is ArrayLike<number> {
   if (Array.isArray(value)) return true;

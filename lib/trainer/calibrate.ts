@@ -10,12 +10,13 @@ import {
   checkOptions,
   failType,
 } from '../native/validate.js';
-import { NoiseSchedule, type SampleTimestepsOptions } from '../schedule/schedule.js';
+import { NoiseSchedule } from '../schedule/schedule.js';
 import { createRandom, noise, type Seed } from '../tensor/noise.js';
 import type { LatentArray } from '../tensor/operand.js';
 import { split, Tensor } from '../tensor/tensor.js';
 import { type Calibration, type CalibrationRow, calibrationOf } from './calibration.js';
 import { elementCount } from './data-pair.js';
+import { placeOf, TIMESTEP_SAMPLING, type TimestepSampling } from './draws.js';
 import { RowAssembler } from './row-assembler.js';
 import { checkEdges, timestepEdges } from './timestep-bins.js';
 import type { PairSource, Policy, PreferencePair, Reference, ReferencePrediction, TrainingRows } from './types.js';
@@ -41,7 +42,7 @@ export interface CalibrateOptions<C = unknown> {
   /** Bins of timesteps: how many of equal width, default 10, or their inner edges. */
   bins?: number | readonly number[];
   /** How training will draw timesteps. Default: uniformly over all. */
-  timesteps?: Omit<SampleTimestepsOptions, 'random'>;
+  timesteps?: TimestepSampling;
   /** Whether the branches of a pair get the same noise. Default 'shared'. */
   noise?: 'shared' | 'independent';
   /** Of the pairs, timesteps and noise. Default 0. */
@@ -97,7 +98,7 @@ export async function calibrate<C = unknown>(options: CalibrateOptions<C>): Prom
   }
   if (!(schedule instanceof NoiseSchedule)) failType('options.schedule', 'a NoiseSchedule', schedule);
   if (signal !== undefined && !(signal instanceof AbortSignal)) failType('options.signal', 'an AbortSignal', signal);
-  checkOptions('options.timesteps', options.timesteps ?? {}, ['distribution', 'range', 'mean', 'std']);
+  checkOptions('options.timesteps', options.timesteps ?? {}, TIMESTEP_SAMPLING);
   const batches = checkInteger('options.batches', options.batches ?? 8, 1);
   const batchSize = checkInteger('options.batchSize', options.batchSize ?? 32, 1);
   const { bins = 10 } = options;
@@ -129,7 +130,8 @@ export async function calibrate<C = unknown>(options: CalibrateOptions<C>): Prom
       if (signal?.aborted) throw new AbortError(signal.reason);
       const pairs = await take.pairs(batchSize);
       if (pairs.length === 0) break;
-      const timesteps = schedule.sampleTimesteps(pairs.length, { ...options.timesteps, random });
+      const place = placeOf(options.timesteps ?? {}, batch * batchSize);
+      const timesteps = schedule.sampleTimesteps(pairs.length, { ...options.timesteps, random, ...place });
       const offset = 2 * batch * batchSize * assembler.size;
       const rows = assembler.assemble({
         ...{ step: batch, part: 0, pairs, timesteps, noise: drawn },

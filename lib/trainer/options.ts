@@ -14,9 +14,8 @@ import {
   failType,
   failValue,
 } from '../native/validate.js';
-import { TIMESTEP_DISTRIBUTIONS } from '../schedule/sampling.js';
 import type { NoiseSchedule } from '../schedule/schedule.js';
-import { MAX_SEED, SAMPLINGS, type Sampling, type TimestepSampling } from './draws.js';
+import { MAX_SEED, SAMPLINGS, type Sampling, TIMESTEP_SAMPLING, type TimestepSampling } from './draws.js';
 import type {
   MaybePromise,
   MetricsWriter,
@@ -215,17 +214,15 @@ function checkSource(argument: string, data: PairSource): void {
 
 /** The names, and the values by a draw, before the first update needs one. */
 function checkTimesteps(argument: string, value: TimestepSampling, schedule: NoiseSchedule): TimestepSampling {
-  checkOptions(argument, value, ['distribution', 'range', 'mean', 'std']);
+  checkOptions(argument, value, TIMESTEP_SAMPLING);
   try {
     schedule.sampleTimesteps(1, { ...value, random: () => 0.5 });
   } catch (error) {
     if (error instanceof SdpoRangeError || error instanceof SdpoTypeError) {
-      error.message = error.message.replace('options.', `${argument}.`);
+      error.message = error.message.replaceAll('options.', `${argument}.`);
     }
     throw error;
   }
-  if (value.distribution !== undefined)
-    checkOneOf(`${argument}.distribution`, value.distribution, TIMESTEP_DISTRIBUTIONS);
   return value;
 }
 

@@ -40,6 +40,18 @@ sdpo_status finish(const Location& where, Status status, const Failure& failure,
                     "errors or loss overflow",
                     row, branch);
       }
+      if (failure.tensor == FailureTensor::batch) {
+        return fail(SDPO_NON_FINITE,
+                    "Expected only finite values in the loss of the batch, received rows whose sum, divided by the "
+                    "denominator, overflows");
+      }
+      if (failure.tensor == FailureTensor::gradient) {
+        return fail(
+            SDPO_NON_FINITE,
+            "Expected only finite values in the gradient of row %lld of %s, received a value beyond the range of "
+            "its dtype at element %lld",
+            row, branch, static_cast<long long>(failure.element));
+      }
       return fail(SDPO_NON_FINITE,
                   "Expected only finite values in row %lld of %s.%s, received a non-finite value at element %lld", row,
                   branch, kFailureTensorNames[static_cast<int>(failure.tensor)],

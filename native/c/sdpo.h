@@ -106,10 +106,10 @@ typedef struct sdpo_options {
   double window_low, window_high;                 /* timesteps outside are removed; default everything */
   double sft_weight;
   double kl_weight;
-  double safeguard;  /* mu of the safeguard on the rejected gradient; negative (the default): off */
-  double dmpo_alpha; /* 'dmpo'; default 0.01 */
-  double mapo_scale; /* 'mapo'; default 0.5 */
-  double mapo_steps; /* 'mapo'; default 1000 */
+  double safeguard;    /* mu of the safeguard on the rejected gradient; negative (the default): off */
+  double dmpo_alpha;   /* 'dmpo'; default 0.01 */
+  double mapo_scale;   /* 'mapo'; default 0.5 */
+  double mapo_steps;   /* 'mapo'; default 1000 */
   double linear_floor; /* 'linear-dpo'; default 0.01 */
 } sdpo_options;
 

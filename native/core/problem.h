@@ -117,8 +117,10 @@ enum class Status : int {
 };
 constexpr const char* kStatusNames[] = {SDPO_STATUSES(SDPO_FIELD_NAME)};
 
-// Which value a failure is about. `tensor` follows NonFiniteSource in lib/native/errors.ts.
-#define SDPO_FAILURE_TENSORS(X) X(policy) X(reference) X(target) X(referenceError) X(row)
+// Which value a failure is about: row, that its arithmetic overflows although its tensors are finite; gradient, that
+// its gradient does once it is rounded; batch, that the sum over rows does. `tensor` follows NonFiniteSource in
+// lib/native/errors.ts.
+#define SDPO_FAILURE_TENSORS(X) X(policy) X(reference) X(target) X(referenceError) X(row) X(gradient) X(batch)
 enum class FailureTensor : int { SDPO_FAILURE_TENSORS(SDPO_FIELD_ENTRY) };
 constexpr const char* kFailureTensorNames[] = {SDPO_FAILURE_TENSORS(SDPO_FIELD_NAME)};
 

@@ -41,7 +41,7 @@ SDPO_HD RowResult evaluate_row_as(const RowRules& of, const RowScalars& row, con
   out.rejected = r.terms;
 
   bool finite = finite_moments(chosen, of.drift_chosen) && finite_moments(rejected, of.drift_rejected);
-  const bool has_psi = !is_infinite(row.chosen.psi) && !is_infinite(row.rejected.psi);
+  const bool has_psi = !row.chosen.no_psi && !row.rejected.no_psi;
   const bool unmasked =
       T::kWeights == 0 || (c.terms.lambda >= row.log_mask_floor && r.terms.lambda >= row.log_mask_floor);
   const bool kept = has_psi && row.wanted && (unmasked || !finite);
@@ -255,6 +255,20 @@ SDPO_HD inline RowEnd finish_row(const RowTask& task, int64_t row, const RowSums
                      scale * SDPO_OUT(bRejected)};
   }
   return RowEnd::done;
+}
+
+// Whether the gradient of a branch may leave the range of its dtype although the row is finite. A bound, which spares
+// looking: |d| <= sqrt(D m), and with element weights e |d| <= (sum e) sqrt(m).
+inline bool may_overflow(const RowTask& task, int64_t row, bool chosen, DType dtype) {
+  constexpr double kLargest[] = {DBL_MAX, FLT_MAX, 65504, 0x1.fep127};  // by DType
+  const double elements = SDPO_OUT(elementSum), reach = task.weighted ? elements : sqrt(elements);
+  const double a = 2 / elements * fabs(chosen ? SDPO_OUT(aChosen) : SDPO_OUT(aRejected));
+  const double b = 2 / elements * fabs(chosen ? SDPO_OUT(bChosen) : SDPO_OUT(bRejected));
+  const double m = chosen ? SDPO_OUT(errorChosen) : SDPO_OUT(errorRejected);
+  const double q = chosen ? SDPO_OUT(driftChosen) : SDPO_OUT(driftRejected);
+  const double bound = reach * (a * sqrt(m) + (b > 0 ? b * sqrt(q) : 0));
+  const double coefficient = dtype == DType::float64 ? DBL_MAX : FLT_MAX;  // of what the gradient is computed in
+  return !(bound < kLargest[static_cast<int>(dtype)]) || !(a < coefficient) || !(b < coefficient);
 }
 
 #undef SDPO_OUT

@@ -25,9 +25,11 @@ struct BranchMoments {
 struct BranchScales {
   double reward;      // beta s
   double log_ratio;   // 1/2 or omega: l = -log_ratio delta
-  double psi;         // beta s log_ratio; infinite where the row has no finite psi
-  double log_weight;  // kappa omega; infinite where there is no density ratio
+  double psi;         // beta s log_ratio
+  double log_weight;  // kappa omega
   double offset, noise;
+  bool no_psi;      // omega is infinite and psi needs it
+  bool no_density;  // omega is infinite: there is no density ratio
 };
 
 struct RowScalars {
@@ -46,11 +48,10 @@ SDPO_HD inline BranchScales branch_scales(const ObjectiveOptions& options, doubl
   BranchScales out;
   out.reward = options.beta * beta_scale;
   out.log_ratio = elbo ? omega * reduce : 0.5;
-  // Infinite whatever the scale of beta is: 0 would make it NaN.
-  out.psi = !elbo                ? options.beta / 2 * beta_scale
-            : is_infinite(omega) ? omega
-                                 : options.beta * omega * beta_scale * reduce;
-  out.log_weight = is_infinite(omega) ? omega : kappa * omega * reduce;
+  out.psi = elbo ? options.beta * omega * beta_scale * reduce : options.beta / 2 * beta_scale;
+  out.log_weight = kappa * omega * reduce;
+  out.no_density = is_infinite(omega);
+  out.no_psi = elbo && out.no_density;
   out.offset = kappa * offset * reduce;
   out.noise = noise != 0 ? kappa * sqrt(2 * omega) * noise * reduce : 0;
   return out;
@@ -112,7 +113,7 @@ SDPO_HD inline BranchResult branch_terms(const ObjectiveRules& rules, const Bran
   terms.m = x.m;
   terms.delta = x.delta;
   terms.q = x.q;
-  if (is_infinite(s.psi)) {
+  if (s.no_psi) {
     terms.psi = NAN;
   } else {
     const double log_ratio = -s.log_ratio * x.delta;
@@ -125,7 +126,7 @@ SDPO_HD inline BranchResult branch_terms(const ObjectiveRules& rules, const Bran
       out.psi_slope = 0;
     }
   }
-  if (is_infinite(s.log_weight)) {  // no density ratio: tested before multiplying, since the moment may be 0
+  if (s.no_density) {  // tested before multiplying, since the moment may be 0
     terms.lambda = -INFINITY;
   } else {
     double moment = 0;

@@ -49,13 +49,12 @@ class Evaluation {
     const int64_t bad = first_bad_.load();
     if (bad != kNoRow) return diagnose(bad, failure);
     if (aborted()) return Status::aborted;
-    if (problem_.passes & Pass::objective) {
-      for (int metric = 0; metric < Metric::count; ++metric) {
-        problem_.metrics[metric] =
-            batch_metric(metric, problem_.options, problem_.denominator, problem_.row_outputs, problem_.rows);
-      }
+    if (!wants(Pass::objective)) return Status::ok;
+    for (int metric = 0; metric < Metric::count; ++metric) {
+      problem_.metrics[metric] =
+          batch_metric(metric, problem_.options, problem_.denominator, problem_.row_outputs, problem_.rows);
     }
-    return Status::ok;
+    return problem_.options.non_finite == NonFinite::fail ? find_overflow(failure) : Status::ok;
   }
 
  private:
@@ -207,6 +206,27 @@ class Evaluation {
     failure->branch = std::isfinite(error) ? 1 : 0;
     failure->tensor = FailureTensor::row;
     return Status::non_finite;
+  }
+
+  // Rows are finite, and yet their sum or a gradient may not be: only the values themselves tell.
+  Status find_overflow(Failure* failure) const {
+    if (!std::isfinite(problem_.metrics[Metric::batchLoss])) {
+      failure->tensor = FailureTensor::batch;
+      return Status::non_finite;
+    }
+    for (int64_t row = 0; wants(Pass::gradients) && row < problem_.rows; ++row) {
+      const Branch* branches[] = {&problem_.chosen, &problem_.rejected};
+      for (int branch = 0; branch < 2; ++branch) {
+        const MutableTensorView& gradient = branches[branch]->gradient;
+        if (gradient.data == nullptr || !may_overflow(task_, row, branch == 0, gradient.dtype)) continue;
+        const TensorView view{gradient.data, gradient.row_stride, gradient.dtype};
+        if (!find_non_finite(view, row, FailureTensor::gradient, failure)) continue;
+        failure->row = row;
+        failure->branch = branch;
+        return Status::non_finite;
+      }
+    }
+    return Status::ok;
   }
 
   bool find_non_finite(const TensorView& view, int64_t row, FailureTensor tensor, Failure* failure) const {

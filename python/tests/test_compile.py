@@ -15,7 +15,7 @@ from . import support
 @support.needs_torch(2, 4)  # custom operators
 class Compile(unittest.TestCase):
     def test_full_graph(self):
-        for schedule in (support.flat_schedule(), sdpo.NoiseSchedule.preset("sd3")):
+        for schedule in (support.flat_schedule(), sdpo.NoiseSchedule.preset("sd3"), sdpo.NoiseSchedule.preset("wan2.1-1.3b")):
             for device in support.DEVICES:
                 loss_fn = sdpo.PreferenceLoss("sdpo", schedule, 5.0, kl_weight=0.1, mask_threshold=0.0)
                 model = torch.nn.Linear(8, 8).to(device)

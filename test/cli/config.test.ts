@@ -1,6 +1,7 @@
 /** Configs of the command line: the schema agrees with the library, and every mistake is named with its path. */
 
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Ajv } from 'ajv';
@@ -10,10 +11,13 @@ import { makeLoss, makeSchedule } from '../../lib/cli/train-setup.js';
 import { LINKS, NoiseSchedule, OBJECTIVES, PAIR_WEIGHTS, PreferenceLoss, WEIGHT_RATIOS } from '../../lib/index.js';
 import { USED_BY } from '../../lib/loss/options.js';
 import { NON_FINITE_POLICIES, SCOPES } from '../../lib/native/names.js';
-import { PREDICTION_TYPES } from '../../lib/schedule/levels.js';
+import { SAMPLER_OPTIONS } from '../../lib/schedule/build.js';
+import { LADDERS } from '../../lib/schedule/ladder.js';
+import { PREDICTION_TYPES, VARIANCES } from '../../lib/schedule/levels.js';
 import { PRESET_NAMES } from '../../lib/schedule/presets.js';
-import { TIMESTEP_DISTRIBUTIONS } from '../../lib/schedule/sampling.js';
-import { MAX_SEED, SAMPLINGS } from '../../lib/trainer/draws.js';
+import { STEP_ORDERS, TIMESTEP_DISTRIBUTIONS } from '../../lib/schedule/sampling.js';
+import { SHIFT_OPTIONS } from '../../lib/schedule/shift.js';
+import { MAX_SEED, SAMPLINGS, TIMESTEP_SAMPLING } from '../../lib/trainer/draws.js';
 import { DECAYS } from '../../lib/trainer/learning-rate.js';
 import { NOISES, ON_NON_FINITE, resolveTrainerOptions } from '../../lib/trainer/options.js';
 import { sdpo, smallConfig, writeConfig } from '../helpers/cli-runs.js';
@@ -22,6 +26,7 @@ interface Schema {
   properties: Record<string, Schema>;
   required: string[];
   enum?: unknown[];
+  anyOf?: Schema[];
   default?: unknown;
   maximum?: number;
 }
@@ -78,6 +83,12 @@ t.test('the other parts of the schema agree with the library', async (t) => {
   t.same(training.properties.onNonFinite.enum, ON_NON_FINITE);
   t.same(training.properties.learningRate.properties.decay.enum, DECAYS);
   t.same(training.properties.timesteps.properties.distribution.enum, TIMESTEP_DISTRIBUTIONS);
+  t.same(training.properties.timesteps.properties.order.enum, STEP_ORDERS);
+  t.same(Object.keys(training.properties.timesteps.properties), TIMESTEP_SAMPLING);
+  const own = ['preset', 'config', 'predictionType', 'ignore'];
+  t.same(Object.keys(properties.schedule.properties).sort(), [...SAMPLER_OPTIONS, ...SHIFT_OPTIONS, ...own].sort());
+  t.same(properties.schedule.properties.ladder.anyOf?.[0].enum, LADDERS);
+  t.same(properties.schedule.properties.variance.enum, VARIANCES);
 
   const policy = Object.fromEntries(
     ['linearize', 'predict', 'reference', 'step', 'discard', 'state', 'load'].map((name) => [name, () => {}]),
@@ -122,6 +133,27 @@ t.test('a schedule from a file', async (t) => {
   const config = join(folder, 'scheduler_config.json');
   const loaded = loadConfig(writeConfig(folder, { schedule: { config, predictionType: 'v_prediction' } }));
   t.match(makeSchedule(loaded).toJSON(), { predictionType: 'v_prediction', config: { _class_name: 'DDIMScheduler' } });
+  // Not in t.testdir(), which `problem` makes anew.
+  const python = mkdtempSync(join(tmpdir(), 'sdpo-config-'));
+  t.teardown(() => rmSync(python, { recursive: true }));
+  const files = {
+    'scheduler_config.json': '\uFEFF{"_class_name": "DPMSolverMultistepScheduler", "lambda_min_clipped": -Infinity}',
+    pointer: 'version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n',
+    dynamic: '{"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": true}',
+  };
+  for (const [name, text] of Object.entries(files)) writeFileSync(join(python, name), text);
+  const ofPython = { config: join(python, 'scheduler_config.json'), ladder: 'uniform' };
+  t.match(makeSchedule(loadConfig(writeConfig(folder, { schedule: ofPython }))).toJSON(), { ladder: 'uniform' });
+  t.match(
+    problem(t, { schedule: { config: join(python, 'pointer') } }),
+    /pointer to be readable JSON, .*a git LFS pointer/,
+  );
+  const dynamic = { config: join(python, 'dynamic'), imageSeqLen: 4096 };
+  t.match(makeSchedule(loadConfig(writeConfig(folder, { schedule: dynamic }))).toJSON(), { mu: 1.15 });
+  t.match(
+    problem(t, { schedule: { config: join(python, 'dynamic') } }),
+    /^Expected schedule\.config\.use_dynamic_shifting .*schedule\.mu, schedule\.imageSeqLen/,
+  );
   t.match(problem(t, { schedule: { config: 'nowhere.json' } }), /nowhere\.json to be a file, received no such file/);
   t.match(problem(t, { schedule: { config: { _class_name: 'MyScheduler' } } }), /^Expected schedule.*MyScheduler/);
   t.match(
@@ -170,6 +202,18 @@ t.test('mistakes are named with path, expectation and what came', async (t) => {
     [['schedule.ignore=["x"]'], 'Expected schedule.ignore to be absent with a preset, received ["x"]'],
     [['threshold.keep=2'], 'Expected threshold.keep to be a number in (0, 1), received 2'],
     [['seed=-1'], `Expected seed to be an integer in [0, ${MAX_SEED}], received -1`],
+    [
+      ['training.timesteps={"distribution":"cosmap","modeScale":1}'],
+      "Expected training.timesteps.modeScale to be absent with distribution 'cosmap', received 1",
+    ],
+    [
+      ['training.timesteps.order=random'],
+      'Expected training.timesteps.order to be absent without steps, received "random"',
+    ],
+    [
+      ['training.timesteps={"steps":[1],"range":[0,5]}'],
+      'Expected training.timesteps.range to be absent with steps, received [0,5]',
+    ],
     [['training.accumulate=3'], 'Expected training.accumulate to be a divisor of pairsPerStep (8), received 3'],
     [
       ['training.learningRate.final=0'],

@@ -1,5 +1,6 @@
 /** Every field of a batch, every option of a call and every coefficient, given wrongly. */
 
+import t from 'tap';
 import { type Evaluation, NoiseSchedule, PreferenceLoss, Tensor } from '../../lib/index.js';
 import { type Case, type Code, check, wrong } from '../helpers/failures.js';
 
@@ -303,3 +304,32 @@ check('coefficients of gradients', [
     'referenceError',
   ],
 ]);
+
+t.test('a batch is read once, and nothing of a prototype is an option', async (t) => {
+  const loss = new PreferenceLoss({ objective: 'diffusion-dpo', beta: 1 });
+  let reads = 0;
+  const changing = valid();
+  const { policy } = changing.chosen;
+  Object.defineProperty(changing.chosen, 'policy', {
+    enumerable: true,
+    get: () => (reads++ === 0 ? policy : new Float64Array(100)),
+  });
+  const { gradients } = loss.evaluate<Float64Array, Float64Array>(wrong(changing));
+  t.equal(gradients.chosen.length, policy.length);
+  t.equal(reads, 1);
+  const list = [1, 1];
+  let asked = 0;
+  const numbers = new Proxy(list, {
+    get: (target, name) => (name === '1' && asked++ > 0 ? -1 : Reflect.get(target, name)),
+  });
+  t.doesNotThrow(() => loss.evaluate(wrong(valid({ rowWeights: numbers }))));
+  t.equal(asked, 1, 'an entry of a list too');
+  const expected = loss.evaluate(valid()).gradients.chosen;
+  const prototype = Object.prototype as { gradientScale?: number };
+  prototype.gradientScale = 7;
+  try {
+    t.same(loss.evaluate(valid(), {}).gradients.chosen, expected);
+  } finally {
+    delete prototype.gradientScale;
+  }
+});

@@ -204,6 +204,28 @@ t.test('draws', async (t) => {
     t.notSame(one.seen.batches[0].chosen.target, other.seen.batches[0].chosen.target);
   });
 
+  t.test('from a fixed list, the same whatever the parts: in turn by the place in the run, or at random', async (t) => {
+    const steps = [900, 700, 500, 300, 100];
+    const drawn = (accumulate: number, timesteps: object) => {
+      const { trainer, seen } = watched({ accumulate, timestepsPerPair: 3, timesteps } as never);
+      return finish(trainer, 2).then(() =>
+        seen.inputs.flatMap(({ timesteps: both }) => [...both.subarray(0, both.length / 2)]),
+      );
+    };
+    const turn = await drawn(1, { steps, order: 'round-robin' });
+    t.same(
+      turn,
+      Array.from(turn, (_, row) => steps[row % 5]),
+    );
+    t.ok(turn.length > 40);
+    t.same(await drawn(4, { steps, order: 'round-robin' }), turn);
+    const random = await drawn(1, { steps });
+    t.same(new Set(random), new Set(steps));
+    t.notSame(random, turn);
+    t.same(await drawn(4, { steps }), random);
+    t.same(await drawn(2, { distribution: 'mode' }), await drawn(1, { distribution: 'mode' }));
+  });
+
   t.test('within a range of timesteps', async (t) => {
     const { trainer, seen } = watched({ timesteps: { range: [200, 300] } });
     await finish(trainer, 3);
