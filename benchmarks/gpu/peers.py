@@ -186,6 +186,10 @@ def measure(call, batch, ballast, repeats):
     return {"microseconds": quartiles[1], "quartiles": [quartiles[0], quartiles[2]], "singleCall": single, "extraBytes": extra}
 
 
+# What a case may end with, which then is listed as skipped.
+REFUSALS = (AssertionError, RuntimeError) if sdpo is None else (AssertionError, RuntimeError, sdpo.SdpoError)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--ours", help="the JSON of the check program of the same run and device; its times are compared")
@@ -220,7 +224,7 @@ def main():
                     try:
                         case.update(validate(name, call, batch))
                         case.update(measure(call, batch, ballast, 10 if arguments.quick else 30))
-                    except (AssertionError, RuntimeError, sdpo.SdpoError if sdpo is not None else RuntimeError) as error:
+                    except REFUSALS as error:
                         skipped.append({**case, "reason": str(error).splitlines()[0]})
                         continue
                     if (shape_name, dtype_name, rows) in ours:

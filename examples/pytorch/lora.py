@@ -1,6 +1,6 @@
 """LoRA with accelerate and peft: the reference is the same model with its adapters switched off, so that no second copy is held.
 
-    accelerate launch --num_processes 2 examples/pytorch/lora.py --objective sdpo         # or python3 for one process
+accelerate launch --num_processes 2 examples/pytorch/lora.py --objective sdpo         # or python3 for one process
 """
 
 import argparse

@@ -6,7 +6,6 @@ target; both return the loss and what a training log shows.
 
 import torch
 import torch.nn.functional as F
-
 from sdpo import PreferenceLoss
 
 

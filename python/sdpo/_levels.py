@@ -236,7 +236,7 @@ class FlowLevels:
             self._sigmas = None if made is None else [*made[0], made[1]]
         self._times = None if self._sigmas is None else DeviceTable([unshifted(shift, sigma) for sigma in self._sigmas])
 
-    def with_shift(self, shift: float) -> "FlowLevels":
+    def with_shift(self, shift: float) -> FlowLevels:
         train_steps, prediction_type, inference_steps, rule, ladder, inverted = self._arguments
         return FlowLevels(train_steps, shift, prediction_type, inference_steps, rule, ladder, inverted)
 

@@ -174,7 +174,8 @@ def _check(library: ctypes.CDLL, path: str) -> None:
     if problem is not None:
         raise SdpoError(
             "ERR_SDPO_NO_BINARY",
-            f"Expected {path} to be built from the sources of this package, received {problem}; build it again (`pip install .`, or `npm run build:native` in a checkout)",
+            f"Expected {path} to be built from the sources of this package, received {problem}; "
+            "build it again (`pip install .`, or `npm run build:native` in a checkout)",
         )
 
 

@@ -183,9 +183,7 @@ def objective(row_outputs: torch.Tensor, numbers: RowNumbers, options: Tuple[flo
     return metrics
 
 
-def gradients(
-    operands: Operands, row_outputs: torch.Tensor, threads: int, gradient: Tuple[Optional[torch.Tensor], Optional[torch.Tensor]]
-) -> None:
+def gradients(operands: Operands, row_outputs: torch.Tensor, threads: int, gradient: Tuple[Optional[torch.Tensor], Optional[torch.Tensor]]) -> None:
     """The gradient of these elements, by the coefficients and the elements per row in `row_outputs`."""
     _run("sdpo_gradients", operands, row_outputs, threads, gradient=gradient)
 

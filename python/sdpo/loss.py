@@ -88,9 +88,7 @@ class PreferenceLoss:
         self.options = options = state["options"]
         self.backend: Optional[str] = state["backend"]
         # One number for all rows where a call does not say otherwise.
-        self._row_values = tuple(
-            options.mask_threshold if name == "mask_threshold" else value for name, value in zip(ROW_INPUT, ROW_DEFAULTS)
-        )
+        self._row_values = tuple(options.mask_threshold if name == "mask_threshold" else value for name, value in zip(ROW_INPUT, ROW_DEFAULTS))
         self._encoded = {looking: encode(options, looking) for looking in (True, False)}
         self._threads = 0 if options.threads is None else options.threads
         self._keeps_reference = options.needs_drift is not None

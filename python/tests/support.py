@@ -8,9 +8,8 @@ import re
 import subprocess
 import sys
 
-import torch
-
 import sdpo
+import torch
 from sdpo import _library
 
 PYTHON_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -23,7 +22,6 @@ BACKENDS = ("native", "torch")
 CUDA = torch.cuda.is_available() and bool(_library.library().sdpo_has_cuda())
 DEVICES = ["cpu", "cuda"] if CUDA else ["cpu"]
 TORCH = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
-
 
 
 def needs_torch(*version):
@@ -47,13 +45,10 @@ def load_golden(path):
         case = json.load(file, object_hook=_revive)
     options = {snake(name): value for name, value in case["options"].items()}
     eta = options.pop("eta", 1.0)
-    schedule = sdpo.NoiseSchedule.from_diffusers(
-        case["schedule"], inference_steps=case["inferenceSteps"], prediction_type=case["predictionType"], eta=eta
-    )
+    schedule = sdpo.NoiseSchedule.from_diffusers(case["schedule"], inference_steps=case["inferenceSteps"], prediction_type=case["predictionType"], eta=eta)
     shape = [len(case["timesteps"]), *case["shape"]]
     branches = {
-        branch: {name: torch.tensor(values, dtype=torch.float64).reshape(shape) for name, values in case[branch].items()}
-        for branch in ("chosen", "rejected")
+        branch: {name: torch.tensor(values, dtype=torch.float64).reshape(shape) for name, values in case[branch].items()} for branch in ("chosen", "rejected")
     }
     numbers = {snake(name): value for name, value in case.get("batch", {}).items()}
     return case["name"], schedule, options, case["timesteps"], branches, case["expected"], numbers, case.get("parts")
@@ -121,7 +116,7 @@ def plain_loss(chosen, rejected, omega, objective="sdpo", beta=500.0, clip=(0.9,
 
 
 def gradients(loss, *policies):
-    return torch.autograd.grad(loss, [policy for policy in policies])
+    return torch.autograd.grad(loss, list(policies))
 
 
 def leaves(chosen, rejected, dtype):

@@ -3,9 +3,8 @@
 import unittest
 import unittest.mock
 
-import torch
-
 import sdpo
+import torch
 from sdpo import _autograd
 from sdpo import loss as loss_module
 

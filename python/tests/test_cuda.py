@@ -2,9 +2,8 @@
 
 import unittest
 
-import torch
-
 import sdpo
+import torch
 
 from . import support
 

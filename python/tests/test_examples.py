@@ -12,9 +12,8 @@ import types
 import unittest
 import unittest.mock
 
-import torch
-
 import sdpo
+import torch
 
 from . import support
 from .test_distributed import launch_two

@@ -9,9 +9,8 @@ import tempfile
 import types
 import unittest
 
-import torch
-
 import sdpo
+import torch
 
 from . import support
 
