@@ -4,25 +4,26 @@ export type {
   Batch,
   BranchBatch,
   DeviceBatch,
+  ElementWeights,
   EvaluateOptions,
   PerBranch,
   RowBatch,
   RowNumbers,
 } from './loss/batch.js';
 export type {
+  AsyncCallOptions,
+  CallOptions,
+  CoefficientInput,
+  DeviceCallOptions,
+  ObjectiveNumbers,
+} from './loss/call-options.js';
+export type {
   DeviceBranchCoefficients,
   DeviceCoefficients,
   DeviceEvaluation,
   DeviceStatistics,
 } from './loss/device-result.js';
-export {
-  type AsyncCallOptions,
-  type CallOptions,
-  type CoefficientInput,
-  type DeviceCallOptions,
-  type ObjectiveNumbers,
-  PreferenceLoss,
-} from './loss/loss.js';
+export { PreferenceLoss } from './loss/loss.js';
 export { type BranchMoments, combineMoments, type Moments } from './loss/moments.js';
 export { OBJECTIVES, type Objective, type PreferenceLossOptions, type ResolvedOptions } from './loss/options.js';
 export {

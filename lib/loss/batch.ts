@@ -17,6 +17,9 @@ export type RowNumbers = number | ArrayLike<number> | Tensor;
 /** One number per row, for both branches alike or for each of its own. */
 export type PerBranch<N extends RowNumbers = RowNumbers> = N | { chosen: N; rejected: N };
 
+/** Weights of elements: numbers, or a mask. */
+export type ElementWeights = LatentArray | Uint8Array | Uint8ClampedArray | readonly boolean[];
+
 /** Tensors of one branch, each [rows, …] with the same number of elements. */
 export interface BranchBatch<T extends LatentArray = LatentArray> {
   /** u_θ: prediction of the model being trained. */
@@ -60,8 +63,11 @@ export interface RowBatch {
 export interface Batch<C extends LatentArray = LatentArray, R extends LatentArray = LatentArray> extends RowBatch {
   chosen: BranchBatch<C>;
   rejected: BranchBatch<R>;
-  /** Weights e >= 0 of the elements, [D] or [rows, D], for both branches: m = Σ e d² / Σ e. Elements of weight 0 take no part, whatever they hold. */
-  elementWeights?: LatentArray;
+  /**
+   * Weights e >= 0 of the elements, for both branches: m = Σ e d² / Σ e. [D] or [rows, D]; a Tensor of the policy's axes may have 1 for those that it
+   * serves whole ([rows, 1, H, W], [1, C, 1, 1]), which makes a copy of full size. Elements of weight 0 take no part, whatever they hold.
+   */
+  elementWeights?: ElementWeights;
   /** How many rows flat arrays have; told by tensors, timesteps and other numbers per row otherwise. */
   rows?: number;
 }

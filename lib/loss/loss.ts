@@ -4,21 +4,17 @@ import { PASS } from '../native/contract.js';
 import { AbortError, SdpoRangeError } from '../native/errors.js';
 import {
   checkBoolean,
-  checkNumber,
-  checkNumberAbove,
   checkNumbers,
-  checkOneOf,
   checkOptions,
   type Fields,
   failType,
   failValue,
-  fieldsOf,
   readOptions,
 } from '../native/validate.js';
 import type { LatentArray } from '../tensor/operand.js';
 import type { Stream } from '../tensor/stream.js';
 import { placeOf, type Tensor } from '../tensor/tensor.js';
-import type { Batch, DeviceBatch, EvaluateOptions, RowBatch } from './batch.js';
+import type { Batch, DeviceBatch } from './batch.js';
 import {
   abandoned,
   enqueue,
@@ -30,6 +26,17 @@ import {
   runAsync,
   withStack,
 } from './call.js';
+import {
+  ASYNC_CALL_FIELDS,
+  type AsyncCallOptions,
+  CALL_FIELDS,
+  type CallOptions,
+  type CoefficientInput,
+  type DeviceCallOptions,
+  OBJECTIVE_FIELDS,
+  type ObjectiveNumbers,
+  readCall,
+} from './call-options.js';
 import { BRANCHES } from './columns.js';
 import {
   type DeviceCoefficients,
@@ -42,69 +49,6 @@ import { checkMoments, type Moments, momentsOf, writeElements, writeMoments } fr
 import { type PreferenceLossOptions, type ResolvedOptions, resolveOptions } from './options.js';
 import { fix, type Prepared, prepare, prepareObjective } from './prepare.js';
 import { type Evaluation, type Gradients, ResultBuffers, type Statistics } from './result.js';
-
-/** Options of a call that forms gradients. */
-export interface CallOptions extends EvaluateOptions {
-  /** A previous result of the same shapes, dtypes and kinds, whose buffers are written again and which is returned: no allocation of D elements. */
-  into?: Statistics;
-  /** Where loss, rows, metrics and coefficients go; default 'host'. */
-  results?: 'host';
-}
-
-/** Options of a call that leaves its results on the device and waits for nothing. */
-export interface DeviceCallOptions extends EvaluateOptions {
-  results: 'device';
-  /** A previous result of the same rows and device, and of gradients that fit: nothing is allocated. */
-  into?: DeviceStatistics;
-}
-
-export interface AsyncCallOptions extends CallOptions {
-  /** Aborts between rows (long rows: between pieces of a row); the promise rejects with an AbortError whose `cause` is the signal's reason. */
-  signal?: AbortSignal;
-}
-
-/** Gradient coefficients of a branch: ∂L/∂policy = (2/D)(a d + b h) per row; b defaults to 0. */
-export interface CoefficientInput {
-  a: ArrayLike<number>;
-  b?: ArrayLike<number>;
-}
-
-/** What `objective` reads beside the moments. */
-export interface ObjectiveNumbers
-  extends RowBatch,
-    Pick<EvaluateOptions, 'denominator' | 'gradientScale' | 'maskThreshold'> {}
-
-const OBJECTIVE_FIELDS = fieldsOf<ObjectiveNumbers>({
-  timesteps: true,
-  rowWeights: true,
-  betaScale: true,
-  margins: true,
-  keep: true,
-  transition: true,
-  weightNoise: true,
-  denominator: true,
-  gradientScale: true,
-  maskThreshold: true,
-});
-const CALL_FIELDS = fieldsOf<CallOptions>({
-  gradients: true,
-  gradientScale: true,
-  denominator: true,
-  maskThreshold: true,
-  stream: true,
-  into: true,
-  results: true,
-});
-const ASYNC_CALL_FIELDS = fieldsOf<AsyncCallOptions>({
-  gradients: true,
-  gradientScale: true,
-  denominator: true,
-  maskThreshold: true,
-  stream: true,
-  into: true,
-  results: true,
-  signal: true,
-});
 
 /**
  * Diffusion-DPO, DPO-C&M or SDPO over pairs of predictions, with the gradient with respect to both predictions. Reusable and stateless: a call
@@ -333,16 +277,6 @@ export class PreferenceLoss {
     result.gradients = gradients;
     return result;
   }
-}
-
-/** The options of a call, of which those that stand for themselves are checked. */
-function readCall<T extends CallOptions | DeviceCallOptions>(given: T, fields: Fields<T>): T {
-  const call = readOptions('call', given, fields);
-  if (call.results !== undefined) checkOneOf('call.results', call.results, ['host', 'device']);
-  if (call.gradients !== undefined) checkBoolean('call.gradients', call.gradients);
-  if (call.gradientScale !== undefined) checkNumber('call.gradientScale', call.gradientScale);
-  if (call.denominator !== undefined) checkNumberAbove('call.denominator', call.denominator, 0);
-  return call;
 }
 
 function enqueueGradients(prepared: Prepared, result: DeviceResult): Gradients {

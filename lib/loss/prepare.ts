@@ -15,9 +15,9 @@ import { checkInteger, failType, failValue, isNumberList, readOptions } from '..
 import { locationOf } from '../tensor/device.js';
 import type { DeviceMemory } from '../tensor/device-memory.js';
 import { dtypeIndex } from '../tensor/dtypes.js';
-import { commonDevice, dtypeOf, isLatentArray, type Operand, operandOf, readOperand } from '../tensor/operand.js';
+import { commonDevice, type Operand, readOperand } from '../tensor/operand.js';
 import { checkStream, type Stream } from '../tensor/stream.js';
-import { isContiguous, placeOf, Tensor } from '../tensor/tensor.js';
+import { Tensor } from '../tensor/tensor.js';
 import {
   BATCH_FIELDS,
   type Batch,
@@ -27,6 +27,7 @@ import {
   type RowBatch,
 } from './batch.js';
 import { BRANCHES, COLUMN, ColumnWriter, countOf, fitsRows, makeScalars, perBranch, type Scalars } from './columns.js';
+import { readElementWeights } from './element-weights.js';
 import { hasMask, type ResolvedOptions, TRAITS, writeOptions } from './options.js';
 import { writeRowNumbers } from './row-numbers.js';
 
@@ -97,7 +98,7 @@ export function prepare(
     policyRejected: rejected.policy,
     referenceRejected: rejected.reference,
     targetRejected: rejected.target,
-    elementWeights: readElementWeights(batch.elementWeights, rows, size),
+    elementWeights: readElementWeights(batch.elementWeights, batch.chosen.policy, rows, size),
   };
   const device = deviceOf(operands, chosen.policy.device);
   if (results === 'device' && device === 'cpu') {
@@ -243,23 +244,6 @@ function readBranch(argument: string, branch: BranchBatch, rows: number, { objec
     reference: reference === undefined ? undefined : readOperand(`${argument}.reference`, reference, rows),
     target: readOperand(`${argument}.target`, target, rows),
   };
-}
-
-function readElementWeights(value: unknown, rows: number, size: number): Operand | undefined {
-  if (value === undefined) return undefined;
-  const argument = 'batch.elementWeights';
-  if (!isLatentArray(value)) failType(argument, 'a Float32Array, a Float64Array or a Tensor', value);
-  if ((value instanceof Tensor ? value.size : value.length) === size) {
-    if (!(value instanceof Tensor)) return { data: value, device: 'cpu', dtype: dtypeOf(value), rowStride: 0, size };
-    if (!isContiguous(value, placeOf(value, argument)))
-      failValue(argument, 'contiguous where it serves all rows', value);
-    return operandOf(value, 0, size);
-  }
-  const operand = readOperand(argument, value, rows);
-  if (operand.size !== size) {
-    failValue(argument, `of ${size} or ${rows} x ${size} elements`, value, 'ERR_SDPO_INVALID_LENGTH');
-  }
-  return operand;
 }
 
 const DEFAULTS = binding.rowDefaults;

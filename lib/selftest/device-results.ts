@@ -9,8 +9,8 @@ import { NoiseSchedule } from '../schedule/schedule.js';
 import { Stream } from '../tensor/stream.js';
 import { Tensor } from '../tensor/tensor.js';
 import { type Made, makeBatch } from './batches.js';
-import type { Check } from './checks.js';
 import { close, identical } from './compare.js';
+import type { Check } from './comparisons.js';
 
 const BETA = 20;
 const group = 'results on the device';

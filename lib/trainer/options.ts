@@ -1,7 +1,8 @@
 /** Options of a training: their meaning, their defaults and their checks. */
 
 import type { Batch } from '../loss/batch.js';
-import { type CallOptions, PreferenceLoss } from '../loss/loss.js';
+import type { CallOptions } from '../loss/call-options.js';
+import { PreferenceLoss } from '../loss/loss.js';
 import { hasMask, isReferenceFree } from '../loss/options.js';
 import type { Statistics } from '../loss/result.js';
 import { SdpoRangeError, SdpoTypeError } from '../native/errors.js';

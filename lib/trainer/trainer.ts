@@ -1,7 +1,7 @@
 /** The training loop: draws pairs, timesteps and noise, asks the policy and the reference for predictions, hands the loss's gradient back, and keeps count. */
 
 import type { Batch } from '../loss/batch.js';
-import type { CallOptions } from '../loss/loss.js';
+import type { CallOptions } from '../loss/call-options.js';
 import { isReferenceFree } from '../loss/options.js';
 import { type Evaluation, logEntries, type Metrics } from '../loss/result.js';
 import { DivergenceError, NonFiniteError, SdpoError } from '../native/errors.js';

@@ -221,9 +221,9 @@ class FlowLevels:
         inverted: bool,
     ) -> None:
         self.train_steps = train_steps
-        self._expected = f"a number in [0, {train_steps})" if inverted else f"a number in (0, {train_steps}]"
         self.shift = shift
         self.inverted = inverted
+        self._expected = f"a number in [0, {train_steps})" if inverted else f"a number in (0, {train_steps}]"
         self._arguments: Tuple[Any, ...] = (train_steps, prediction_type, inference_steps, rule, ladder, inverted)
         self._steps = inference_steps
         self._prediction_type = prediction_type
@@ -324,7 +324,7 @@ class FlowLevels:
 
     def _step_down(self, time: torch.Tensor) -> torch.Tensor:
         """One step down the ladder: a time between two entries goes as far between the next two."""
-        times = self._times.on(time.device)  # type: ignore[union-attr]
+        times = self._times.on(time.device)
         last = times.shape[0] - 2
         ending = torch.minimum(time, times[last + 1])
         if last == 0:

@@ -3,6 +3,7 @@
 import t from 'tap';
 import {
   combineMoments,
+  type ElementWeights,
   type Moments,
   NoiseSchedule,
   PreferenceLoss,
@@ -366,4 +367,49 @@ t.test('moments that do not fit', async (t) => {
   // A part without elements has nothing to say, whatever its moments are.
   const empty = { ...withoutDrift, elements: new Float64Array(rows) };
   t.same(combineMoments([empty, moments]), moments);
+});
+
+t.test('element weights: masks, and axes of size 1', async (t) => {
+  const shape = [2, 3, 2, 4];
+  const normal = normalNumbers(77);
+  const tensor = () => Tensor.from(Float64Array.from({ length: 48 }, normal), { shape, dtype: 'float64' });
+  const branch = () => ({ policy: tensor(), reference: tensor(), target: tensor() });
+  const batch = { chosen: branch(), rejected: branch() };
+  const loss = new PreferenceLoss({ objective: 'diffusion-dpo', beta: 1.5 });
+  const at = (i: number) => [Math.floor(i / 24), Math.floor(i / 8) % 3, Math.floor(i / 4) % 2, i % 4];
+  const full = (weight: (index: number[]) => number) => Float64Array.from({ length: 48 }, (_, i) => weight(at(i)));
+  const same = (name: string, given: ElementWeights, expected: Float64Array) => {
+    const [a, b] = [given, expected].map((elementWeights) => loss.evaluate({ ...batch, elementWeights }));
+    t.same([a.loss, ...a.gradients.chosen.toFloat64()], [b.loss, ...b.gradients.chosen.toFloat64()], name);
+  };
+  const of = (values: number[], axes: number[]) => Tensor.from(values, { shape: axes, dtype: 'float64' });
+  same(
+    'per row and place',
+    of([1, 2, 3, 4, 5, 6, 7, 8, 8, 7, 6, 5, 4, 3, 2, 1], [2, 1, 2, 4]),
+    full(([r, , h, w]) => (r === 0 ? 1 + 4 * h + w : 8 - 4 * h - w)),
+  );
+  same(
+    'per channel',
+    of([1, 2, 3], [1, 3, 1, 1]),
+    full(([, c]) => c + 1),
+  );
+  same(
+    'per row and frame',
+    of([1, 2, 3, 4], [2, 1, 2, 1]),
+    full(([r, , h]) => 1 + 2 * r + h),
+  );
+  const mask = (i: number) => i % 3 !== 0;
+  const masked = Float64Array.from({ length: 48 }, (_, i) => Number(mask(i)));
+  same('a mask of bytes', Uint8Array.from(masked), masked);
+  same(
+    'a mask of booleans',
+    Array.from({ length: 48 }, (_, i) => mask(i)),
+    masked,
+  );
+  const wrong = (elementWeights: unknown, message: RegExp) =>
+    t.throws(() => loss.evaluate({ ...batch, elementWeights } as never), { message }, message.source);
+  wrong(of([1, 2], [2, 1, 1]), /elementWeights.*\[2, 3, 2, 4\] or with 1 for axes.*\[2, 1, 1\]/);
+  wrong(of([1, 2, 3, 4, 5], [1, 1, 1, 5]), /elementWeights.*with 1 for axes/);
+  wrong([1, 0], /elementWeights.*Array of length 2/);
+  wrong(new Uint16Array(48), /elementWeights.*Uint16Array/);
 });
