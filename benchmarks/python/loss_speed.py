@@ -129,8 +129,13 @@ def main():
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--seconds", type=float, default=0.05, help="of one peer in one round")
     parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--table", help="prints the table of a file of results, and measures nothing")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.table:
+        with open(args.table, encoding="utf-8") as file:
+            print(table(json.load(file)))
+        return
     if args.child:
         # A process of its own for a number of threads: pools are made when libraries load.
         import torch
@@ -169,8 +174,8 @@ def main():
 
 
 def table(result):
-    """Microseconds, the median of the rounds and in brackets their quartiles."""
-    names = list(result["threads"]["1"][0]["peers"])
+    """Microseconds: the least of the rounds, and in brackets the median and the quartiles."""
+    names = list(next(iter(result["threads"].values()))[0]["peers"])
     lines = ["| stacked shape | threads | " + " | ".join(names) + " |", "|" + "---|" * (2 + len(names))]
     for threads, cases in result["threads"].items():
         for case in cases:
@@ -178,7 +183,7 @@ def table(result):
             for name in names:
                 found = case["peers"][name]["microseconds"]
                 low, high = found["quartiles"]
-                cells.append(f"{found['median']:.0f} ({low:.0f}–{high:.0f})")
+                cells.append(f"{found['least']:.0f} ({found['median']:.0f}, {low:.0f}–{high:.0f})")
             lines.append(f"| {'x'.join(map(str, case['shape']))}, {case['dtype']} | {threads} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -10,6 +10,7 @@ noise - latents. Tested against that interface with stand-ins; FastVideo itself 
 
 import torch
 from fastvideo.train.methods.fine_tuning.finetune import FineTuneMethod
+
 from sdpo import NoiseSchedule, PreferenceLoss
 
 

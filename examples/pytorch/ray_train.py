@@ -12,9 +12,10 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 
 def work(settings):
     sys.path[:0] = [settings["folder"], os.path.join(os.path.dirname(os.path.dirname(settings["folder"])), "python")]
-    import finetune
     import ray.train
     import torch
+
+    import finetune
 
     # Ray has set the process group up; the loop finds it and shards its batches by rank.
     assert torch.distributed.is_initialized()

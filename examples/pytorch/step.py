@@ -6,6 +6,7 @@ target; both return the loss and what a training log shows.
 
 import torch
 import torch.nn.functional as F
+
 from sdpo import PreferenceLoss
 
 

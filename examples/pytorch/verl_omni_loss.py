@@ -7,8 +7,9 @@ called with config, model_output and data, and gives a DiffusionLossResult. Pair
 Tested against that interface with stand-ins; the trainer itself was not run.
 """
 
-from sdpo import NoiseSchedule, PreferenceLoss
 from verl_omni.trainer.diffusion.diffusion_algos import DiffusionLossFn, DiffusionLossResult, register_diffusion_loss
+
+from sdpo import NoiseSchedule, PreferenceLoss
 
 
 class PreferenceLossFn(DiffusionLossFn):

@@ -4,9 +4,10 @@ import os
 import sys
 import traceback
 
-import sdpo
 import torch
 import torch.distributed as dist
+
+import sdpo
 
 ROWS = {"ddp-equal": (3, 3), "ddp-different": (4, 2), "ddp-empty": (6, 0), "fsdp": (4, 2)}
 

@@ -8,8 +8,9 @@ import re
 import subprocess
 import sys
 
-import sdpo
 import torch
+
+import sdpo
 from sdpo import _library
 
 PYTHON_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

@@ -4,8 +4,9 @@ import itertools
 import unittest
 import warnings
 
-import sdpo
 import torch
+
+import sdpo
 from sdpo import _backends, _torch
 from sdpo._tables import LISTS, OPTIONS, TRAITS
 

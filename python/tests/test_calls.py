@@ -3,8 +3,9 @@
 import itertools
 import unittest
 
-import sdpo
 import torch
+
+import sdpo
 from sdpo import _autograd, _native
 
 from . import support

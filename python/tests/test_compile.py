@@ -3,8 +3,9 @@
 import unittest
 import unittest.mock
 
-import sdpo
 import torch
+
+import sdpo
 from sdpo import _autograd
 from sdpo import loss as loss_module
 

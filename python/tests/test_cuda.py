@@ -2,8 +2,9 @@
 
 import unittest
 
-import sdpo
 import torch
+
+import sdpo
 
 from . import support
 

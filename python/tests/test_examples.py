@@ -12,8 +12,9 @@ import types
 import unittest
 import unittest.mock
 
-import sdpo
 import torch
+
+import sdpo
 
 from . import support
 from .test_distributed import launch_two

@@ -8,8 +8,9 @@ import threading
 import unittest
 import unittest.mock
 
-import sdpo
 import torch
+
+import sdpo
 from sdpo import _failures, _library, _numbers, _operands, _tables, _threads
 
 from . import support
@@ -70,7 +71,7 @@ class Loading(unittest.TestCase):
             copied = os.path.join(folder, "sdpo", _library.NAME)
             if os.path.exists(copied):
                 os.remove(copied)
-            code = f"import sys; sys.path.insert(0, {folder!r}); import sdpo; print(sdpo.default_threads(), sdpo.__file__)"
+            code = f"import sys; sys.path.insert(0, {folder!r}); import sdpo; sdpo.PreferenceLoss('mapo', beta=1, backend='native'); print(sdpo.__file__)"
             found = support.run_python(code, env={"SDPO_LIBRARY": built, "PYTHONPATH": ""})
             self.assertIn(folder, found.stdout, found.stderr)
             missing = support.run_python(code, env={"SDPO_LIBRARY": "", "PYTHONPATH": ""})

@@ -5,8 +5,9 @@ import inspect
 import math
 import unittest
 
-import sdpo
 import torch
+
+import sdpo
 from sdpo import _native, _options
 from sdpo._tables import OPTIONS
 

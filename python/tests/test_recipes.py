@@ -3,9 +3,10 @@
 import os
 import unittest
 
-import sdpo
 import torch
 import torch.nn.functional as F
+
+import sdpo
 
 from . import support
 

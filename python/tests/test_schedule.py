@@ -9,8 +9,9 @@ import tempfile
 import types
 import unittest
 
-import sdpo
 import torch
+
+import sdpo
 
 from . import support
 
