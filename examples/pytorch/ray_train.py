@@ -19,7 +19,7 @@ def work(settings):
 
     # Ray has set the process group up; the loop finds it and shards its batches by rank.
     assert torch.distributed.is_initialized()
-    history = finetune.main([*settings["arguments"], "--distributed", "ddp"])
+    history = finetune.main([*settings["arguments"], "--distributed", "ddp"])  # the metrics are those of all workers, and rank 0 prints them
     ray.train.report(history[-1])
 
 
@@ -31,8 +31,7 @@ def main():
     from ray.train.torch import TorchTrainer
 
     trainer = TorchTrainer(work, train_loop_config={"folder": HERE, "arguments": rest}, scaling_config=ScalingConfig(num_workers=args.workers))
-    metrics = trainer.fit().metrics
-    print(f"loss {metrics['loss']:.6f}  accuracy {metrics['implicit_accuracy']:.3f}")
+    trainer.fit()
 
 
 if __name__ == "__main__":
