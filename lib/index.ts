@@ -16,6 +16,7 @@ export type {
   CoefficientInput,
   DeviceCallOptions,
   ObjectiveNumbers,
+  ReserveOptions,
 } from './loss/call-options.js';
 export type {
   DeviceBranchCoefficients,
@@ -85,6 +86,7 @@ export {
 export { type Device, devices } from './tensor/device.js';
 export { DTYPES, type DType, type HostArray } from './tensor/dtypes.js';
 export type { ElementwiseOptions } from './tensor/elementwise.js';
+export { Graph } from './tensor/graph.js';
 export { createRandom, noise, type Random, randomBits, type Seed } from './tensor/noise.js';
 export type { LatentArray } from './tensor/operand.js';
 export {

@@ -2,6 +2,7 @@
 
 import { dirname, relative, resolve } from 'node:path';
 import { type PreferenceLossOptions, USED_BY } from '../loss/options.js';
+import { printable } from '../native/printable.js';
 import { readConfigFile } from '../schedule/config-file.js';
 import { PARAMETERS } from '../schedule/sampling.js';
 import type {
@@ -15,7 +16,7 @@ import type { ParquetPairOptions, SafetensorsPairOptions } from '../trainer/data
 import type { Sampling, TimestepSampling } from '../trainer/draws.js';
 import type { LearningRateOptions } from '../trainer/learning-rate.js';
 import { configError } from './config-error.js';
-import { problemsOf, readSchema } from './schema.js';
+import { isOptionalField, problemsOf, readSchema } from './schema.js';
 import { applySetting } from './set.js';
 
 /** A function of a module of the user, and what it is given. */
@@ -74,6 +75,8 @@ export interface TrainConfig {
     readonly warmup?: number;
   };
   readonly seed: number;
+  /** Folder of a checkpoint, of another run mostly, that this run goes on from. */
+  readonly fromCheckpoint?: string;
   readonly out: string;
 }
 
@@ -89,22 +92,26 @@ export interface LoadedConfig {
 export interface ConfigChanges {
   /** Assignments of `--set`, in their order. */
   readonly set?: readonly string[];
-  /** `--out`, relative to the working directory; takes the place of the config's `out`. */
+  /** `--out` and `--from-checkpoint`, relative to the working directory; they take the place of the config's `out` and `fromCheckpoint`. */
   readonly out?: string;
+  readonly fromCheckpoint?: string;
 }
 
 /**
  * Reads a config, applies the changes of the command line, checks it and fills in the defaults.
  * @throws SdpoError ERR_SDPO_CONFIG that names every path with a mistake.
  */
-export function loadConfig(file: string, { set = [], out }: ConfigChanges = {}): LoadedConfig {
+export function loadConfig(file: string, { set = [], ...paths }: ConfigChanges = {}): LoadedConfig {
   const config: Record<string, unknown> = { ...readConfigFile(file) };
-  for (const assignment of set) applySetting(config, assignment);
+  const schema = readSchema('train');
+  for (const assignment of set) applySetting(config, assignment, (names) => isOptionalField(schema, names));
   const folder = dirname(resolve(file));
   const base = resolve(folder, typeof config.base === 'string' ? config.base : '.');
-  if (out !== undefined) config.out = relative(base, resolve(out)) || '.';
+  for (const name of ['out', 'fromCheckpoint'] as const) {
+    const path = paths[name];
+    if (path !== undefined) config[name] = relative(base, resolve(path)) || '.';
+  }
 
-  const schema = readSchema('train');
   const problems = problemsOf(schema, config, 'the config');
   const checked = config as unknown as TrainConfig;
   if (problems.length === 0) {
@@ -112,7 +119,9 @@ export function loadConfig(file: string, { set = [], out }: ConfigChanges = {}):
     problems.push(...furtherProblems(checked));
   }
   if (problems.length > 0) {
-    throw configError(`${file} is not a valid config:\n${problems.map((problem) => `  ${problem}`).join('\n')}`);
+    throw configError(
+      `${printable(file)} is not a valid config:\n${problems.map((problem) => `  ${problem}`).join('\n')}`,
+    );
   }
   return { config: checked, base, out: resolve(base, checked.out) };
 }

@@ -2,6 +2,7 @@
 
 import { Command, CommanderError } from 'commander';
 import { EXIT, EXIT_CODE_HELP } from './exit.js';
+import { watchOutput } from './streams.js';
 
 /**
  * Parses the arguments of this process and does what they say; gives no promise that rejects for what a user did wrong.
@@ -13,6 +14,7 @@ export async function runProgram(
   description: string,
   commands: readonly ((program: Command) => void)[],
 ): Promise<void> {
+  watchOutput();
   const program = new Command(name)
     .description(description)
     .addHelpText('after', EXIT_CODE_HELP)

@@ -4,6 +4,7 @@
  */
 
 export type { Command } from 'commander';
+export { printable } from '../native/printable.js';
 export {
   checkInteger,
   checkOptions,
@@ -11,6 +12,8 @@ export {
   failType,
   failValue,
 } from '../native/validate.js';
+export { type FileTask, namingFiles } from '../trainer/file-error.js';
+export { type FolderLock, type FolderLockOptions, lockFolder } from '../trainer/folder-lock.js';
 export { collect, positiveInteger } from './arguments.js';
 export { asConfigError, configError } from './config-error.js';
 export { duration } from './duration.js';

@@ -6,10 +6,11 @@ import { describe } from '../native/validate.js';
 import { readConfigFile } from '../schedule/config-file.js';
 import { NoiseSchedule } from '../schedule/schedule.js';
 import { pairsFromParquet, pairsFromSafetensors } from '../trainer/data.js';
+import { namingFiles } from '../trainer/file-error.js';
 import type { EvaluationModuleContext, PolicyModuleContext } from '../trainer/modules.js';
 import type { PreferenceTrainerOptions } from '../trainer/options.js';
 import { referenceCache } from '../trainer/reference-cache.js';
-import type { PairSource, Policy, Reference } from '../trainer/types.js';
+import type { MaybePromise, PairSource, Policy, Reference } from '../trainer/types.js';
 import type { LoadedConfig } from './config.js';
 import { configError, withPath } from './config-error.js';
 import { callModule } from './modules.js';
@@ -48,6 +49,9 @@ export async function makeParts(loaded: LoadedConfig): Promise<TrainingParts> {
   const data = await makeData(loaded, dataContext);
   const context: PolicyModuleContext = { ...dataContext, shape: data.shape };
   const policy = await callModule<Policy>('policy', config.policy, base, context);
+  if (typeof policy !== 'object' || policy === null) {
+    throw configError(`Expected policy.module to give a policy, received ${describe(policy)}`);
+  }
   const reference = makeReference(loaded, schedule, data, policy);
   return { loss, schedule, data, policy, reference, context };
 }
@@ -66,8 +70,9 @@ function makeReference(
   if (policy.reference === undefined) {
     throw configError('Expected the policy to have a reference(), since reference.kind is "cache", received none');
   }
-  return referenceCache({
-    folder: resolve(base, folder),
+  const path = resolve(base, folder);
+  const cache = referenceCache({
+    folder: path,
     kind,
     compute: async ({ inputs }) => ({ prediction: await policy.reference!(inputs) }),
     // Whatever decides the rows and what the reference is; the weights themselves are the policy's own business.
@@ -76,6 +81,14 @@ function makeReference(
       ...{ timesteps, sampling: sampling ?? null, policy: { module: resolve(base, module), ...rest } },
     },
   });
+  const naming = <T>(task: string, work: () => MaybePromise<T>) => namingFiles({ task, path }, async () => work());
+  return {
+    predict: (rows) =>
+      naming(`read or keep the reference's predictions of step ${rows.step + 1}`, () => cache.predict(rows)),
+    observe: (rows, found) =>
+      naming(`keep the reference's errors of step ${rows.step + 1}`, () => cache.observe?.(rows, found)),
+    close: () => naming("keep the reference's last predictions", () => cache.close?.()),
+  };
 }
 
 async function makeData({ config, base }: LoadedConfig, context: object): Promise<PairSource> {

@@ -2,17 +2,8 @@
 
 import type { Command } from 'commander';
 import { collect, positiveInteger } from './arguments.js';
+import type { TrainOptions } from './command-options.js';
 import { EXIT_CODE_HELP, finish } from './exit.js';
-
-export interface TrainOptions {
-  readonly set: readonly string[];
-  readonly out?: string;
-  readonly resume?: boolean;
-  readonly logEvery?: number;
-  readonly quiet?: boolean;
-  readonly json?: boolean;
-  readonly profile?: boolean;
-}
 
 export function addTrain(program: Command): void {
   program
@@ -22,6 +13,10 @@ export function addTrain(program: Command): void {
     .option('--set <path=value>', 'change the config: loss.beta=30 (repeatable)', collect, [])
     .option('--out <folder>', "folder of the run, in place of the config's out")
     .option('--resume', 'go on from the latest checkpoint of the run in the folder; begin where there is none')
+    .option(
+      '--from-checkpoint <folder>',
+      'begin a new run with a checkpoint of another one (…/checkpoint-700), with other settings on purpose',
+    )
     .option(
       '--log-every <steps>',
       'steps between lines of output (default: a twentieth of all; 1 with --json)',

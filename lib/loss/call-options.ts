@@ -28,6 +28,9 @@ export interface DeviceCallOptions extends EvaluateOptions {
   into?: DeviceStatistics;
 }
 
+/** Options of the call that something is reserved for. */
+export type ReserveOptions = Omit<DeviceCallOptions, 'results'>;
+
 export interface AsyncCallOptions extends CallOptions {
   /** Aborts between rows (long rows: between pieces of a row); the promise rejects with an AbortError whose `cause` is the signal's reason. */
   signal?: AbortSignal;
@@ -56,30 +59,22 @@ export const OBJECTIVE_FIELDS = fieldsOf<ObjectiveNumbers>({
   gradientScale: true,
   maskThreshold: true,
 });
-export const CALL_FIELDS = fieldsOf<CallOptions>({
+const RESERVED = {
   gradients: true,
   gradientScale: true,
   denominator: true,
   maskThreshold: true,
   stream: true,
   into: true,
-  results: true,
-});
-export const ASYNC_CALL_FIELDS = fieldsOf<AsyncCallOptions>({
-  gradients: true,
-  gradientScale: true,
-  denominator: true,
-  maskThreshold: true,
-  stream: true,
-  into: true,
-  results: true,
-  signal: true,
-});
+} as const;
+export const RESERVE_FIELDS = fieldsOf<ReserveOptions>(RESERVED);
+export const CALL_FIELDS = fieldsOf<CallOptions>({ ...RESERVED, results: true });
+export const ASYNC_CALL_FIELDS = fieldsOf<AsyncCallOptions>({ ...RESERVED, results: true, signal: true });
 
 /** The options of a call, of which those that stand for themselves are checked. */
-export function readCall<T extends CallOptions | DeviceCallOptions>(given: T, fields: Fields<T>): T {
+export function readCall<T extends CallOptions | DeviceCallOptions | ReserveOptions>(given: T, fields: Fields<T>): T {
   const call = readOptions('call', given, fields);
-  if (call.results !== undefined) checkOneOf('call.results', call.results, ['host', 'device']);
+  if ('results' in call && call.results !== undefined) checkOneOf('call.results', call.results, ['host', 'device']);
   if (call.gradients !== undefined) checkBoolean('call.gradients', call.gradients);
   if (call.gradientScale !== undefined) checkNumber('call.gradientScale', call.gradientScale);
   if (call.denominator !== undefined) checkNumberAbove('call.denominator', call.denominator, 0);

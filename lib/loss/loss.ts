@@ -17,11 +17,13 @@ import { placeOf, type Tensor } from '../tensor/tensor.js';
 import type { Batch, DeviceBatch } from './batch.js';
 import {
   abandoned,
+  type EnqueuedCall,
   enqueue,
   layOut,
   layOutGradients,
   layOutOnDevice,
   type PendingCall,
+  reserve,
   run,
   runAsync,
   withStack,
@@ -35,6 +37,8 @@ import {
   type DeviceCallOptions,
   OBJECTIVE_FIELDS,
   type ObjectiveNumbers,
+  RESERVE_FIELDS,
+  type ReserveOptions,
   readCall,
 } from './call-options.js';
 import { BRANCHES } from './columns.js';
@@ -43,6 +47,7 @@ import {
   type DeviceEvaluation,
   DeviceResult,
   type DeviceStatistics,
+  reuseOnDevice,
 } from './device-result.js';
 import { allocateGradients, disposeGradients, reusedGradients } from './gradients.js';
 import { checkMoments, type Moments, momentsOf, writeElements, writeMoments } from './moments.js';
@@ -91,8 +96,23 @@ export class PreferenceLoss {
   evaluate(batch: Batch | DeviceBatch, call: CallOptions | DeviceCallOptions = {}): Statistics | DeviceStatistics {
     const read = readCall(call, CALL_FIELDS as Fields<CallOptions | DeviceCallOptions>);
     return read.results === 'device'
-      ? this.#enqueue(batch as DeviceBatch, read)
+      ? this.#enqueue(batch as DeviceBatch, read, enqueue)
       : this.#run(batch as Batch, read as CallOptions);
+  }
+
+  /**
+   * What `evaluate` with `results: 'device'` gives, before any call has written it, and everything else that such a call needs: room in the workspace
+   * of its stream, and the table of ω of its schedule. `evaluate` with this result as `into` then allocates nothing, and may be recorded
+   * into a `Graph`. Arguments are those of that call; with `into` the workspace alone is new.
+   * @throws as `evaluate` does.
+   */
+  reserve<C extends Tensor, R extends Tensor>(
+    batch: DeviceBatch<C, R>,
+    call: ReserveOptions & { gradients: false },
+  ): DeviceStatistics;
+  reserve<C extends Tensor, R extends Tensor>(batch: DeviceBatch<C, R>, call?: ReserveOptions): DeviceEvaluation<C, R>;
+  reserve(batch: DeviceBatch, call: ReserveOptions = {}): DeviceStatistics {
+    return this.#enqueue(batch, { ...readCall(call, RESERVE_FIELDS), results: 'device' }, reserve);
   }
 
   #run(batch: Batch, call: CallOptions): Statistics {
@@ -253,7 +273,7 @@ export class PreferenceLoss {
     return PASS.moments | PASS.objective | cross | (gradients ? PASS.gradients : 0);
   }
 
-  #enqueue(batch: DeviceBatch, call: DeviceCallOptions): DeviceResult {
+  #enqueue(batch: DeviceBatch, call: DeviceCallOptions, start: (call: EnqueuedCall) => void): DeviceResult {
     if (this.options.nonFinite === 'throw') {
       throw new SdpoRangeError(
         'ERR_SDPO_INVALID_OPTION',
@@ -268,7 +288,7 @@ export class PreferenceLoss {
     let result = into;
     try {
       result ??= new DeviceResult(prepared.device, prepared.rows);
-      enqueue(layOutOnDevice(prepared, result, this.#passes(wanted), gradients));
+      start(layOutOnDevice(prepared, result, this.#passes(wanted), gradients));
     } catch (error) {
       if (gradients !== undefined && reused === undefined) disposeGradients(gradients);
       if (into === undefined) result?.dispose();
@@ -312,21 +332,6 @@ function reuse(into: unknown, rows: number): ResultBuffers {
   const { count } = ResultBuffers.raw(into);
   if (count !== rows)
     failValue('call.into', `a result of ${rows} rows`, `one of ${count} rows`, 'ERR_SDPO_INVALID_LENGTH');
-  return into;
-}
-
-function reuseOnDevice(into: unknown, rows: number, device: string): DeviceResult {
-  if (!(into instanceof DeviceResult)) failType('call.into', "a result of evaluate with results 'device'", into);
-  placeOf(into.packed, 'call.into');
-  const found = DeviceResult.count(into);
-  if (found.rows !== rows || found.device !== device) {
-    failValue(
-      'call.into',
-      `a result of ${rows} rows on ${device}`,
-      `one of ${found.rows} rows on ${found.device}`,
-      'ERR_SDPO_INVALID_LENGTH',
-    );
-  }
   return into;
 }
 

@@ -1,5 +1,7 @@
 /** Error classes of the package: every error carries a stable `code` and a message that names the argument, what was expected and what came. */
 
+import { printable } from './printable.js';
+
 /** Codes that an error of this package can carry; they are part of the public contract and do not change within a major version. */
 export type ErrorCode =
   | 'ERR_SDPO_INVALID_ARG_TYPE'
@@ -22,6 +24,8 @@ export type ErrorCode =
   | 'ERR_SDPO_DATA'
   | 'ERR_SDPO_CHECKPOINT'
   | 'ERR_SDPO_REFERENCE_CACHE'
+  | 'ERR_SDPO_FILE'
+  | 'ERR_SDPO_LOCKED'
   | 'ERR_SDPO_INTERNAL';
 
 /** An argument of the wrong JavaScript type or kind. */
@@ -120,7 +124,11 @@ export class DivergenceError extends SdpoError {
   /** 'chosen.policy', …, 'the loss of chosen', 'loss' or 'gradient' (of the parameters). */
   readonly tensor: string;
   constructor(step: number, pairs: readonly string[], timestep: number | undefined, tensor: string, cause?: unknown) {
-    const shown = pairs.length > 8 ? `${pairs.slice(0, 8).join(', ')} and ${pairs.length - 8} more` : pairs.join(', ');
+    const first = pairs
+      .slice(0, 8)
+      .map((id) => printable(String(id)))
+      .join(', ');
+    const shown = pairs.length > 8 ? `${first} and ${pairs.length - 8} more` : first;
     const at = timestep === undefined ? '' : ` at timestep ${timestep}`;
     super(
       'ERR_SDPO_DIVERGED',

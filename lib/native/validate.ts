@@ -1,13 +1,14 @@
 /** Argument checks shared by the public API; every failure says which argument, what was expected and what was received. */
 
 import { type ErrorCode, SdpoRangeError, SdpoTypeError } from './errors.js';
+import { printable } from './printable.js';
 
 /** A short description of a value for an error message: its type, and its value where that is short. */
 export function describe(value: unknown): string {
   if (value === null) return 'null';
   switch (typeof value) {
     case 'string':
-      return value.length > 60 ? `${JSON.stringify(value.slice(0, 57))}…` : JSON.stringify(value);
+      return printable(value.length > 60 ? `${JSON.stringify(value.slice(0, 57))}…` : JSON.stringify(value));
     case 'number':
     case 'boolean':
     case 'undefined':

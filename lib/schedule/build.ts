@@ -2,7 +2,8 @@
 
 import { checkInteger, checkNumberAbove, checkNumbers, checkOneOf, failType, failValue } from '../native/validate.js';
 import type { PowerTable } from './betas.js';
-import { type DiffusersConfig, type ReadFlow, readDiffusers } from './diffusers.js';
+import type { DiffusersConfig } from './config-file.js';
+import { type ReadFlow, readDiffusers } from './diffusers.js';
 import { FlowLevels, type FlowLevelsOptions } from './flow.js';
 import { UNIFORM_FLOW } from './flow-ladder.js';
 import { LADDERS, type LadderName } from './ladder.js';

@@ -2,7 +2,9 @@
 
 import { readFileSync } from 'node:fs';
 import { SdpoError } from '../native/errors.js';
-import type { DiffusersConfig } from './diffusers.js';
+
+/** A `scheduler_config.json` as JSON.parse gives it. */
+export type DiffusersConfig = Readonly<Record<string, unknown>>;
 
 /** Stands for NaN, which no JSON number is parsed to. */
 const NAN = '\u0000NaN';

@@ -32,6 +32,7 @@ import {
   type TableRule,
   WITHOUT_INFLUENCE,
 } from './classes.js';
+import type { DiffusersConfig } from './config-file.js';
 import { boundOf, type Fields, flag, isPlainObject, oneOf, unsupported } from './fields.js';
 import { FLOW_PREDICTIONS } from './flow.js';
 import type { FlowLadderSpec } from './flow-ladder.js';
@@ -40,9 +41,6 @@ import type { PredictionType, TransitionVariance } from './levels.js';
 import type { DynamicShift } from './shift.js';
 import type { Power, TableLadderSpec } from './table-ladder.js';
 import { VARIANCE_PRESERVING_PREDICTIONS } from './variance-preserving.js';
-
-/** A `scheduler_config.json` as JSON.parse gives it. */
-export type DiffusersConfig = Readonly<Record<string, unknown>>;
 
 /** What a config says, ready to build noise levels from. */
 export type ReadConfig = {

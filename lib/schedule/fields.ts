@@ -2,7 +2,7 @@
 
 import { SdpoError } from '../native/errors.js';
 import { checkNumber, checkNumberAbove, describe, failType } from '../native/validate.js';
-import type { DiffusersConfig } from './diffusers.js';
+import type { DiffusersConfig } from './config-file.js';
 
 export type Fields = Record<string, unknown>;
 

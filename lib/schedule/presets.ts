@@ -1,6 +1,6 @@
 /** Scheduler configs of published models, by name, with the place each was read from and the ladder that its pipeline runs. */
 
-import type { DiffusersConfig } from './diffusers.js';
+import type { DiffusersConfig } from './config-file.js';
 import type { LadderName } from './ladder.js';
 
 export interface Preset {

@@ -21,8 +21,8 @@ import {
   type SamplerOptions,
   tableParts,
 } from './build.js';
+import type { DiffusersConfig } from './config-file.js';
 import { readConfigFile } from './config-file.js';
-import type { DiffusersConfig } from './diffusers.js';
 import { FLOW_PREDICTIONS } from './flow.js';
 import type { LadderName } from './ladder.js';
 import {
@@ -40,8 +40,8 @@ import { VARIANCE_PRESERVING_PREDICTIONS } from './variance-preserving.js';
 
 export type { BetaSchedule } from './betas.js';
 export type { SamplerOptions } from './build.js';
+export type { DiffusersConfig } from './config-file.js';
 export { parseSchedulerConfig } from './config-file.js';
-export type { DiffusersConfig } from './diffusers.js';
 export type { LadderName } from './ladder.js';
 export type { PredictionType, SamplerLadder, ScheduleFamily, Transition, TransitionVariance } from './levels.js';
 export type { PresetName } from './presets.js';

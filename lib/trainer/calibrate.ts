@@ -1,5 +1,6 @@
 /** Measures the reference's own errors on a few batches and proposes the options of the loss that no default can know. */
 
+import { setImmediate as yieldToEvents } from 'node:timers/promises';
 import { PreferenceLoss } from '../loss/loss.js';
 import { AbortError, SdpoError } from '../native/errors.js';
 import {
@@ -127,6 +128,7 @@ export async function calibrate<C = unknown>(options: CalibrateOptions<C>): Prom
   const measured: CalibrationRow[] = [];
   try {
     for (let batch = 0; batch < batches; batch++) {
+      await yieldToEvents(); // a signal is an event, and models may compute without ever giving it a turn
       if (signal?.aborted) throw new AbortError(signal.reason);
       const pairs = await take.pairs(batchSize);
       if (pairs.length === 0) break;
@@ -204,17 +206,26 @@ function errorsOf(
   if ('error' in found) return found.error;
   const { chosen, rejected } = halves(found.prediction);
   const device = found.prediction instanceof Tensor ? found.prediction.device : 'cpu';
-  const onDevice = (data: Float32Array): LatentArray =>
-    device === 'cpu' ? data : Tensor.from(data, { shape: [rows, ...inputs.shape] }).to(device);
+  const owned: Tensor[] = [];
+  const onDevice = (data: Float32Array): LatentArray => {
+    if (device === 'cpu') return data;
+    const tensor = Tensor.from(data, { shape: [rows, ...inputs.shape] }).to(device);
+    owned.push(tensor);
+    return tensor;
+  };
   // A constant in the place of the reference's error: m does not depend on it, and no tensor is read for it.
   const referenceError = new Float64Array(rows);
   const loss = new PreferenceLoss({ objective: 'diffusion-dpo', schedule, beta: 1, nonFinite: 'propagate' });
-  const moments = loss.moments({
-    timesteps,
-    chosen: { policy: chosen, referenceError, target: onDevice(target.chosen) },
-    rejected: { policy: rejected, referenceError, target: onDevice(target.rejected) },
-  });
-  return { chosen: moments.chosen.error, rejected: moments.rejected.error };
+  try {
+    const moments = loss.moments({
+      timesteps,
+      chosen: { policy: chosen, referenceError, target: onDevice(target.chosen) },
+      rejected: { policy: rejected, referenceError, target: onDevice(target.rejected) },
+    });
+    return { chosen: moments.chosen.error, rejected: moments.rejected.error };
+  } finally {
+    for (const tensor of owned) tensor.dispose();
+  }
 }
 
 function halves(prediction: LatentArray): { chosen: LatentArray; rejected: LatentArray } {

@@ -103,6 +103,13 @@ struct DeviceBackend {
   // What is put on `stream` from now on starts after what is on `other` now.
   Status (*wait_stream)(int device, void* stream, void* other);
 
+  // Graphs. What is put on the stream between the two is recorded and does not run; the workspace of the stream cannot
+  // grow meanwhile (Backend::reserve), and belongs to the graph as well. `destroy_graph` waits for nothing.
+  Status (*begin_capture)(int device, void* stream);
+  Status (*end_capture)(int device, void* stream, void** graph);
+  Status (*launch_graph)(int device, void* graph, void* stream);
+  Status (*destroy_graph)(int device, void* graph);
+
   // Enqueues the call and returns. With scalars on the host `done` runs after the results have been written to
   // row_outputs and metrics, which have to stay valid until then, as everything else the problem points to. With
   // scalars on the device nothing but the failure is read back. When this function itself fails, `done` is not called.
@@ -118,6 +125,8 @@ struct Backend {
   // On a device they enqueue and return. The coefficients a and b of combine lie on the host and may go then.
   Status (*combine)(const CombineProblem& problem);
   Status (*noise)(const NoiseProblem& problem);
+  // Makes room for every call on such a problem, whole or pass by pass, so that none of them allocates.
+  Status (*reserve)(const Problem& problem);
   const DeviceBackend* device;  // nullptr: its memory is the host's
 };
 

@@ -17,6 +17,10 @@ struct Sum {
 };
 constexpr int kPlainSums = Sum::cross;
 
+// How many of them a kernel leaves of a tile: the one place that says so, for the kernels and for who makes room.
+template <bool kPlain>
+constexpr int kSumsOf = kPlain ? kPlainSums : static_cast<int>(Sum::count);
+
 // What the gradient of a row needs from its moments: 2/D and the gradient scale are inside.
 struct RowCoefficients {
   double a_chosen, b_chosen, a_rejected, b_rejected;
@@ -73,8 +77,8 @@ struct LossArguments {
 };
 
 // Everything about a call but its workspace, and where the launcher moves row scalars. `pack`: elements that a thread
-// reads at a time; `blocks`: how many run at once.
-inline LossArguments make_arguments(const Problem& p, int pack, int64_t blocks) {
+// reads at a time; `blocks`: how many run at once; `l2`: bytes of the device's L2, or 0.
+inline LossArguments make_arguments(const Problem& p, int pack, int64_t blocks, int64_t l2) {
   const auto wants = [&](int pass) { return (p.passes & pass) != 0; };
   const Tiling tiles = tiling(p.size, pack);
   LossArguments a{};
@@ -93,7 +97,14 @@ inline LossArguments make_arguments(const Problem& p, int pack, int64_t blocks) 
   a.wants_drift = gradients && (has_drift_gradient(p.options) || !wants(Pass::objective));
   // Without sums one empty tile per row runs the objective; the gradient alone needs no such tile.
   const int64_t moment_tiles = a.wants_sums ? tiles.count : wants(Pass::objective) ? 1 : 0;
-  a.order = make_order(p.rows, moment_tiles, gradients ? tiles.count : 0, lead_tiles(blocks));
+  int64_t read_again = 0;  // bytes per element
+  for (const Branch* branch : {&p.chosen, &p.rejected}) {
+    read_again += static_cast<int64_t>(dtype_size(branch->policy.dtype) + dtype_size(branch->target.dtype));
+    if (a.wants_drift && branch->reference.data != nullptr)
+      read_again += static_cast<int64_t>(dtype_size(branch->reference.dtype));
+  }
+  a.order = make_order(p.rows, moment_tiles, gradients ? tiles.count : 0,
+                       lead_tiles(blocks, tiles.count, read_again * tiles.elements, l2));
   a.row_inputs = p.row_inputs;
   a.row_outputs = p.row_outputs;
   a.metrics = p.metrics;

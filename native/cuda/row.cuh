@@ -70,8 +70,14 @@ SDPO_HD inline RowFlag::Value finish_row(const LossArguments& a, int64_t row, co
     store_row_result(result, a.row_outputs, a.rows, row);
     finite = finite && !result.non_finite;
   }
-  // After all outputs are there: with results on the device the flag of the row is what tells of it.
-  if (!finite && a.non_finite == NonFinite::fail) return fail(RowFailure::non_finite);
+  // After all outputs are there: with results on the device the flag of the row is what tells of it, and a gradient
+  // pass that comes later finds NaN as the fused one does.
+  if (!finite && a.non_finite == NonFinite::fail) {
+    if (a.poison && (a.passes & Pass::objective)) {
+      a.row_outputs[RowOutput::aChosen * a.rows + row] = a.row_outputs[RowOutput::aRejected * a.rows + row] = NAN;
+    }
+    return fail(RowFailure::non_finite);
+  }
   if (a.passes & Pass::gradients) *coefficients = row_coefficients(a, row, size);
   return RowFlag::ready;
 }

@@ -18,6 +18,14 @@ Napi::Value evaluate(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), report(status, failure, out));
 }
 
+// reserve(...): as evaluate, whose calls then find room.
+Napi::Value reserve(const Napi::CallbackInfo& info) {
+  double* out = nullptr;
+  const Problem problem = read_problem(info, &out);
+  check_device(info.Env(), problem.tensors, backend_for(problem.tensors.kind)->reserve(problem));
+  return info.Env().Undefined();
+}
+
 Napi::Value evaluate_async(const Napi::CallbackInfo& info) {
   double* out = nullptr;
   const Problem problem = read_problem(info, &out);
@@ -28,6 +36,7 @@ Napi::Value evaluate_async(const Napi::CallbackInfo& info) {
 
 Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("evaluate", Napi::Function::New<evaluate>(env, "evaluate"));
+  exports.Set("reserve", Napi::Function::New<reserve>(env, "reserve"));
   exports.Set("evaluateAsync", Napi::Function::New<evaluate_async>(env, "evaluateAsync"));
   export_elementwise(env, exports);
   export_memory(env, exports);

@@ -1,4 +1,4 @@
-// Memory and streams of devices with their owners, copies, and how failures become errors.
+// Memory, streams and graphs of devices with their owners, copies, and how failures become errors.
 #include <string>
 
 #include "../core/transfer.h"
@@ -21,9 +21,10 @@ struct Environment {
 
 // ---- Owners
 
-// Memory or a stream of a device, freed by an explicit call or by the garbage collector, whichever comes first.
+// Memory, a stream or a graph of a device, freed by an explicit call or by the garbage collector, whichever comes
+// first.
 struct Owned {
-  enum Kind { memory, stream } kind;
+  enum Kind { memory, stream, graph } kind;
   Location where;
   void* handle;
   int64_t bytes;
@@ -37,8 +38,8 @@ void give_back(napi_env env, Owned* owned) noexcept {
   if (owned->handle == nullptr) return;
   try {
     const DeviceBackend& device = device_of(owned->where);
-    const auto free = owned->kind == Owned::memory ? device.release : device.destroy_stream;
-    static_cast<void>(free(owned->where.ordinal, owned->handle));
+    const decltype(device.release) frees[] = {device.release, device.destroy_stream, device.destroy_graph};
+    static_cast<void>(frees[owned->kind](owned->where.ordinal, owned->handle));
   } catch (...) {
   }
   owned->handle = nullptr;
@@ -68,9 +69,9 @@ Napi::Value owner(Napi::Env env, Owned::Kind kind, const Location& where, void* 
 }
 
 Owned& owned_at(const Napi::CallbackInfo& info, size_t index) {
-  if (!info[index].IsExternal()) fail(info.Env(), "expected the owner of memory or of a stream");
+  if (!info[index].IsExternal()) fail(info.Env(), "expected the owner of memory, of a stream or of a graph");
   const auto external = info[index].As<Napi::External<Owned>>();
-  if (!external.CheckTypeTag(&kOwnedTag)) fail(info.Env(), "expected the owner of memory or of a stream");
+  if (!external.CheckTypeTag(&kOwnedTag)) fail(info.Env(), "expected the owner of memory, of a stream or of a graph");
   return *external.Data();
 }
 
@@ -104,7 +105,7 @@ Napi::Value allocate(const Napi::CallbackInfo& info) {
   return owner(env, Owned::memory, where, memory, static_cast<int64_t>(bytes));
 }
 
-// ownedHandle(owner): the address of memory, or the handle of a stream.
+// ownedHandle(owner): the address of memory, or the handle of a stream or of a graph.
 Napi::Value owned_handle(const Napi::CallbackInfo& info) {
   return Napi::BigInt::New(info.Env(), static_cast<uint64_t>(reinterpret_cast<uintptr_t>(owned_at(info, 0).handle)));
 }
@@ -190,6 +191,32 @@ Napi::Value stream_wait(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+// ---- Graphs
+
+// captureBegin(device, stream)
+Napi::Value capture_begin(const Napi::CallbackInfo& info) {
+  const Location where = device_at(info);
+  check_device(info.Env(), where, device_of(where).begin_capture(where.ordinal, address(info[1])));
+  return info.Env().Undefined();
+}
+
+// captureEnd(device, stream): the owner of the graph.
+Napi::Value capture_end(const Napi::CallbackInfo& info) {
+  const Location where = device_at(info);
+  void* graph = nullptr;
+  check_device(info.Env(), where, device_of(where).end_capture(where.ordinal, address(info[1]), &graph));
+  return owner(info.Env(), Owned::graph, where, graph, 0);
+}
+
+// graphLaunch(device, graph, stream)
+Napi::Value graph_launch(const Napi::CallbackInfo& info) {
+  const Location where = device_at(info);
+  void* const graph = address(info[1]);
+  if (graph == nullptr) fail(info.Env(), "the graph was freed");
+  check_device(info.Env(), where, device_of(where).launch_graph(where.ordinal, graph, address(info[2])));
+  return info.Env().Undefined();
+}
+
 // onDeviceError(make): how failures of devices become errors.
 Napi::Value on_device_error(const Napi::CallbackInfo& info) {
   info.Env().GetInstanceData<Environment>()->make_error = Napi::Persistent(info[0].As<Napi::Function>());
@@ -230,6 +257,9 @@ void export_memory(Napi::Env env, Napi::Object exports) {
   exports.Set("streamRelease", Napi::Function::New<stream_release>(env, "streamRelease"));
   exports.Set("streamSynchronize", Napi::Function::New<stream_synchronize>(env, "streamSynchronize"));
   exports.Set("streamWait", Napi::Function::New<stream_wait>(env, "streamWait"));
+  exports.Set("captureBegin", Napi::Function::New<capture_begin>(env, "captureBegin"));
+  exports.Set("captureEnd", Napi::Function::New<capture_end>(env, "captureEnd"));
+  exports.Set("graphLaunch", Napi::Function::New<graph_launch>(env, "graphLaunch"));
   exports.Set("onDeviceError", Napi::Function::New<on_device_error>(env, "onDeviceError"));
 }
 

@@ -93,6 +93,7 @@ _SIGNATURES = {
     "sdpo_options_init": (c_int, [POINTER(Options), c_size_t]),
     "sdpo_problem_init": (c_int, [POINTER(Problem), c_size_t]),
     "sdpo_columns_init": (c_int, [POINTER(Column), c_int32]),
+    "sdpo_reserve": (c_int, [POINTER(Problem)]),
     "sdpo_evaluate": _PASS,
     "sdpo_moments": _PASS,
     "sdpo_objective": _PASS,

@@ -141,7 +141,10 @@ def _run(
         None if native is None else ctypes.addressof(native),
         denominator, 1.0, cross, 0, _stream(device),
     )  # fmt: skip
-    if where[0] == _CUDA:
+    if function == "sdpo_reserve":
+        with _on(device):
+            _library.check(_library.library().sdpo_reserve(problem))
+    elif where[0] == _CUDA:
         with torch.cuda.device(device):
             _library.run(function, problem)
     else:
@@ -165,6 +168,16 @@ def evaluate(
     if row_outputs.device.type == "cuda" and is_throwing(options):
         throw_non_finite(row_outputs, operands, numbers)
     return row_outputs, metrics
+
+
+def reserve(operands: Operands, numbers: RowNumbers, options: Tuple[float, ...], threads: int) -> None:
+    """Room for all passes in the workspace of the current stream, and tables on its device; no tensor is read or written."""
+    row_outputs, metrics = new_outputs(operands)
+    # Backward may come without the references, which then do not choose its kernel any more.
+    for given in (operands, operands._replace(reference_chosen=None, reference_rejected=None)):
+        # The gradients are made when they are wanted; what they take depends on their shape only.
+        policies = (operands.policy_chosen, operands.policy_rejected)
+        _run("sdpo_reserve", given, row_outputs, threads, numbers, options, metrics, policies)
 
 
 def moments(operands: Operands, numbers: RowNumbers, options: Tuple[float, ...], threads: int, cross: bool) -> torch.Tensor:

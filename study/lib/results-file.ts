@@ -1,6 +1,7 @@
 /** The file that holds all runs of a study: small enough to be committed, complete enough for every table and plot of the report. */
 
 import { readFileSync } from 'node:fs';
+import { configError, namingFiles, printable } from 'sdpo/tools';
 import writeFileAtomic from 'write-file-atomic';
 import { focusOf } from './focus.js';
 import { extraSettings, makeCell } from './plan.js';
@@ -82,7 +83,9 @@ export async function writeResults(file: string, results: StudyResults): Promise
   const { runs, ...head } = results;
   const lines = runs.map((run) => JSON.stringify(encodeRun(run, measures, results.config)));
   const top = JSON.stringify({ ...head, measures }, null, 1).replace(/\n}$/, '');
-  await writeFileAtomic(file, `${top},\n "runs": [\n${lines.join(',\n')}\n ]\n}\n`);
+  await namingFiles({ task: 'write the results of the study', path: file }, () =>
+    writeFileAtomic(file, `${top},\n "runs": [\n${lines.join(',\n')}\n ]\n}\n`),
+  );
 }
 
 function encodeRun(run: StudyRun, measures: readonly string[], config: StudyResults['config']): FileRun {
@@ -108,20 +111,23 @@ function encodeRun(run: StudyRun, measures: readonly string[], config: StudyResu
   };
 }
 
-/** Reads a file of {@link writeResults}. Throws where it is not one. */
+/** Reads a file of {@link writeResults}. @throws SdpoError ERR_SDPO_CONFIG where it is not one */
 export function readResults(file: string): StudyResults {
   let found: ResultsFile;
   try {
     found = JSON.parse(readFileSync(file, 'utf8'));
   } catch (error) {
     if (!(error instanceof SyntaxError)) throw error;
-    throw new Error(`Expected ${file} to be JSON`, { cause: error });
+    throw configError(`Expected ${printable(file)} to be JSON, received ${printable(error.message)}`, error);
   }
-  const { measures, runs, ...head } = found;
-  if (!Array.isArray(measures) || !Array.isArray(runs) || head.config === undefined) {
-    throw new Error(`Expected ${file} to hold the results of a study: title, config, measures and runs`);
+  try {
+    const { measures, runs, ...head } = found;
+    if (!Array.isArray(measures) || head.config === undefined) throw new TypeError('measures or config is missing');
+    return { ...head, runs: runs.map((run) => decodeRun(run, measures, head.config)) };
+  } catch (error) {
+    const fields = 'title, config, measures and runs';
+    throw configError(`Expected ${printable(file)} to hold the results of a study: ${fields}`, error);
   }
-  return { ...head, runs: runs.map((run) => decodeRun(run, measures, head.config)) };
 }
 
 function decodeRun(run: FileRun, measures: readonly string[], config: StudyResults['config']): StudyRun {

@@ -2,6 +2,7 @@
 
 import { mkdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
+import { configError, namingFiles } from 'sdpo/tools';
 import writeFileAtomic from 'write-file-atomic';
 import { fingerprint } from './plan.js';
 import type { Experiment, Measures, StudyCell, StudyConfig, StudyResults, StudyRun } from './types.js';
@@ -95,7 +96,7 @@ function readJson<T>(file: string): T | undefined {
     return JSON.parse(readFileSync(file, 'utf8')) as T;
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
-    throw new Error(`Expected ${file} to be JSON that can be read`, { cause: error });
+    throw configError(`Expected ${file} to be JSON that can be read, received ${(error as Error).message}`, error);
   }
 }
 
@@ -103,7 +104,9 @@ function readJson<T>(file: string): T | undefined {
 async function writeJson(file: string, value: unknown): Promise<void> {
   const plain = (_: string, part: unknown) =>
     ArrayBuffer.isView(part) ? Array.from(part as unknown as ArrayLike<number>) : part;
-  await writeFileAtomic(file, `${JSON.stringify(value, plain)}\n`);
+  await namingFiles({ task: 'write a file of the study', path: file }, () =>
+    writeFileAtomic(file, `${JSON.stringify(value, plain)}\n`),
+  );
 }
 
 /** JSON has no NaN; a measure that was not finite comes back as one. */

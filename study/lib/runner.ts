@@ -3,7 +3,7 @@
 import { createRequire } from 'node:module';
 import { availableParallelism, cpus } from 'node:os';
 import { resolve } from 'node:path';
-import { checkInteger, checkOptions, failType } from 'sdpo/tools';
+import { checkInteger, checkOptions, configError, failType, lockFolder } from 'sdpo/tools';
 import { experimentUrl, plan, planCells, readStudy, selectCells } from './plan.js';
 import { ProgressCounter, type StudyProgress, type StudySummary } from './progress.js';
 import { problemOfRun, StudyFolder, type StudyRecord } from './run-file.js';
@@ -27,12 +27,28 @@ const ATTEMPTS = 2;
 
 /**
  * Runs what is not done yet of the study that `file` declares. Settles when every cell is done or has failed, or when the signal was aborted.
- * Rejects where the declaration is wrong, the experiment cannot be prepared or a file cannot be written.
+ * Rejects where the declaration is wrong, another process runs the study in the folder, the experiment cannot be prepared or a file cannot be written.
  */
 export async function runStudy(file: string, options: StudyOptions): Promise<StudySummary> {
-  const { out, jobs, only, signal, onProgress } = checkStudyOptions(options);
+  const checked = checkStudyOptions(options);
+  const { out, only } = checked;
   const config = readStudy(file);
   const cells = only.length === 0 ? planCells(config) : selectCells(plan(config), only);
+  // Two processes would make the same runs.
+  const lock = lockFolder(out, { name: 'study.lock', onWarning: (message) => process.emitWarning(message) });
+  try {
+    return await runCells(file, config, cells, checked);
+  } finally {
+    lock.release();
+  }
+}
+
+async function runCells(
+  file: string,
+  config: StudyConfig,
+  cells: readonly StudyCell[],
+  { out, jobs, signal, onProgress }: ReturnType<typeof checkStudyOptions>,
+): Promise<StudySummary> {
   const folder = new StudyFolder(out, config);
   const shared = folder.create();
   const left = cells.filter((cell) => folder.read(cell) === undefined);
@@ -79,7 +95,7 @@ async function prepare(
   if (outcome.type !== 'prepared') throw new Error(`The experiment could not be prepared: ${errorOf(outcome)}`);
   const { metrics, sources } = outcome;
   const unknown = (path: string, name: string, known: object) =>
-    new Error(`Expected ${path} of ${file} to be one of ${Object.keys(known).join(', ')}, received ${name}`);
+    configError(`Expected ${path} of ${file} to be one of ${Object.keys(known).join(', ')}, received ${name}`);
   if (!(config.decidingMetric in metrics)) throw unknown('decidingMetric', config.decidingMetric, metrics);
   for (const source of config.groups.flatMap((group) => group.sources)) {
     if (!(source in sources)) throw unknown('a source', source, sources);
@@ -197,7 +213,8 @@ export function collectResults(file: string, out: string): StudyResults {
   const folder = new StudyFolder(out, config);
   const record = folder.readRecord();
   const runs = planCells(config).flatMap((cell) => folder.read(cell) ?? []);
-  if (record === undefined || runs.length === 0) throw new Error(`Expected ${out} to hold runs of ${file}, found none`);
+  if (record === undefined || runs.length === 0)
+    throw configError(`Expected ${out} to hold runs of ${file}, found none`);
   const { metrics, sources, environment } = record;
   return { title: config.title, config, metrics, sources, environment, runs };
 }

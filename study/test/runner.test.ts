@@ -208,3 +208,23 @@ t.test('a study whose process is killed leaves no process behind and goes on whe
   t.same(times(), written, 'what was done was not done again');
   t.equal(collectResults(file, out).runs.length, 4);
 });
+
+t.test('a second process is kept out of the folder', async (t) => {
+  const folder = t.testdir();
+  const out = join(folder, 'out');
+  const file = declare(folder);
+  let refused: unknown;
+  const first = runStudy(file, {
+    out,
+    async onProgress() {
+      refused ??= runStudy(file, { out }).catch((error: unknown) => error);
+    },
+  });
+  await first;
+  t.match(await refused, {
+    code: 'ERR_SDPO_LOCKED',
+    message: /^Expected no other process to run in .*out, .*study\.lock\)$/,
+  });
+  t.notOk(existsSync(join(out, 'study.lock')));
+  t.match(await runStudy(file, { out }), { failed: [] });
+});

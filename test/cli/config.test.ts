@@ -341,3 +341,95 @@ t.test('the config of the run is complete and runs again', async (t) => {
   const weights = (name: string) => readFileSync(join(folder, name, 'weights.safetensors'));
   t.ok(weights('again').equals(weights('run')), 'the same weights');
 });
+
+t.test('--set with null takes out what may be absent', async (t) => {
+  const folder = t.testdir();
+  const evaluation = { module: 'linear-evaluation.js', every: 2 };
+  const training = { steps: 9, learningRate: { peak: 1 }, ema: { decay: 0.9 }, bins: 4, maxGradientNorm: 2 };
+  const file = writeConfig(folder, { evaluation, training, threshold: { keep: 0.5 } });
+  const set = (...names: string[]) => loadConfig(file, { set: names.map((name) => `${name}=null`) }).config;
+  const changed = set('evaluation', 'training.ema', 'training.bins', 'threshold', 'loss.weightSharpness', '$schema');
+  t.notOk('evaluation' in changed || 'ema' in changed.training || 'threshold' in changed, 'optional parts are gone');
+  t.match(changed, { training: { bins: 10 }, loss: { weightSharpness: 1 } }, 'others have their defaults');
+  t.equal(set('training.maxGradientNorm').training.maxGradientNorm, null, 'where null is a value it is one');
+  t.match(set('evaluation.options', 'threshold.window', 'policy.options'), { evaluation, threshold: { window: 512 } });
+  t.match(set('reference.content'), { reference: { kind: 'policy' } }, 'what is not there need not be taken out');
+  const refused: [string, RegExp][] = [
+    ['policy', /Expected policy to be an object, received null/],
+    ['loss.beta', /Expected loss\.beta to be a number > 0, received null/],
+    ['evaluaton', /received "evaluaton" \(did you mean "evaluation"\?\)/],
+    ['policy.options.x.y', /^$/],
+  ];
+  for (const [name, message] of refused) {
+    if (name === 'policy.options.x.y') {
+      t.match(set(name).policy, { options: { x: { y: null } } }, 'options of a module are its own');
+    } else {
+      t.throws(() => set(name), { code: 'ERR_SDPO_CONFIG', message });
+    }
+  }
+});
+
+t.test('whatever stands in the place of a part, the error is one of the config', (t) => {
+  const module = { module: 'a.js', export: 'x', options: {} };
+  const wholes = [
+    {
+      ...smallConfig({
+        evaluation: { ...module, every: 2 },
+        threshold: { keep: 0.5 },
+        reference: { kind: 'cache', folder: 'x' },
+      }),
+      ...{
+        seed: 1,
+        out: 'run',
+        fromCheckpoint: 'a/checkpoint-1',
+        data: { format: 'parquet', files: ['a'], shape: [2], columns: { id: 'x' } },
+      },
+    },
+    {
+      ...smallConfig({ data: { format: 'safetensors', files: ['a'], names: { chosen: 'a' } } }),
+      out: 'run',
+      schedule: { config: { _class_name: 'DDIMScheduler' } },
+    },
+    {
+      ...smallConfig({
+        training: {
+          ema: { decay: 0.9 },
+          timesteps: { range: [0, 9] },
+          learningRate: { peak: 1, decay: 'linear', final: 0 },
+        },
+      }),
+      ...{ out: 'run', schedule: { config: { _class_name: 'FlowMatchEulerDiscreteScheduler', shift: 3 } } },
+    },
+  ];
+  const values = [null, 1, -1, 'x', '', true, [], [null], {}, { a: 1 }, [[[]]], 1.5];
+  const pathsOf = (value: unknown, path: string[] = []): string[][] =>
+    typeof value === 'object' && value !== null
+      ? [path, ...Object.entries(value).flatMap(([name, part]) => pathsOf(part, [...path, name]))]
+      : [path];
+  const file = join(t.testdir(), 'config.json');
+  let tried = 0;
+  for (const whole of wholes) {
+    for (const path of pathsOf(whole)) {
+      for (const value of values) {
+        const copy = { root: structuredClone(whole) as unknown };
+        const owner = ['root', ...path]
+          .slice(0, -1)
+          .reduce<Record<string, unknown>>((at, name) => at[name] as never, copy);
+        owner[path.at(-1) ?? 'root'] = value;
+        writeFileSync(file, JSON.stringify(copy.root));
+        tried++;
+        try {
+          const loaded = loadConfig(file);
+          makeLoss(loaded, makeSchedule(loaded));
+        } catch (error) {
+          if ((error as { code?: string }).code === 'ERR_SDPO_CONFIG') continue;
+          t.fail(`${path.join('.')} ${JSON.stringify(value)}: ${(error as Error).stack}`);
+        }
+      }
+    }
+  }
+  t.ok(tried > 1000, `${tried} configs`);
+  writeFileSync(file, JSON.stringify({ ...wholes[0], schedule: null }));
+  t.throws(() => loadConfig(file), { message: /^ {2}Expected schedule to be an object, received null$/m });
+  t.end();
+});

@@ -80,6 +80,7 @@ const modules = [
   'test_schedule',
   'test_compile',
   'test_cuda',
+  'test_graphs',
 ];
 for (const python of interpreters()) {
   t.test(python.name, { skip: python.skip, timeout: 600_000 }, async (t) => {

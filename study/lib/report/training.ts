@@ -2,6 +2,7 @@
 
 import { readFileSync } from 'node:fs';
 import { basename } from 'node:path';
+import { configError, printable } from 'sdpo/tools';
 import { drawPanel, type Panel, styleAt } from './draw.js';
 import { describeLines, type Figure, linesSpec, type Point, sharedDomain, slug } from './figures.js';
 import { formatNumber, type Table } from './format.js';
@@ -28,11 +29,13 @@ export function readTrainingRun(folder: string, file: string): TrainingRun {
     if (text.trim() === '') return;
     const line = parseLine(text);
     if (line === undefined)
-      throw new Error(`Expected ${file}:${i + 1} to be {"step", "kind", "metrics"}, received ${text.slice(0, 80)}`);
+      throw configError(
+        `Expected ${printable(`${file}:${i + 1}`)} to be {"step", "kind", "metrics"}, received ${printable(text.slice(0, 80))}`,
+      );
     // A resumed run writes again the steps between its checkpoint and its end; the later ones are of the run that went on.
     byPlace.set(`${line.kind} ${line.step}`, line);
   });
-  if (byPlace.size === 0) throw new Error(`Expected ${file} to have metrics, received none`);
+  if (byPlace.size === 0) throw configError(`Expected ${printable(file)} to have metrics, received none`);
   return { name: basename(folder), lines: [...byPlace.values()].sort((a, b) => a.step - b.step) };
 }
 

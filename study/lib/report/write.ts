@@ -2,7 +2,7 @@
 
 import { existsSync, statSync } from 'node:fs';
 import { join } from 'node:path';
-import { checkOptions, failType, failValue } from 'sdpo/tools';
+import { checkOptions, failType, failValue, namingFiles } from 'sdpo/tools';
 import writeFileAtomic from 'write-file-atomic';
 import { readResults } from '../results-file.js';
 import { StudyFolder } from '../run-file.js';
@@ -31,14 +31,18 @@ export async function writeReport(inputs: readonly string[], options: { readonly
   const [first] = found;
   if (first.kind === 'study') {
     if (found.length > 1) failValue('inputs', 'one study, or folders of training runs', inputs.join(', '));
-    await writeFileAtomic(out, await studyPage(first.results));
+    await writePage(out, await studyPage(first.results));
     return;
   }
   const runs = found.map((input, i) => {
     if (input.kind !== 'run') failValue('inputs', 'one study, or folders of training runs', inputs[i]);
     return input.run;
   });
-  await writeFileAtomic(out, await trainingPage(distinctNames(runs, inputs)));
+  await writePage(out, await trainingPage(distinctNames(runs, inputs)));
+}
+
+async function writePage(path: string, html: string): Promise<void> {
+  await namingFiles({ task: 'write the page', path }, () => writeFileAtomic(path, html));
 }
 
 function readInput(path: string): Input {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "../../../native/cuda/keep.cuh"
+#include "../../../native/cuda/poison.cuh"
 #include "../../../native/cuda/policy.h"
 #include "../../../native/cuda/reduce.cuh"
 #include "../../../native/cuda/row.cuh"
@@ -20,11 +21,12 @@ namespace sdpo::cuda {
 template <class E, bool kPlain>
 class Emulator {
  public:
-  static constexpr int kSums = kPlain ? kPlainSums : Sum::count;
+  static constexpr int kSums = kSumsOf<kPlain>;
 
-  // Returns the failure number the kernel would leave behind (arguments.h).
-  static unsigned long long run(const Problem& p, int64_t blocks) {
-    const LossArguments a = make_arguments(p, E::kPack, blocks);
+  // Returns the failure number the kernel would leave behind (arguments.h). `poison`: as in LossArguments.
+  static unsigned long long run(const Problem& p, int64_t blocks, bool poison = false) {
+    LossArguments a = make_arguments(p, E::kPack, blocks, 0);
+    a.poison = poison;
     Emulator emulator(a, ring_of(a, grid_blocks(blocks, a.order.tickets())));
     return emulator.all();
   }
@@ -86,7 +88,11 @@ class Emulator {
       coefficients = row_coefficients(a_, step.row, static_cast<double>(a_.size));
     } else {
       EXPECT(a_.workspace.flags[step.row] != RowFlag::pending, "a gradient before its row");
-      if (a_.workspace.flags[step.row] == RowFlag::invalid) return;
+      if (a_.workspace.flags[step.row] == RowFlag::invalid) {
+        for (int thread = 0; a_.poison && thread < kThreads; ++thread)
+          poison_tile<E>(a_, make_cache_hints(), step.row, step.tile, thread);
+        return;
+      }
       coefficients = a_.workspace.coefficients[step.row];
     }
     for (int thread = 0; thread < kThreads; ++thread) {
@@ -107,8 +113,10 @@ template <class E>
 class ClusterEmulator {
  public:
   // As Emulator::run. The row has to fit.
-  static unsigned long long run(const Problem& p, const ClusterPlan& plan) {
-    ClusterEmulator emulator(make_arguments(p, E::kPack, 1), plan);
+  static unsigned long long run(const Problem& p, const ClusterPlan& plan, bool poison = false) {
+    LossArguments a = make_arguments(p, E::kPack, 1, 0);
+    a.poison = poison;
+    ClusterEmulator emulator(a, plan);
     for (int64_t row = 0; row < p.rows; ++row) emulator.run_row(row);
     for (int k = 0; k < Metric::count; ++k)
       p.metrics[k] = batch_metric(k, p.options.objective, p.denominator, p.row_outputs, p.rows);
@@ -175,10 +183,14 @@ class ClusterEmulator {
     unsigned long long failure = 0;
     const RowFlag::Value flag = finish_row(a_, row, totals, &coefficients, &failure);
     failure_ = failure > failure_ ? failure : failure_;
-    if (flag == RowFlag::invalid) return;
+    if (flag == RowFlag::invalid && !a_.poison) return;
     for (int rank = 0; rank < plan_.blocks; ++rank) {
       for_tiles(rank, [&](int64_t tile, int slot, const Kept<E>& kept, int thread) {
-        kept_gradient_of_tile<E>(a_, make_cache_hints(), row, tile, thread, slot, kept, coefficients);
+        if (flag == RowFlag::invalid) {
+          poison_tile<E>(a_, make_cache_hints(), row, tile, thread);
+        } else {
+          kept_gradient_of_tile<E>(a_, make_cache_hints(), row, tile, thread, slot, kept, coefficients);
+        }
       });
     }
   }
