@@ -17,7 +17,6 @@ import sys
 import time
 
 import torch
-
 from predicted import read_timings
 
 try:

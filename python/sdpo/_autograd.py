@@ -68,9 +68,7 @@ def loss_of(row_outputs: torch.Tensor, metrics: torch.Tensor, dtype: torch.dtype
     return metrics[METRIC["batch_loss"]].to(dtype, copy=True)
 
 
-def gradients(
-    operands: Operands, row_outputs: torch.Tensor, grad_output: torch.Tensor, wanted: Sequence[bool], threads: int, backend: Any
-) -> Gradient:
+def gradients(operands: Operands, row_outputs: torch.Tensor, grad_output: torch.Tensor, wanted: Sequence[bool], threads: int, backend: Any) -> Gradient:
     """The gradient from the coefficients of the objective times `grad_output` (of the batch, or of every row), in float64, before any rounding."""
     operands = laid_out(operands)
     scaled = row_outputs
@@ -87,8 +85,7 @@ def gradients(
 def _refuse_second() -> NoReturn:
     raise SdpoError(
         "ERR_SDPO_SECOND_DERIVATIVE",
-        "Expected the gradient of PreferenceLoss not to be differentiated again, received a second backward through it: "
-        "second derivatives do not exist here",
+        "Expected the gradient of PreferenceLoss not to be differentiated again, received a second backward through it: second derivatives do not exist here",
     )
 
 
@@ -288,8 +285,7 @@ def _register() -> None:
         "sdpo::gradients",
         _gradients,
         mutates_args=(),
-        schema=f"({_TENSORS}, Tensor row_outputs, Tensor grad_output, str layout, bool chosen, bool rejected, int threads, bool plain) "
-        "-> (Tensor, Tensor)",
+        schema=f"({_TENSORS}, Tensor row_outputs, Tensor grad_output, str layout, bool chosen, bool rejected, int threads, bool plain) -> (Tensor, Tensor)",
     )
     gradient.register_fake(_gradients_fake)
     gradient.register_autograd(lambda ctx, *grads: _refuse_second())

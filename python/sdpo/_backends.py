@@ -46,7 +46,7 @@ def _obstacle(device: torch.device) -> Optional[str]:
         if os.environ.get("SDPO_LIBRARY"):
             _library.library()  # asked for by name: its absence is an error
         return _library.why_not()
-    if device.type == "cpu":
+    if device.type in ("cpu", "meta"):  # on meta nothing is computed
         return None
     if device.type != "cuda" or torch.version.hip is not None:
         return "it has no code for such devices"

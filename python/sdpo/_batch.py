@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Mapping, NamedTuple, Tuple
 
 import torch
 
@@ -103,8 +103,7 @@ def _check_reference(name: str, fields: Mapping[str, Any], options: Any) -> None
     if reference is None and options.needs_drift is not None:
         raise SdpoRangeError(
             "ERR_SDPO_INVALID_OPTION",
-            f"Expected {name}.reference to be given, since {options.needs_drift} needs the drift q, which only a reference tensor "
-            "can give, received none",
+            f"Expected {name}.reference to be given, since {options.needs_drift} needs the drift q, which only a reference tensor can give, received none",
         )
 
 

@@ -10,7 +10,7 @@ from typing import Any, Dict, Optional
 from ._errors import SdpoError
 
 
-def read_config_file(path: "os.PathLike[str] | str") -> Dict[str, Any]:
+def read_config_file(path: os.PathLike[str] | str) -> Dict[str, Any]:
     """The scheduler config in a file: JSON as Python writes it, also behind a byte order mark."""
     name = os.fspath(path)
     try:

@@ -12,6 +12,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 import torch
 
 from ._betas import PowerTable
+from ._errors import SdpoError
 from ._ladder import FlowSpec, SamplerLadder, flow_ladder, shifted, unshifted
 from ._table_ladder import TableLadder
 from ._validate import fail_type, fail_value, is_number
@@ -193,8 +194,8 @@ class VariancePreservingLevels:
         return self._previous[int(timestep)]
 
     def ladder(self) -> SamplerLadder:
-        roots = torch.tensor(self._ladder.powers, dtype=torch.float64).sqrt()
-        return SamplerLadder(torch.tensor(self._ladder.timesteps, dtype=torch.float64), roots[:, 0], roots[:, 1])
+        roots = torch.tensor(self._ladder.powers, dtype=torch.float64, device="cpu").sqrt()
+        return SamplerLadder(torch.tensor(self._ladder.timesteps, dtype=torch.float64, device="cpu"), roots[:, 0], roots[:, 1])
 
     def from_unit(self, draws: torch.Tensor, bounds: Optional[Tuple[float, float]]) -> torch.Tensor:
         low, high = bounds if bounds is not None else (0, self.train_steps - 1)
@@ -236,7 +237,7 @@ class FlowLevels:
             self._sigmas = None if made is None else [*made[0], made[1]]
         self._times = None if self._sigmas is None else DeviceTable([unshifted(shift, sigma) for sigma in self._sigmas])
 
-    def with_shift(self, shift: float) -> "FlowLevels":
+    def with_shift(self, shift: float) -> FlowLevels:
         train_steps, prediction_type, inference_steps, rule, ladder, inverted = self._arguments
         return FlowLevels(train_steps, shift, prediction_type, inference_steps, rule, ladder, inverted)
 
@@ -293,13 +294,13 @@ class FlowLevels:
         return torch.where(no_density, torch.full_like(scale, math.inf), scale / 2)
 
     def previous(self, timestep: float) -> float:
-        sigma = torch.tensor([self._noise(timestep) / self.train_steps], dtype=torch.float64)
+        sigma = torch.tensor([self._noise(timestep) / self.train_steps], dtype=torch.float64, device="cpu")
         return self._timestep(self._previous_sigma(sigma).item())
 
     def ladder(self) -> SamplerLadder:
         n = self._steps
         sigmas = self._sigmas if self._sigmas is not None else [*(shifted(self.shift, (n - i) / n) for i in range(n)), 0.0]
-        sigma = torch.tensor(sigmas, dtype=torch.float64)
+        sigma = torch.tensor(sigmas, dtype=torch.float64, device="cpu")
         return SamplerLadder(self._timestep(sigma), 1 - sigma, sigma)
 
     def from_unit(self, draws: torch.Tensor, bounds: Optional[Tuple[float, float]]) -> torch.Tensor:
@@ -342,5 +343,11 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     if tensor.device == device:
         return tensor
     if tensor.device.type == "cpu" and device.type == "cuda" and not compiling():
+        if torch.cuda.is_current_stream_capturing():
+            raise SdpoError(
+                "ERR_SDPO_DEVICE",
+                f"Expected tensors on {device} for all numbers of a call that is captured into a CUDA graph, received some on the CPU, "
+                "which a replay would read where they are no more; `reserve` puts the tables of a loss and its schedule there",
+            )
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)

@@ -93,6 +93,7 @@ _SIGNATURES = {
     "sdpo_options_init": (c_int, [POINTER(Options), c_size_t]),
     "sdpo_problem_init": (c_int, [POINTER(Problem), c_size_t]),
     "sdpo_columns_init": (c_int, [POINTER(Column), c_int32]),
+    "sdpo_reserve": (c_int, [POINTER(Problem)]),
     "sdpo_evaluate": _PASS,
     "sdpo_moments": _PASS,
     "sdpo_objective": _PASS,
@@ -174,7 +175,8 @@ def _check(library: ctypes.CDLL, path: str) -> None:
     if problem is not None:
         raise SdpoError(
             "ERR_SDPO_NO_BINARY",
-            f"Expected {path} to be built from the sources of this package, received {problem}; build it again (`pip install .`, or `npm run build:native` in a checkout)",
+            f"Expected {path} to be built from the sources of this package, received {problem}; "
+            "build it again (`pip install .`, or `npm run build:native` in a checkout)",
         )
 
 

@@ -61,7 +61,7 @@ def live_betas(source: Any, table: PowerTable, final: float, plain: Sequence[flo
         product = cumulate(given_betas("scheduler.betas", betas)).signal[:-1]
         if not _alike(product, table.signal[:-1]) and not _alike(product, cumulate(list(plain)).signal[:-1]):
             expected = "those of its alphas_cumprod, which is what diffusers reads: set alphas_cumprod to the product of 1 - betas too"
-            fail_value("scheduler.betas", expected, getattr(source, "betas"))
+            fail_value("scheduler.betas", expected, source.betas)
     if held is not None and not _alike(held, table.signal):
         signal = given_alphas("scheduler.alphas_cumprod", held).signal
         changed["trained_betas"] = [1 - b / a if a > 0 else 1.0 for a, b in zip([1.0, *signal], signal)]

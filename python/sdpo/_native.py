@@ -141,7 +141,10 @@ def _run(
         None if native is None else ctypes.addressof(native),
         denominator, 1.0, cross, 0, _stream(device),
     )  # fmt: skip
-    if where[0] == _CUDA:
+    if function == "sdpo_reserve":
+        with _on(device):
+            _library.check(_library.library().sdpo_reserve(problem))
+    elif where[0] == _CUDA:
         with torch.cuda.device(device):
             _library.run(function, problem)
     else:
@@ -167,6 +170,16 @@ def evaluate(
     return row_outputs, metrics
 
 
+def reserve(operands: Operands, numbers: RowNumbers, options: Tuple[float, ...], threads: int) -> None:
+    """Room for all passes in the workspace of the current stream, and tables on its device; no tensor is read or written."""
+    row_outputs, metrics = new_outputs(operands)
+    # Backward may come without the references, which then do not choose its kernel any more.
+    for given in (operands, operands._replace(reference_chosen=None, reference_rejected=None)):
+        # The gradients are made when they are wanted; what they take depends on their shape only.
+        policies = (operands.policy_chosen, operands.policy_rejected)
+        _run("sdpo_reserve", given, row_outputs, threads, numbers, options, metrics, policies)
+
+
 def moments(operands: Operands, numbers: RowNumbers, options: Tuple[float, ...], threads: int, cross: bool) -> torch.Tensor:
     """Row outputs with the moments and the elements of the tensors given; all other fields are 0."""
     row_outputs = torch.zeros((len(ROW_OUTPUT), operands.rows), dtype=torch.float64, device=operands.device)
@@ -183,9 +196,7 @@ def objective(row_outputs: torch.Tensor, numbers: RowNumbers, options: Tuple[flo
     return metrics
 
 
-def gradients(
-    operands: Operands, row_outputs: torch.Tensor, threads: int, gradient: Tuple[Optional[torch.Tensor], Optional[torch.Tensor]]
-) -> None:
+def gradients(operands: Operands, row_outputs: torch.Tensor, threads: int, gradient: Tuple[Optional[torch.Tensor], Optional[torch.Tensor]]) -> None:
     """The gradient of these elements, by the coefficients and the elements per row in `row_outputs`."""
     _run("sdpo_gradients", operands, row_outputs, threads, gradient=gradient)
 

@@ -9,10 +9,10 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 import torch
 
 from ._errors import SdpoRangeError
-from ._levels import DeviceTable, to_device
+from ._levels import to_device
 from ._operands import LAYOUTS
 from ._tables import ROW_CHECK, ROW_DEFAULTS, ROW_INPUT
-from ._validate import check_fields, check_number, fail_length, fail_type, fail_value, is_number
+from ._validate import check_fields, fail_length, fail_type, fail_value, is_number
 
 BRANCHES = ("chosen", "rejected")
 Column = Union[array.array, torch.Tensor]
@@ -71,9 +71,7 @@ class Reader:
         self.device = device
         self.look = look
 
-    def read(
-        self, argument: str, value: Any, expected: str, low: float = -math.inf, high: float = math.inf, finite: bool = True, checked: bool = True
-    ) -> Any:
+    def read(self, argument: str, value: Any, expected: str, low: float = -math.inf, high: float = math.inf, finite: bool = True, checked: bool = True) -> Any:
         """None, one number as a float, or a list. Values out of bounds are errors where they are looked at, or come from the host."""
         if value is None:
             return None

@@ -190,7 +190,7 @@ class Encoded:
 
 
 # Choices whose list is shared with others.
-_SHARED_LISTS = {name: LISTS["scopes"] for name in ("sftScope", "klScope")}
+_SHARED_LISTS = dict.fromkeys(("sftScope", "klScope"), LISTS["scopes"])
 
 
 @functools.lru_cache(maxsize=64)

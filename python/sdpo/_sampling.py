@@ -47,9 +47,7 @@ def sample_timesteps(
     return levels.from_unit(_draws(distribution, options, uniform, normal), bounds)
 
 
-def _draws(
-    distribution: str, options: Dict[str, Any], uniform: Callable[[], torch.Tensor], normal: Callable[[], torch.Tensor]
-) -> torch.Tensor:
+def _draws(distribution: str, options: Dict[str, Any], uniform: Callable[[], torch.Tensor], normal: Callable[[], torch.Tensor]) -> torch.Tensor:
     """Numbers in [0, 1] of a distribution."""
 
     def given(name: str, default: float) -> Any:

@@ -320,9 +320,7 @@ def objective(
         loss, *first = (torch.where(finite, value, torch.full_like(value, float("nan"))) for value in (loss, *coefficients[:2]))
         coefficients[:2] = first
     else:
-        loss, mask, clipped, ratio_clipped, *coefficients = (
-            torch.where(finite, value, zero) for value in (loss, mask, clipped, ratio_clipped, *coefficients)
-        )
+        loss, mask, clipped, ratio_clipped, *coefficients = (torch.where(finite, value, zero) for value in (loss, mask, clipped, ratio_clipped, *coefficients))
     results = {
         "loss": loss,
         "logit": terms.logit,
@@ -391,7 +389,7 @@ def _safeguard(o: Encoded, m: Rows, x: Rows) -> Rows:
 
 
 def _metrics(o: Encoded, out: torch.Tensor, denominator: float) -> torch.Tensor:
-    at = lambda name: out[ROW_OUTPUT[name]]  # noqa: E731
+    at = lambda name: out[ROW_OUTPUT[name]]
     rows = out.shape[1]
     margin = at("reward_chosen") - at("reward_rejected")
     columns = {name: at(name) for name in ROW_STATISTICS}
@@ -435,9 +433,7 @@ def evaluate(
     return row_outputs, metrics
 
 
-def gradients(
-    operands: Operands, row_outputs: torch.Tensor, threads: int, gradient: Tuple[Optional[torch.Tensor], Optional[torch.Tensor]]
-) -> None:
+def gradients(operands: Operands, row_outputs: torch.Tensor, threads: int, gradient: Tuple[Optional[torch.Tensor], Optional[torch.Tensor]]) -> None:
     """The gradient of these elements, by the coefficients and the elements per row in `row_outputs`."""
     dtype = _compute_dtype(operands)
     weights = _element_weights(operands, dtype)

@@ -26,6 +26,7 @@ BranchInput = Union[Tuple[torch.Tensor, Optional[torch.Tensor], torch.Tensor], M
 Range = Union[float, Tuple[float, float]]
 
 REDUCTIONS = ("mean", "sum", "none")
+NUMBER_NAMES = ("timesteps", "beta_scale", "margins", "keep", "row_weights", "transition", "weight_noise", "mask_threshold")
 
 
 class PreferenceLoss:
@@ -88,9 +89,7 @@ class PreferenceLoss:
         self.options = options = state["options"]
         self.backend: Optional[str] = state["backend"]
         # One number for all rows where a call does not say otherwise.
-        self._row_values = tuple(
-            options.mask_threshold if name == "mask_threshold" else value for name, value in zip(ROW_INPUT, ROW_DEFAULTS)
-        )
+        self._row_values = tuple(options.mask_threshold if name == "mask_threshold" else value for name, value in zip(ROW_INPUT, ROW_DEFAULTS))
         self._encoded = {looking: encode(options, looking) for looking in (True, False)}
         self._threads = 0 if options.threads is None else options.threads
         self._keeps_reference = options.needs_drift is not None
@@ -154,13 +153,7 @@ class PreferenceLoss:
         Raises SdpoTypeError, SdpoRangeError (a ValueError), NonFiniteError, or SdpoError; each has a `code`.
         """
         stacked = {"policy": policy, "reference": reference, "target": target, "reference_error": reference_error}
-        if layout is None and chosen is not None:
-            for name, value in stacked.items():
-                if value is not None:
-                    fail_type(name, "left out where chosen and rejected are given", value)
-            batch = read_branches(chosen, rejected, element_weights, self.options)
-        else:
-            batch = read_stacked(stacked, layout, element_weights, self.options, chosen, rejected)
+        batch = self._read(chosen, rejected, stacked, layout, element_weights)
         given = {
             "timesteps": timesteps,
             "beta_scale": beta_scale,
@@ -173,6 +166,42 @@ class PreferenceLoss:
             **batch.reference_errors,
         }
         return self._evaluate(batch, given, self._denominator(denominator, reduction, batch), reduction == "none", group)
+
+    def _read(self, chosen: Any, rejected: Any, stacked: Mapping[str, Any], layout: Any, element_weights: Any) -> Batch:
+        if layout is not None or chosen is None:
+            return read_stacked(stacked, layout, element_weights, self.options, chosen, rejected)
+        for name, value in stacked.items():
+            if value is not None:
+                fail_type(name, "left out where chosen and rejected are given", value)
+        return read_branches(chosen, rejected, element_weights, self.options)
+
+    def reserve(
+        self,
+        *,
+        chosen: Optional[BranchInput] = None,
+        rejected: Optional[BranchInput] = None,
+        policy: Optional[torch.Tensor] = None,
+        reference: Optional[torch.Tensor] = None,
+        target: Optional[torch.Tensor] = None,
+        reference_error: Optional[Numbers] = None,
+        layout: Optional[str] = None,
+        element_weights: Optional[torch.Tensor] = None,
+        **numbers: Any,
+    ) -> None:
+        """Makes room for a call of these arguments, and its backward, on the current stream of their device, and puts tables there.
+
+        numbers: the numbers per row of the call, under their names there. To be called once on the stream that a CUDA graph is captured on,
+        before the capture: a workspace cannot grow during one. The graph uses the workspace of that stream, so nothing else may run there while it
+        is replayed elsewhere. On the CPU the arguments are checked, and there is nothing to make.
+        """
+        refuse_unknown("the numbers per row", numbers, NUMBER_NAMES)
+        stacked = {"policy": policy, "reference": reference, "target": target, "reference_error": reference_error}
+        batch = self._read(chosen, rejected, stacked, layout, element_weights)
+        operands = _autograd.laid_out(_detached(batch.operands))
+        on_host = operands.device.type == "cpu"
+        given = read_numbers(self, Reader(operands.rows, operands.device, on_host), {**numbers, **batch.reference_errors}, operands.layout)
+        if backend_for(operands.device, self.backend) is _native:
+            _native.reserve(operands, given, self._encoded[on_host], self._threads)
 
     def _denominator(self, denominator: Optional[float], reduction: str, batch: Batch) -> float:
         check_one_of("reduction", reduction, REDUCTIONS)

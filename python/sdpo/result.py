@@ -61,7 +61,7 @@ class PreferenceOutput:
         """The metrics of the rows of all ranks of `group` (default: the world), the same on every rank.
 
         Means are over rows, so that a rank with more rows counts for more and one without rows for nothing; entries that are not finite
-        are left out, as in `metrics`. One all_reduce of 40 numbers. Without an initialised process group, the metrics of this rank.
+        are left out, as in `metrics`. One all_reduce. Without an initialised process group, the metrics of this rank.
         """
         sums, counts = zip(*(self._sum_and_count(name) for name in METRICS))
         packed = torch.stack([*sums, *counts])

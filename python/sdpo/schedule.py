@@ -84,7 +84,7 @@ class NoiseSchedule:
         height: Optional[int] = None,
         frames: Optional[int] = None,
         pixels_per_token: Optional[int] = None,
-    ) -> "NoiseSchedule":
+    ) -> NoiseSchedule:
         """The schedule of a diffusers scheduler, or of its config (`scheduler.config`, or a parsed scheduler_config.json).
 
         Of a scheduler object, what it holds wins over its config: a shift that was set, a table of alphas_cumprod that was put in its place.
@@ -98,7 +98,7 @@ class NoiseSchedule:
         return cls(config_parts(scheduler_or_config, options, {}))
 
     @classmethod
-    def from_file(cls, path: Union[str, "os.PathLike[str]"], **options: Any) -> "NoiseSchedule":
+    def from_file(cls, path: Union[str, os.PathLike[str]], **options: Any) -> NoiseSchedule:
         """The schedule of a scheduler_config.json on disk; options as in `from_diffusers`.
 
         Raises SdpoError ERR_SDPO_CONFIG for a file that is no such thing, saying what it is.
@@ -121,7 +121,7 @@ class NoiseSchedule:
         height: Optional[int] = None,
         frames: Optional[int] = None,
         pixels_per_token: Optional[int] = None,
-    ) -> "NoiseSchedule":
+    ) -> NoiseSchedule:
         """The schedule of a published model, by a name of `presets`; docs/schedules.md gives the source of each."""
         options = {key: value for key, value in locals().items() if key not in ("cls", "name")}
         check_one_of("name", name, cls.presets)
@@ -139,7 +139,7 @@ class NoiseSchedule:
         *,
         ladder: Optional[Union[str, Sequence[float]]] = None,
         variance: Optional[str] = None,
-    ) -> "NoiseSchedule":
+    ) -> NoiseSchedule:
         """A schedule from its own alpha-bar for t = 0 … T-1 (in [0, 1], non-increasing); `final_alpha_cumprod` lies behind the last transition."""
         options = {"inference_steps": inference_steps, "eta": eta, "ladder": ladder, "variance": variance}
         powers = given_alphas("alphas_cumprod", alphas_cumprod)
@@ -159,7 +159,7 @@ class NoiseSchedule:
         *,
         ladder: Optional[Union[str, Sequence[float]]] = None,
         variance: Optional[str] = None,
-    ) -> "NoiseSchedule":
+    ) -> NoiseSchedule:
         """A rectified-flow schedule: a = 1 - sigma, s = sigma = t / T, with timesteps shifted by the factor `shift`."""
         options = {"inference_steps": inference_steps, "eta": eta, "ladder": ladder, "variance": variance}
         check_integer("train_steps", train_steps, 1)
@@ -168,7 +168,7 @@ class NoiseSchedule:
         return cls(flow_parts(int(train_steps), float(shift), prediction_type, options, {}))
 
     @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> "NoiseSchedule":
+    def from_json(cls, record: Mapping[str, Any]) -> NoiseSchedule:
         """The schedule that a record of `to_json` describes; the TypeScript package writes and reads the same records."""
         if not isinstance(record, Mapping):
             fail_type("record", "a mapping that to_json returned", record)
@@ -202,7 +202,7 @@ class NoiseSchedule:
         height: Optional[int] = None,
         frames: Optional[int] = None,
         pixels_per_token: Optional[int] = None,
-    ) -> "NoiseSchedule":
+    ) -> NoiseSchedule:
         """The same flow with another shift: `shift` itself, or where the config's shift depends on the resolution, what it is computed from.
 
         Noise levels at a timestep stay; transitions and drawn timesteps change. Cheap: one schedule for each resolution of a batch is what it is for.

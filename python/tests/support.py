@@ -25,7 +25,6 @@ DEVICES = ["cpu", "cuda"] if CUDA else ["cpu"]
 TORCH = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
 
 
-
 def needs_torch(*version):
     """Leaves out, rather than skips, what older versions of torch do not have: no run of them could show it."""
     return lambda test: test if TORCH >= version else None
@@ -47,13 +46,10 @@ def load_golden(path):
         case = json.load(file, object_hook=_revive)
     options = {snake(name): value for name, value in case["options"].items()}
     eta = options.pop("eta", 1.0)
-    schedule = sdpo.NoiseSchedule.from_diffusers(
-        case["schedule"], inference_steps=case["inferenceSteps"], prediction_type=case["predictionType"], eta=eta
-    )
+    schedule = sdpo.NoiseSchedule.from_diffusers(case["schedule"], inference_steps=case["inferenceSteps"], prediction_type=case["predictionType"], eta=eta)
     shape = [len(case["timesteps"]), *case["shape"]]
     branches = {
-        branch: {name: torch.tensor(values, dtype=torch.float64).reshape(shape) for name, values in case[branch].items()}
-        for branch in ("chosen", "rejected")
+        branch: {name: torch.tensor(values, dtype=torch.float64).reshape(shape) for name, values in case[branch].items()} for branch in ("chosen", "rejected")
     }
     numbers = {snake(name): value for name, value in case.get("batch", {}).items()}
     return case["name"], schedule, options, case["timesteps"], branches, case["expected"], numbers, case.get("parts")
@@ -121,7 +117,7 @@ def plain_loss(chosen, rejected, omega, objective="sdpo", beta=500.0, clip=(0.9,
 
 
 def gradients(loss, *policies):
-    return torch.autograd.grad(loss, [policy for policy in policies])
+    return torch.autograd.grad(loss, list(policies))
 
 
 def leaves(chosen, rejected, dtype):

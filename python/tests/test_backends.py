@@ -82,9 +82,7 @@ class Agreement(unittest.TestCase):
             chosen, rejected, timesteps = support.batch(dtype=dtype, near=0.3)
             for reduction in ("mean", "sum", "none"):
                 losses = [sdpo.PreferenceLoss("sdpo", support.flat_schedule(), 50.0, backend=backend) for backend in support.BACKENDS]
-                (native, grads), (plain, others) = (
-                    self.evaluate(loss_fn, chosen, rejected, timesteps=timesteps, reduction=reduction) for loss_fn in losses
-                )
+                (native, grads), (plain, others) = (self.evaluate(loss_fn, chosen, rejected, timesteps=timesteps, reduction=reduction) for loss_fn in losses)
                 self.assertTrue(torch.allclose(native.loss, plain.loss, rtol=support.FLOAT32_PARITY))
                 for a, b in zip(grads, others):
                     self.assertEqual(a.dtype, dtype)

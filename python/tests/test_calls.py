@@ -114,9 +114,7 @@ class Numbers(unittest.TestCase):
             ({"chosen": self.timesteps, "rejected": self.timesteps.double()}, (2.0,) * 4, (0.5,) * 4),
         )
         for backend, (timesteps, scale, margins) in itertools.product(support.BACKENDS, forms):
-            out = self.call(
-                sdpo.PreferenceLoss("sdpo", support.flat_schedule(), 50.0, backend=backend), timesteps=timesteps, beta_scale=scale, margins=margins
-            )
+            out = self.call(sdpo.PreferenceLoss("sdpo", support.flat_schedule(), 50.0, backend=backend), timesteps=timesteps, beta_scale=scale, margins=margins)
             self.assertTrue(torch.allclose(out.loss, plain.loss, rtol=1e-12))
         one = self.call(loss_fn, timesteps=400)
         self.assertTrue(torch.equal(one.loss, self.call(loss_fn, timesteps=[400] * 4).loss))

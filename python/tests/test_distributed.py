@@ -6,8 +6,6 @@ import subprocess
 import sys
 import unittest
 
-import torch
-
 import sdpo
 
 from . import support

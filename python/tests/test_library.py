@@ -71,7 +71,7 @@ class Loading(unittest.TestCase):
             copied = os.path.join(folder, "sdpo", _library.NAME)
             if os.path.exists(copied):
                 os.remove(copied)
-            code = f"import sys; sys.path.insert(0, {folder!r}); import sdpo; print(sdpo.default_threads(), sdpo.__file__)"
+            code = f"import sys; sys.path.insert(0, {folder!r}); import sdpo; sdpo.PreferenceLoss('mapo', beta=1, backend='native'); print(sdpo.__file__)"
             found = support.run_python(code, env={"SDPO_LIBRARY": built, "PYTHONPATH": ""})
             self.assertIn(folder, found.stdout, found.stderr)
             missing = support.run_python(code, env={"SDPO_LIBRARY": "", "PYTHONPATH": ""})
@@ -95,9 +95,7 @@ class Loading(unittest.TestCase):
         rejected[1][3, 1, 0, 0] = float("inf")
         tensors = (chosen[0], rejected[0], chosen[2], rejected[2], chosen[1], rejected[1], None)
         operands = _operands.Operands(*(None if tensor is None else tensor.detach() for tensor in tensors), "branches", None)
-        out = sdpo.PreferenceLoss("diffusion-dpo", support.flat_schedule(), 1.0, non_finite="propagate")(
-            chosen=chosen, rejected=rejected, timesteps=timesteps
-        )
+        out = sdpo.PreferenceLoss("diffusion-dpo", support.flat_schedule(), 1.0, non_finite="propagate")(chosen=chosen, rejected=rejected, timesteps=timesteps)
         row_outputs = torch.zeros(len(_tables.ROW_OUTPUT), 4, dtype=torch.float64)
         row_outputs[_tables.ROW_OUTPUT["non_finite"]] = out.rows["loss"].isnan().double()
         with self.assertRaises(sdpo.NonFiniteError) as caught:
@@ -109,7 +107,7 @@ class Loading(unittest.TestCase):
 class Threads(unittest.TestCase):
     def test_number_of_threads(self):
         cores = _library.library().sdpo_default_threads()
-        unset = {name: "" for name in ("SDPO_NUM_THREADS", *_threads._LOCAL_WORLD_SIZE)}
+        unset = dict.fromkeys(("SDPO_NUM_THREADS", *_threads._LOCAL_WORLD_SIZE), "")
         count = lambda **env: unittest.mock.patch.dict(os.environ, {**unset, **env})
         for environment, expected in (
             ({}, cores),
@@ -152,7 +150,9 @@ class Threads(unittest.TestCase):
 class Processes(unittest.TestCase):
     def test_fork(self):
         # As a DataLoader worker: a child of a process that has used the library, whose helper threads do not exist in the child.
-        code = USE + """
+        code = (
+            USE
+            + """
 import multiprocessing
 expected = use()
 # One thread for PyTorch itself in the children, as its DataLoader does it: OpenMP does not survive a fork.
@@ -166,6 +166,7 @@ class Data(torch.utils.data.Dataset):
 list(torch.utils.data.DataLoader(Data(), num_workers=2))
 print("alive")
 """
+        )
         result = support.run_python(code)
         self.assertEqual((result.returncode, result.stdout.strip()), (0, "alive"), result.stderr)
 

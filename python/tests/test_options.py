@@ -128,8 +128,18 @@ class Batches(unittest.TestCase):
         self.check("ERR_SDPO_INVALID_LENGTH", "chosen.reference", chosen=(policy, reference[:1], target))
         self.check("ERR_SDPO_INVALID_LENGTH", "rejected.policy", rejected=tuple(tensor[:3] for tensor in self.rejected))
         self.check("ERR_SDPO_INVALID_LENGTH", "one or more elements", chosen=tuple(t[..., :0] for t in self.chosen))
-        self.check("ERR_SDPO_INVALID_OPTION", "kl_weight needs the drift", {"kl_weight": 0.1}, chosen={"policy": policy, "target": target, "reference_error": [0.0] * 4})
-        self.check("ERR_SDPO_INVALID_OPTION", "objective 'dspo' needs", {"objective": "dspo"}, chosen={"policy": policy, "target": target, "reference_error": [0.0] * 4})
+        self.check(
+            "ERR_SDPO_INVALID_OPTION",
+            "kl_weight needs the drift",
+            {"kl_weight": 0.1},
+            chosen={"policy": policy, "target": target, "reference_error": [0.0] * 4},
+        )
+        self.check(
+            "ERR_SDPO_INVALID_OPTION",
+            "objective 'dspo' needs",
+            {"objective": "dspo"},
+            chosen={"policy": policy, "target": target, "reference_error": [0.0] * 4},
+        )
 
     def test_scalars_of_rows(self):
         self.check("ERR_SDPO_INVALID_LENGTH", "timesteps to be of length 4", timesteps=self.timesteps[:3])

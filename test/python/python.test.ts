@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url';
 import t from 'tap';
 import { type DiffusersConfig, type FromDiffusersOptions, NoiseSchedule } from '../../lib/index.js';
 import { PRESET_NAMES, PRESETS, type PresetName } from '../../lib/schedule/presets.js';
-import { missing, runPythonTests } from '../helpers/python.js';
+import { interpreters, runPythonTests } from '../helpers/python.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'sdpo-python-'));
 t.teardown(() => rmSync(folder, { recursive: true, force: true }));
@@ -69,20 +69,23 @@ function scheduleReference(): string {
   return JSON.stringify(cases);
 }
 
-t.test('its tests', { skip: missing(), timeout: 600_000 }, async (t) => {
-  const reference = join(folder, 'schedules.json');
-  writeFileSync(reference, scheduleReference());
-  const modules = [
-    'test_golden',
-    'test_gradients',
-    'test_formula',
-    'test_options',
-    'test_schedule',
-    'test_compile',
-    'test_cuda',
-  ];
-  await runPythonTests(t, modules, {
-    SDPO_SCHEDULE_REFERENCE: reference,
-    SDPO_DIFFUSERS_REFERENCE: join(root, 'test/schedule/diffusers.json'),
+const modules = [
+  'test_golden',
+  'test_gradients',
+  'test_formula',
+  'test_calls',
+  'test_backends',
+  'test_recipes',
+  'test_options',
+  'test_schedule',
+  'test_compile',
+  'test_cuda',
+  'test_graphs',
+];
+for (const python of interpreters()) {
+  t.test(python.name, { skip: python.skip, timeout: 600_000 }, async (t) => {
+    const reference = join(folder, 'schedules.json');
+    writeFileSync(reference, scheduleReference());
+    await runPythonTests(t, python, modules, { SDPO_SCHEDULE_REFERENCE: reference });
   });
-});
+}
