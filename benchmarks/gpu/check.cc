@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "../../native/cuda/device.h"
 #include "graphs.h"
 
 namespace {
@@ -100,22 +99,8 @@ void time_shape(const Shape& shape, DType dtype, int64_t rows, int device, void*
     must(cuda::noise(n), "noise");
   }
   const size_t count = static_cast<size_t>(rows);
-  std::vector<double> inputs(RowInput::count * count, 0);
-  const auto fill = [&](int field, double value) {
-    std::fill_n(inputs.data() + static_cast<size_t>(field) * count, count, value);
-  };
-  fill(RowInput::psiScaleChosen, 250);
-  fill(RowInput::psiScaleRejected, 250);
-  fill(RowInput::weightScaleChosen, 0.01);
-  fill(RowInput::weightScaleRejected, 0.01);
-  fill(RowInput::logMaskFloor, -INFINITY);
-  fill(RowInput::logClipLow, std::log(0.9));
-  fill(RowInput::logClipHigh, std::log(1.1));
-  fill(RowInput::rowWeight, 1);
-  DeviceMemory row_inputs(device, inputs.size() * sizeof(double)),
-      row_outputs(device, RowOutput::count * count * sizeof(double));
+  DeviceMemory row_outputs(device, RowOutput::count * count * sizeof(double));
   DeviceMemory metrics(device, Metric::count * sizeof(double));
-  row_inputs.write(inputs.data());
   Problem p;
   p.rows = rows;
   p.size = shape.size;
@@ -128,11 +113,14 @@ void time_shape(const Shape& shape, DType dtype, int64_t rows, int device, void*
   branch(p.chosen, 0);
   branch(p.rejected, 4);
   p.tensors = p.scalars = {Location::cuda, device};
-  p.row_inputs = static_cast<const double*>(row_inputs.data());
+  p.options.objective = Objective::sdpo;
+  p.options.beta = 500;
+  p.columns.fields[RowInput::omegaChosen].value = p.columns.fields[RowInput::omegaRejected].value = 0.01;
+  p.columns.fields[RowInput::maskThreshold].value = 0;
   p.row_outputs = static_cast<double*>(row_outputs.data());
   p.metrics = static_cast<double*>(metrics.data());
   p.denominator = static_cast<double>(rows);
-  p.non_finite = NonFinite::propagate;
+  p.options.non_finite = NonFinite::propagate;
   p.stream = stream;
   Failure failure;
   bool chosen = false;  // what a call does that nobody tells
@@ -217,7 +205,7 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "no device cuda:%d: %s\n", device, why.c_str());
     return 2;
   }
-  const cuda::DeviceInfo info = cuda::device_info(device);
+  const DeviceInfo info = cuda::device_info(device);
   for (const cuda::Design design : designs) {
     if (!checking) break;
     std::fprintf(stderr, "checking %s\n", name_of(design == cuda::Design::clusters));

@@ -8,52 +8,6 @@
 
 namespace sdpo::checks {
 
-// A call of a case whose row scalars and results lie on the device, in memory of its own.
-class ScalarsThere {
- public:
-  ScalarsThere(const Case& c, int device, void* stream)
-      : case_(c, device),
-        inputs_(device, c.row_inputs.size() * sizeof(double)),
-        outputs_(device, c.row_outputs.size() * sizeof(double)),
-        metrics_(device, Metric::count * sizeof(double)),
-        problem_(case_.problem()) {
-    problem_.scalars = problem_.tensors;
-    problem_.row_inputs = static_cast<const double*>(inputs_.data());
-    problem_.row_outputs = static_cast<double*>(outputs_.data());
-    problem_.metrics = static_cast<double*>(metrics_.data());
-    problem_.stream = stream;
-    write(c);
-  }
-
-  const Problem& problem() const { return problem_; }
-  double* inputs() const { return static_cast<double*>(inputs_.data()); }
-
-  // Another batch in the same places.
-  void write(const Case& c) {
-    case_.write(c);
-    inputs_.write(c.row_inputs.data());
-    outputs_.write(c.row_outputs.data());
-  }
-
-  // After everything on its stream: the numbers, then the gradients.
-  std::vector<unsigned char> result() {
-    must(cuda::synchronize(problem_.tensors.ordinal, problem_.stream), "synchronize");
-    std::vector<unsigned char> out(outputs_.bytes() + metrics_.bytes());
-    outputs_.read(out.data());
-    metrics_.read(out.data() + outputs_.bytes());
-    for (const int slot : {Case::gradient_c, Case::gradient_r}) {
-      const std::vector<unsigned char> bytes = case_.bytes(slot);
-      out.insert(out.end(), bytes.begin(), bytes.end());
-    }
-    return out;
-  }
-
- private:
-  DeviceCase case_;
-  DeviceMemory inputs_, outputs_, metrics_;
-  Problem problem_;
-};
-
 // The case with other numbers in all that is read.
 inline Case renewed(Maker& make, const Case& c) {
   Case out = c;
@@ -65,8 +19,9 @@ inline Case renewed(Maker& make, const Case& c) {
         set_element(t, row * t.row_stride + i, slot == Case::weights ? make.uniform(0.25, 2) : make.uniform(-2, 2));
     }
   }
-  for (int64_t row = 0; row < c.problem.rows; ++row)
-    out.row_inputs[static_cast<size_t>(RowInput::rowWeight * c.problem.rows + row)] = make.uniform(0.5, 1.5);
+  if (c.listed[RowInput::rowWeight]) {
+    for (int64_t row = 0; row < c.problem.rows; ++row) out.number(RowInput::rowWeight, row) = make.uniform(0.5, 1.5);
+  }
   return out;
 }
 
@@ -104,37 +59,26 @@ inline void check_graph(Maker& make, const Case& c, int device) {
   must(cuda::destroy_stream(device, stream), "destroy_stream");
 }
 
-// The row inputs are formed in the graph too, from what lies on the device by then.
-inline void check_row_inputs_in_graph(Maker& make, int device) {
-  Case c = make.make(DType::bfloat16, false, 5, 3001, false);
-  for (double& x : c.row_inputs) x = std::isinf(x) ? 1 : x;
-  const int64_t rows = c.problem.rows;
+// Lists on the host are those of the capture at every launch, wherever they went since.
+inline void check_host_lists_in_graph(Maker& make, int device) {
+  Case c = make.make(DType::bfloat16, false, 40, 301, false);  // more numbers than one kernel has arguments for
+  for (bool& listed : c.listed) listed = true;
   void *stream = nullptr, *graph = nullptr;
   must(cuda::create_stream(device, &stream), "create_stream");
-  ScalarsThere call(c, device, stream);
-  const DeviceMemory list(device, static_cast<size_t>(rows) * sizeof(double));
-  RowInputsProblem p;
-  p.rows = rows;
-  p.given = c.row_inputs.data();
-  p.sources.fields[RowInput::rowWeight].list = {list.data(), DType::float64};
-  p.out = call.inputs();
-  p.location = {Location::cuda, device};
-  p.stream = stream;
+  Case gone = c;
+  ScalarsThere call(gone, device, stream, true);
   must(cuda::reserve(call.problem()), "reserve");
   Failure failure;
   must(cuda::begin_capture(device, stream), "begin_capture");
-  must(cuda::row_inputs(p), "row_inputs");
   must(cuda::evaluate(call.problem(), &failure), "evaluate");
   must(cuda::end_capture(device, stream, &graph), "end_capture");
+  for (double& x : gone.numbers) x = NAN;
   for (int round = 0; round < 2; ++round) {
-    std::vector<double> weights(static_cast<size_t>(rows));
-    for (double& x : weights) x = make.uniform(0.5, 2);
-    list.write(weights.data());
+    Case b = renewed(make, c);
+    b.numbers = c.numbers;
+    call.write(b);
     must(cuda::launch_graph(device, graph, stream), "launch_graph");
-    Case b = c;
-    for (int64_t row = 0; row < rows; ++row)
-      b.row_inputs[static_cast<size_t>(RowInput::rowWeight * rows + row)] *= weights[static_cast<size_t>(row)];
-    EXPECT(call.result() == result_of(b, device), "row inputs in a graph, round %d", round);
+    EXPECT(call.result() == result_of(b, device), "lists of the host in a graph, round %d", round);
   }
   must(cuda::destroy_graph(device, graph), "destroy_graph");
   must(cuda::destroy_stream(device, stream), "destroy_stream");
@@ -153,7 +97,7 @@ inline void check_refused_captures(Maker& make, int device) {
   must(cuda::reserve(call.problem()), "reserve");
   Failure failure;
   const auto refused = [&](Status status, const char* why) {
-    const cuda::Error& error = cuda::last_error();
+    const DeviceError& error = cuda::last_error();
     constexpr int kUnsupported = 900;  // cudaErrorStreamCaptureUnsupported
     EXPECT(status == Status::device && error.code == kUnsupported && !error.context_lost &&
                error.operation.find(why) != std::string::npos,
@@ -162,7 +106,7 @@ inline void check_refused_captures(Maker& make, int device) {
   must(cuda::begin_capture(device, stream), "begin_capture");
   refused(cuda::evaluate(large.problem(), &failure), "reserve it before");
   refused(cuda::evaluate(host_problem, &failure), "leave them on the device");
-  refused(cuda::evaluate_async(call.problem(), [](Status, const Failure&, const cuda::Error*) {}),
+  refused(cuda::evaluate_async(call.problem(), [](Status, const Failure&, const DeviceError*) {}),
           "leave them on the device");
   EXPECT(cuda::evaluate(call.problem(), &failure) == Status::ok, "%s", cuda::last_error().message().c_str());
   must(cuda::end_capture(device, stream, &graph), "end_capture");
@@ -179,7 +123,7 @@ inline void check_graphs(int device) {
     check_graph(make, make.make(dtype, false, 3, 5001, true), device);
   }
   check_graph(make, make.make(DType::float32, true, 3, 2003, true), device);
-  check_row_inputs_in_graph(make, device);
+  check_host_lists_in_graph(make, device);
   check_refused_captures(make, device);
 }
 

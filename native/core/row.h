@@ -208,8 +208,9 @@ SDPO_HD inline void store_result(const RowTask& task, int64_t row, const RowResu
 }
 
 // Whether the element weights of a row are what they may be: finite, none below 0, and of positive sum, unless the row
-// is a part of one whose other elements may have the weight.
+// is a part of one whose other elements may have the weight. The objective alone looks at what a whole row has.
 SDPO_HD inline bool acceptable_weights(const RowTask& task, const RowSums& sums, int64_t row) {
+  if (!(task.passes & (Pass::moments | Pass::gradients))) return SDPO_OUT(elementSum) > 0;
   if (!task.weighted || !task.wants_sums) return true;
   if (!(is_finite(sums.weights) && sums.lowest_weight >= 0)) return false;
   const bool moments_alone = (task.passes & (Pass::objective | Pass::gradients)) == 0;

@@ -180,11 +180,10 @@ class Evaluation {
 
   Status diagnose(int64_t row, Failure* failure) const {
     failure->row = row;
-    if (problem_.element_weights.data != nullptr) {
-      RowSums total;
-      for (int64_t s = 0; s < spans_.count(); ++s) add(total, kernels_.sums(row, spans_.begin(s), spans_.end(s)));
-      if (!acceptable_weights(task_, total, row)) return Status::element_weights;
-    }
+    RowSums total;
+    for (int64_t s = 0; problem_.element_weights.data != nullptr && s < spans_.count(); ++s)
+      add(total, kernels_.sums(row, spans_.begin(s), spans_.end(s)));
+    if (!acceptable_weights(task_, total, row)) return Status::element_weights;
     const Branch* branches[] = {&problem_.chosen, &problem_.rejected};
     for (failure->branch = 0; failure->branch < 2; ++failure->branch) {
       const Branch& branch = *branches[failure->branch];

@@ -66,6 +66,19 @@ struct LossArguments : RowTask {
   double denominator;
 };
 
+// The launches of a call, by their passes: two where the objective of a row needs the moments of every row.
+struct Parts {
+  int passes[2];
+  int count;
+};
+
+inline Parts parts_of(const Problem& p) {
+  constexpr int kBoth = Pass::moments | Pass::objective;
+  if ((p.passes & kBoth) != kBoth || !needs_all_moments(p.options)) return {{p.passes, 0}, 1};
+  constexpr int kFirst = Pass::moments | Pass::cross;
+  return {{kFirst, p.passes & ~kFirst}, 2};
+}
+
 // Everything about a call but its workspace, and where the launcher moves row scalars. `pack`: elements that a thread
 // reads at a time; `blocks`: how many run at once; `l2`: bytes of the device's L2, or 0.
 inline LossArguments make_arguments(const Problem& p, int pack, int64_t blocks, int64_t l2) {

@@ -22,19 +22,6 @@ std::string shapes_of(const Problem& p) {
 
 // ---- The launch
 
-// The launches of a call, by their passes: two where the objective of a row needs the moments of every row.
-struct Parts {
-  int passes[2];
-  int count;
-};
-
-Parts parts_of(const Problem& p) {
-  constexpr int kBoth = Pass::moments | Pass::objective;
-  if ((p.passes & kBoth) != kBoth || !needs_all_moments(p.options)) return {{p.passes, 0}, 1};
-  constexpr int kFirst = Pass::moments | Pass::cross;
-  return {{kFirst, p.passes & ~kFirst}, 2};
-}
-
 struct Prepared {
   Launch how;
   LossArguments arguments;  // all but where row scalars lie

@@ -195,7 +195,9 @@ struct Batch {
   bool over;
   Tensor tensors[slots];
   sdpo_options options;
-  std::vector<double> inputs;
+  std::vector<double> inputs;  // of every row input a list
+  std::vector<bool> listed;    // else the first row's number serves all
+  bool host_lists = false;     // although results lie on the device
   int64_t bad_row = -1;
 
   Batch(Random& random, const Shape& s, Bad bad, const char* policy, const std::string& what)
@@ -224,6 +226,7 @@ struct Batch {
            (s.mixed ? " mixed" : " " + std::to_string(s.dtype)) + (s.plain ? " plain" : "") + (s.odd ? " odd" : "") +
            (over ? " over" : "") + (weights().present ? " weighted" : "") + " " + policy;
     choose_options(random, s.plain, policy);
+    for (int field = 0; field < sdpo_count("rowInputs"); ++field) listed.push_back(random.chance(0.6));
     renew(random);
     if (bad != Bad::none) spoil(random, bad);
   }
@@ -250,24 +253,31 @@ struct Batch {
       Tensor& t = tensors[slot];
       if (t.present && slot != gradient_c && slot != gradient_r) t.fill(random, rows, size, slot == element_weights);
     }
-    int fields = 0;
-    while (sdpo_name("rowInputs", fields) != nullptr) ++fields;
-    inputs.assign(static_cast<size_t>(fields * rows), 0);
+    const int fields = sdpo_count("rowInputs");
+    std::vector<sdpo_column> defaults(static_cast<size_t>(fields));
+    sdpo_columns_init(defaults.data(), fields);
+    inputs.clear();
+    for (const sdpo_column& column : defaults) inputs.insert(inputs.end(), static_cast<size_t>(rows), column.value);
     for (int64_t row = 0; row < rows; ++row) {
       const auto in = [&](const char* field) -> double& {
         return inputs[static_cast<size_t>(sdpo_index("rowInputs", field) * rows + row)];
       };
-      in("psiScaleChosen") = random.uniform(0.2, kLargestPsi);
-      in("psiScaleRejected") = random.uniform(0.2, kLargestPsi);
-      in("weightScaleChosen") = random.uniform(0.05, 0.2);
-      in("weightScaleRejected") = random.chance(0.2) ? random.uniform(2, 3) : random.uniform(0.05, 0.2);
+      in("betaScaleChosen") = random.uniform(0.1, 1);
+      in("betaScaleRejected") = random.uniform(0.1, 1);
+      in("omegaChosen") = random.uniform(0.05, 0.2);
+      in("omegaRejected") = random.chance(0.2) ? random.uniform(2, 3) : random.uniform(0.05, 0.2);
+      in("margin") = random.uniform(-0.5, 0.5);
       in("referenceErrorChosen") = random.uniform(0.5, 2);
       in("referenceErrorRejected") = random.uniform(0.5, 2);
-      in("logMaskFloor") = -INFINITY;
-      in("logClipLow") = std::log(0.5);
-      in("logClipHigh") = std::log(2.0);
+      in("maskThreshold") = 0;
       in("rowWeight") = random.uniform(0.5, 1.5);
     }
+  }
+
+  // Numbers that are no lists are the call's, not the memory's.
+  void keep_constants(const Batch& of) {
+    for (size_t i = 0; i < inputs.size(); ++i)
+      if (!listed[i / static_cast<size_t>(rows)]) inputs[i] = of.inputs[i];
   }
 
   // The batch with the row it was made from in the place of the bad one.
@@ -279,11 +289,7 @@ struct Batch {
 
   void choose_options(Random& random, bool plain, const char* policy) {
     sdpo_options_init(&options, sizeof options);
-    const auto any = [&](const char* list) {
-      int count = 0;
-      while (sdpo_name(list, count) != nullptr) ++count;
-      return random.pick(count);
-    };
+    const auto any = [&](const char* list) { return random.pick(sdpo_count(list)); };
     const bool references = reference(0).present && reference(1).present;
     do options.objective = any("objectives");
     while (!references && name_of("objectives", options.objective) == "dspo");  // which needs the drift
@@ -291,9 +297,13 @@ struct Batch {
     options.pair_weight = any("pairWeights");
     options.weight_ratio = any("weightRatios");
     options.weight_gradient = random.chance(0.3);
+    options.beta = 2 * kLargestPsi;
+    options.clip_low = 0.5;
+    options.clip_high = 2;
     options.kl_weight = !plain && references && random.chance(0.3) ? 0.2 : 0;
     options.sft_weight = random.chance(0.2) ? 0.1 : 0;
     options.safeguard = !plain && random.chance(0.3) ? 0.5 : -1;
+    options.safeguard_scope = any("safeguardScopes");
     options.non_finite = sdpo_index("nonFinite", policy);
   }
 

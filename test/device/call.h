@@ -21,11 +21,7 @@ class Call {
 
   Call(const Batch& b, Place place, cudaStream_t stream = nullptr)
       : place_(place), stream_(stream), rows_(b.rows), options_(b.options), inputs_(b.inputs) {
-    const auto count = [](const char* list) {
-      size_t n = 0;
-      while (sdpo_name(list, static_cast<int>(n)) != nullptr) ++n;
-      return n;
-    };
+    const auto count = [](const char* list) { return static_cast<size_t>(sdpo_count(list)); };
     outputs_.assign(count("rowOutputs") * static_cast<size_t>(rows_), NAN);
     metrics.assign(count("metrics"), NAN);
     sdpo_problem_init(&problem_, sizeof problem_);
@@ -60,25 +56,43 @@ class Call {
       scalars_[0] = std::make_unique<Memory>(bytes_of(inputs_));
       scalars_[1] = std::make_unique<Memory>(bytes_of(outputs_));
       scalars_[2] = std::make_unique<Memory>(bytes_of(metrics));
-      problem_.row_inputs = static_cast<double*>(scalars_[0]->data);
       problem_.row_outputs = static_cast<double*>(scalars_[1]->data);
       problem_.metrics = static_cast<double*>(scalars_[2]->data);
     } else {
-      problem_.row_inputs = inputs_.data();
       problem_.row_outputs = outputs_.data();
       problem_.metrics = metrics.data();
     }
+    columns_.resize(count("rowInputs"));
+    sdpo_columns_init(columns_.data(), static_cast<int32_t>(columns_.size()));
+    const bool on_device = place == device && !b.host_lists;
+    const double* const lists = on_device ? static_cast<const double*>(scalars_[0]->data) : inputs_.data();
+    for (size_t field = 0; field < columns_.size() && rows_ > 0; ++field) {
+      sdpo_column& column = columns_[field];
+      const size_t first = field * static_cast<size_t>(rows_);
+      column.value = inputs_[first];
+      if (!b.listed[field]) continue;
+      column.data = lists + first;
+      column.dtype = position(kFloat64);
+      column.location = on_device ? SDPO_CUDA : SDPO_HOST;
+    }
+    problem_.columns = columns_.data();
+    problem_.column_count = static_cast<int32_t>(columns_.size());
   }
+
+  Call(const Call&) = delete;
+  Call& operator=(const Call&) = delete;
 
   sdpo_status reserve() { return sdpo_reserve(&problem_); }
 
-  // Fused, or the gradient after the rest.
+  // Fused, or pass by pass.
   sdpo_status run(bool apart) {
     ++g_calls;
     if (!apart) return sdpo_evaluate(&problem_, &failure);
-    const sdpo_status status = sdpo_objective(&problem_, &failure);
-    if (status != SDPO_OK) return status;
-    ++g_calls;
+    for (const auto pass : {sdpo_moments, sdpo_objective}) {
+      const sdpo_status status = pass(&problem_, &failure);
+      if (status != SDPO_OK) return status;
+      ++g_calls;
+    }
     return sdpo_gradients(&problem_, &failure);
   }
 
@@ -127,6 +141,7 @@ class Call {
   bool over_ = false;
   sdpo_options options_;
   std::vector<double> inputs_, outputs_;
+  std::vector<sdpo_column> columns_;
   std::vector<unsigned char> host_[Batch::slots];
   std::unique_ptr<Memory> device_[Batch::slots], scalars_[3];
   sdpo_problem problem_;

@@ -170,8 +170,9 @@ void check_random(Random& random, int number, int dtype) {
   How how{random.chance(0.5), random.chance(0.3), random.chance(0.3)};
   // Results on the host that nobody throws for are those of the row, which the other calls check.
   const char* const policy = bad == Bad::none && !how.on_device ? "throw" : kPolicies[random.pick(3)];
-  const Batch b(random, s, bad, policy,
-                "call " + std::to_string(number) + (how.on_device ? " device" : " host") + (how.apart ? " apart" : ""));
+  Batch b(random, s, bad, policy,
+          "call " + std::to_string(number) + (how.on_device ? " device" : " host") + (how.apart ? " apart" : ""));
+  b.host_lists = random.chance(0.3);
   check(b, how, bad);
 }
 
@@ -259,6 +260,7 @@ void check_graph(Random& random, const Shape& s, bool apart) {
   for (int round = 0; round < 3; ++round) {
     Batch b = first;
     b.renew(random);
+    b.keep_constants(first);
     call.write(b);
     CUDA(cudaGraphLaunch(graph.exec, stream.handle));
     call.read_back();

@@ -31,7 +31,7 @@ Result prepare(const Case& c, const std::vector<double>& outputs) {
   std::vector<void*> bases;
   for (const checks::Tensor& t : c.tensors) r.tensors.push_back(t.bytes);
   for (auto& bytes : r.tensors) bases.push_back(bytes.data());
-  r.problem = c.at(bases.data(), c.row_inputs.data(), r.outputs.data(), r.metrics.data());
+  r.problem = c.at(bases.data(), c.numbers.data(), r.outputs.data(), r.metrics.data());
   r.problem.threads = 1;
   return r;
 }
@@ -292,7 +292,7 @@ void check_failures(checks::Maker& make) {
     for (const int64_t row : {3, 1})
       set_element(c.tensors[slot], row * c.tensors[slot].row_stride + 7, row == 3 ? NAN : INFINITY);
   }
-  c.problem.non_finite = NonFinite::fail;
+  c.problem.options.non_finite = NonFinite::fail;
   Result r = prepare(c, c.row_outputs);
   const unsigned long long code = failed(r, true);
   EXPECT(code != 0 && (cuda::kFailureBase - code) / 2 == 1 &&
@@ -306,7 +306,7 @@ void check_failures(checks::Maker& make) {
   Result clustered = prepare(c, c.row_outputs);
   EXPECT(emulate_cluster(Kind::float32, clustered.problem, plan_of(Kind::float32, 1500, 227 << 10)) == code,
          "the same row in a cluster");
-  c.problem.non_finite = NonFinite::skip;
+  c.problem.options.non_finite = NonFinite::skip;
   Result skipped = prepare(c, c.row_outputs), cpu = prepare(c, c.row_outputs);
   EXPECT(failed(skipped, true) == 0, "skip");
   Failure failure;
@@ -327,7 +327,7 @@ void check_failures(checks::Maker& make) {
     e.bytes.resize(3 * 700 * 4);
     for (int64_t i = 0; i < 3 * 700; ++i) set_element(e, i, 1);
     for (int64_t i = bad == 0 ? 0 : 699; i < 700; ++i) set_element(e, 2 * 700 + i, bad);
-    weighted.problem.non_finite = NonFinite::propagate;
+    weighted.problem.options.non_finite = NonFinite::propagate;
     Result w = prepare(weighted, weighted.row_outputs);
     const unsigned long long weight_code = failed(w, false);
     EXPECT(weight_code != 0 && (cuda::kFailureBase - weight_code) / 2 == 2 &&
@@ -354,8 +354,8 @@ void check_poison(checks::Maker& make) {
                          Bad{DType::float64, Kind::float64, false}, Bad{DType::float16, Kind::float16, false}}) {
     constexpr int64_t kRows = 3, kBad = 1;
     Case c = make.make(bad.dtype, false, kRows, 1501, false);
-    for (auto& x : c.row_inputs) x = std::isinf(x) ? 1 : x;
-    c.problem.non_finite = NonFinite::fail;
+    for (auto& x : c.numbers) x = std::isinf(x) ? 1 : x;
+    c.problem.options.non_finite = NonFinite::fail;
     checks::Tensor& e = c.tensors[Case::weights];
     if (bad.weights) {
       e.present = true;

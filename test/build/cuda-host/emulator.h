@@ -25,10 +25,17 @@ class Emulator {
 
   // Returns the failure number the kernel would leave behind (arguments.h). `poison`: as in LossArguments.
   static unsigned long long run(const Problem& p, int64_t blocks, bool poison = false) {
-    LossArguments a = make_arguments(p, E::kPack, blocks, 0);
-    a.poison = poison;
-    Emulator emulator(a, ring_of(a, grid_blocks(blocks, a.order.tickets())));
-    return emulator.all();
+    const Parts parts = parts_of(p);
+    unsigned long long failure = 0;
+    for (int k = 0; k < parts.count; ++k) {
+      Problem part = p;
+      part.passes = parts.passes[k];
+      LossArguments a = make_arguments(part, E::kPack, blocks, 0);
+      a.poison = poison;
+      Emulator emulator(a, ring_of(a, grid_blocks(blocks, a.order.tickets())));
+      failure = emulator.all();
+    }
+    return failure;
   }
 
  private:
@@ -40,7 +47,7 @@ class Emulator {
         flags_(static_cast<size_t>(a.rows)),
         coefficients_(static_cast<size_t>(a.rows)),
         partials_(static_cast<size_t>(ring) * kSums) {
-    a_.workspace = {nullptr, arrived_.data(), flags_.data(), coefficients_.data(), partials_.data(), ring};
+    a_.workspace = {nullptr, arrived_.data(), flags_.data(), coefficients_.data(), partials_.data(), ring, nullptr};
   }
 
   unsigned long long all() {
@@ -77,7 +84,7 @@ class Emulator {
     failure_ = failure > failure_ ? failure : failure_;
     if (++rows_done_ == a_.rows && (a_.passes & Pass::objective)) {
       for (int k = 0; k < Metric::count; ++k) {
-        a_.metrics[k] = batch_metric(k, a_.options.objective, a_.denominator, a_.row_outputs, a_.rows);
+        a_.metrics[k] = batch_metric(k, a_.of.rules.options, a_.denominator, a_.outputs, a_.rows);
       }
     }
   }
@@ -85,7 +92,7 @@ class Emulator {
   void gradient(const Step& step) {
     RowCoefficients coefficients;
     if (a_.order.moment_tiles == 0) {
-      coefficients = row_coefficients(a_, step.row, static_cast<double>(a_.size));
+      coefficients = row_coefficients(a_, step.row, whole_size(a_, step.row, static_cast<double>(a_.size)));
     } else {
       EXPECT(a_.workspace.flags[step.row] != RowFlag::pending, "a gradient before its row");
       if (a_.workspace.flags[step.row] == RowFlag::invalid) {
@@ -119,7 +126,7 @@ class ClusterEmulator {
     ClusterEmulator emulator(a, plan);
     for (int64_t row = 0; row < p.rows; ++row) emulator.run_row(row);
     for (int k = 0; k < Metric::count; ++k)
-      p.metrics[k] = batch_metric(k, p.options.objective, p.denominator, p.row_outputs, p.rows);
+      p.metrics[k] = batch_metric(k, p.options, p.denominator, p.row_outputs, p.rows);
     return emulator.failure_;
   }
 
