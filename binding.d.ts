@@ -115,6 +115,8 @@ export interface Binding {
   readonly tables: NativeTables;
   /** Runs the passes that the header asks for and answers the index of a status. */
   evaluate(...args: EvaluateArguments | EvaluateArguments<bigint>): number;
+  /** Makes room for every call on such arguments in the workspace of their stream, so that none allocates. On the host there is nothing to do. */
+  reserve(...args: EvaluateArguments<bigint>): void;
   /**
    * The same on a pool thread; arrays are kept alive until the promise settles. On a device: enqueues and returns, and no thread of the pool
    * waits; memory of the device has to stay until the promise settles.
@@ -189,7 +191,7 @@ export interface Binding {
     out: bigint,
     stream: bigint | null,
   ): void;
-  /** The address of owned memory, or the handle of an owned stream; 0n once it was freed. */
+  /** The address of owned memory, or the handle of an owned stream or graph; 0n once it was freed. */
   ownedHandle(owner: NativeOwner): bigint;
   /** Frees what is owned, after the work that uses it; never throws, and again is harmless. */
   ownedFree(owner: NativeOwner): void;
@@ -197,6 +199,11 @@ export interface Binding {
   /** For a stream that somebody else owns: waits for it and frees what was cached for it; never throws. */
   streamRelease(device: NativeLocation, stream: bigint): void;
   streamSynchronize(device: NativeLocation, stream: bigint): void;
+  /** From now on what is put on the stream is recorded and does not run, up to `captureEnd`, which gives the graph. */
+  captureBegin(device: NativeLocation, stream: bigint): void;
+  captureEnd(device: NativeLocation, stream: bigint): NativeOwner;
+  /** Puts a graph on a stream: that of its capture, whose workspace it uses. */
+  graphLaunch(device: NativeLocation, graph: bigint, stream: bigint): void;
   /** What is put on `stream` from now on starts after what is on `other` now. */
   streamWait(device: NativeLocation, stream: bigint, other: bigint): void;
 }

@@ -15,6 +15,7 @@ export {
   type DeviceCallOptions,
   type Moments,
   PreferenceLoss,
+  type ReserveOptions,
 } from './loss/loss.js';
 export {
   LINKS,
@@ -73,6 +74,7 @@ export {
 export { type Device, devices } from './tensor/device.js';
 export { DTYPES, type DType, type HostArray } from './tensor/dtypes.js';
 export type { ElementwiseOptions } from './tensor/elementwise.js';
+export { Graph } from './tensor/graph.js';
 export { createRandom, noise, type Random, randomBits, type Seed } from './tensor/noise.js';
 export type { LatentArray } from './tensor/operand.js';
 export {

@@ -160,6 +160,11 @@ export function enqueue({ lane, accesses, args, sources, rows }: EnqueuedCall): 
   binding.evaluate(...args);
 }
 
+/** Makes room on its stream for a call that is put there later. */
+export function reserve({ args }: EnqueuedCall): void {
+  binding.reserve(...args);
+}
+
 /** Runs a call off the event loop. What it uses stays until it is over, whoever disposes it meanwhile. */
 export async function runAsync(call: PendingCall, signal: AbortSignal | undefined): Promise<void> {
   const args = call.args.map(unresizable) as EvaluateArguments;

@@ -10,10 +10,10 @@ import {
   ROW_STATISTICS,
   type RowStatistic,
 } from '../native/contract.js';
-import { checkOptions } from '../native/validate.js';
+import { checkOptions, failType, failValue } from '../native/validate.js';
 import { DeviceMemory } from '../tensor/device-memory.js';
 import type { Stream } from '../tensor/stream.js';
-import { Tensor } from '../tensor/tensor.js';
+import { placeOf, Tensor } from '../tensor/tensor.js';
 import { type Gradients, ResultBuffers, type Statistics } from './result.js';
 
 const BYTES = Float64Array.BYTES_PER_ELEMENT;
@@ -158,3 +158,19 @@ export class DeviceResult implements DeviceStatistics {
 }
 
 const owners = new WeakMap<object, DeviceResult>();
+
+/** `call.into` of a call whose results stay on the device. */
+export function reuseOnDevice(into: unknown, rows: number, device: string): DeviceResult {
+  if (!(into instanceof DeviceResult)) failType('call.into', "a result of evaluate with results 'device'", into);
+  placeOf(into.packed, 'call.into');
+  const found = DeviceResult.count(into);
+  if (found.rows !== rows || found.device !== device) {
+    failValue(
+      'call.into',
+      `a result of ${rows} rows on ${device}`,
+      `one of ${found.rows} rows on ${found.device}`,
+      'ERR_SDPO_INVALID_LENGTH',
+    );
+  }
+  return into;
+}

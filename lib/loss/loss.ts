@@ -27,11 +27,13 @@ import {
 } from './batch.js';
 import {
   abandoned,
+  type EnqueuedCall,
   enqueue,
   layOut,
   layOutGradients,
   layOutOnDevice,
   type PendingCall,
+  reserve,
   run,
   runAsync,
   withStack,
@@ -41,6 +43,7 @@ import {
   type DeviceEvaluation,
   DeviceResult,
   type DeviceStatistics,
+  reuseOnDevice,
 } from './device-result.js';
 import { allocateGradients, disposeGradients, reusedGradients } from './gradients.js';
 import { type PreferenceLossOptions, type ResolvedOptions, resolveOptions } from './options.js';
@@ -61,6 +64,9 @@ export interface DeviceCallOptions extends EvaluateOptions {
   /** A previous result of the same rows and device, and of gradients that fit: nothing is allocated. */
   into?: DeviceStatistics;
 }
+
+/** Options of the call that something is reserved for. */
+export type ReserveOptions = Omit<DeviceCallOptions, 'results'>;
 
 export interface AsyncCallOptions extends CallOptions {
   /** Aborts between rows (long rows: between pieces of a row); the promise rejects with an AbortError whose `cause` is the signal's reason. */
@@ -90,7 +96,8 @@ export interface CoefficientInput {
   b?: ArrayLike<number>;
 }
 
-const CALL_FIELDS = ['gradients', 'gradientScale', 'denominator', 'maskThreshold', 'stream', 'into', 'results'];
+const RESERVE_FIELDS = ['gradients', 'gradientScale', 'denominator', 'maskThreshold', 'stream', 'into'];
+const CALL_FIELDS = [...RESERVE_FIELDS, 'results'];
 const ASYNC_CALL_FIELDS = [...CALL_FIELDS, 'signal'];
 
 /**
@@ -134,8 +141,24 @@ export class PreferenceLoss {
   evaluate(batch: Batch | DeviceBatch, call: CallOptions | DeviceCallOptions = {}): Statistics | DeviceStatistics {
     checkCall(call, CALL_FIELDS);
     return call.results === 'device'
-      ? this.#enqueue(batch as DeviceBatch, call)
+      ? this.#enqueue(batch as DeviceBatch, call, enqueue)
       : this.#run(batch as Batch, call as CallOptions);
+  }
+
+  /**
+   * What `evaluate` with `results: 'device'` gives, before any call has written it, and everything else that such a call needs: room in the workspace
+   * of its stream, and the table of ω of its schedule. `evaluate` with this result as `into` then allocates nothing, and may be recorded
+   * into a `Graph`. Arguments are those of that call; with `into` the workspace alone is new.
+   * @throws as `evaluate` does.
+   */
+  reserve<C extends Tensor, R extends Tensor>(
+    batch: DeviceBatch<C, R>,
+    call: ReserveOptions & { gradients: false },
+  ): DeviceStatistics;
+  reserve<C extends Tensor, R extends Tensor>(batch: DeviceBatch<C, R>, call?: ReserveOptions): DeviceEvaluation<C, R>;
+  reserve(batch: DeviceBatch, call: ReserveOptions = {}): DeviceStatistics {
+    checkCall(call, RESERVE_FIELDS);
+    return this.#enqueue(batch, { ...call, results: 'device' }, reserve);
   }
 
   #run(batch: Batch, call: CallOptions): Statistics {
@@ -282,7 +305,7 @@ export class PreferenceLoss {
     return PASS.moments | PASS.objective | cross | (gradients ? PASS.gradients : 0);
   }
 
-  #enqueue(batch: DeviceBatch, call: DeviceCallOptions): DeviceResult {
+  #enqueue(batch: DeviceBatch, call: DeviceCallOptions, start: (call: EnqueuedCall) => void): DeviceResult {
     if (this.options.nonFinite === 'throw') {
       throw new SdpoRangeError(
         'ERR_SDPO_INVALID_OPTION',
@@ -297,7 +320,7 @@ export class PreferenceLoss {
     let result = into;
     try {
       result ??= new DeviceResult(prepared.device, prepared.rows);
-      enqueue(layOutOnDevice(prepared, result, this.#passes(wanted), gradients));
+      start(layOutOnDevice(prepared, result, this.#passes(wanted), gradients));
     } catch (error) {
       if (gradients !== undefined && reused === undefined) disposeGradients(gradients);
       if (into === undefined) result?.dispose();
@@ -309,9 +332,9 @@ export class PreferenceLoss {
 }
 
 /** The options of a call that stand for themselves. */
-function checkCall(call: CallOptions | DeviceCallOptions, fields: readonly string[]): void {
+function checkCall(call: CallOptions | DeviceCallOptions | ReserveOptions, fields: readonly string[]): void {
   checkOptions('call', call, fields);
-  if (call.results !== undefined) checkOneOf('call.results', call.results, ['host', 'device']);
+  if ('results' in call && call.results !== undefined) checkOneOf('call.results', call.results, ['host', 'device']);
   if (call.gradients !== undefined) checkBoolean('call.gradients', call.gradients);
   if (call.gradientScale !== undefined) checkNumber('call.gradientScale', call.gradientScale);
   if (call.denominator !== undefined) checkNumberAbove('call.denominator', call.denominator, 0);
@@ -350,21 +373,6 @@ function reuse(into: unknown, rows: number): ResultBuffers {
   const { count } = ResultBuffers.raw(into);
   if (count !== rows)
     failValue('call.into', `a result of ${rows} rows`, `one of ${count} rows`, 'ERR_SDPO_INVALID_LENGTH');
-  return into;
-}
-
-function reuseOnDevice(into: unknown, rows: number, device: string): DeviceResult {
-  if (!(into instanceof DeviceResult)) failType('call.into', "a result of evaluate with results 'device'", into);
-  placeOf(into.packed, 'call.into');
-  const found = DeviceResult.count(into);
-  if (found.rows !== rows || found.device !== device) {
-    failValue(
-      'call.into',
-      `a result of ${rows} rows on ${device}`,
-      `one of ${found.rows} rows on ${found.device}`,
-      'ERR_SDPO_INVALID_LENGTH',
-    );
-  }
   return into;
 }
 

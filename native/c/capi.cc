@@ -429,6 +429,13 @@ sdpo_status sdpo_evaluate(const sdpo_problem* problem, sdpo_failure* failure) {
   return evaluate(problem, failure, Pass::moments | Pass::objective | Pass::gradients);
 }
 
+sdpo_status sdpo_reserve(const sdpo_problem* problem) {
+  return guarded([&] {
+    const Problem whole = read_problem(problem, Pass::moments | Pass::objective | Pass::gradients);
+    return finish(backend_of(whole.tensors).reserve(whole), Failure(), nullptr);
+  });
+}
+
 sdpo_status sdpo_moments(const sdpo_problem* problem, sdpo_failure* failure) {
   return evaluate(problem, failure, Pass::moments);
 }

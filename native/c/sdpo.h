@@ -102,10 +102,13 @@ typedef struct sdpo_options {
  *
  * row_inputs, row_outputs and metrics are float64, stored field by field: field f of row i is at [f * rows + i], with f
  * a position in "rowInputs" or "rowOutputs"; metrics has one number per name of "metrics". They lie where `scalars`
- * says, the tensors where `tensors` says. With tensors on a CUDA device: scalars on the host     the call waits for the
- * results and reports a failure in its status scalars on that device  the call enqueues its work on `stream` and
- * returns; rows with a non-finite value are told by the row output nonFinite and the metric nonFiniteRows only (with
- * nonFinite 'throw' their gradient is NaN) */
+ * says, the tensors where `tensors` says. With tensors on a CUDA device:
+ *
+ *   - scalars on the host: the call waits for the results and reports a failure in its status;
+ *   - scalars on that device: the call enqueues its work on `stream` and returns. Rows with a non-finite value are told
+ *     by the row output nonFinite and the metric nonFiniteRows only, and with nonFinite 'throw' their gradient is NaN,
+ *     as are their coefficients aChosen and aRejected. Element weights that are not as they should be make all
+ *     numbers of their row and its gradient NaN. */
 typedef struct sdpo_problem {
   size_t struct_size; /* sizeof(sdpo_problem) of the caller, set by sdpo_problem_init */
   int64_t rows;
@@ -162,6 +165,13 @@ SDPO_API sdpo_status sdpo_problem_init(sdpo_problem* problem, size_t struct_size
 
 /* Moments, objective and gradient in one fused call. `failure` may be NULL. */
 SDPO_API sdpo_status sdpo_evaluate(const sdpo_problem* problem, sdpo_failure* failure);
+
+/* Makes room for every call on such a problem, fused or pass by pass, in the workspace of its stream on its device, so
+ * that none of them allocates. Needed before a call is captured into a CUDA graph, which has to have its scalars on the
+ * device: a workspace cannot grow during a capture (SDPO_DEVICE), and calls whose results the host reads cannot be
+ * captured. The graph uses that workspace, which stays as long as the process: launch it on that stream, or while
+ * nothing else runs there. Nothing to do for a problem on the host. */
+SDPO_API sdpo_status sdpo_reserve(const sdpo_problem* problem);
 
 /* The first pass alone: the moments m, delta, q of every row (errorChosen ... driftRejected, deltaChosen,
  * deltaRejected). */

@@ -1,4 +1,4 @@
-// What a backend offers: four operations over plain structs. The CPU is a backend like any other.
+// What a backend offers: operations over plain structs. The CPU is a backend like any other.
 #pragma once
 
 #include <cstdint>
@@ -40,6 +40,8 @@ struct Backend {
   Status (*evaluate)(const Problem& problem, Failure* failure);
   Status (*combine)(const CombineProblem& problem);
   Status (*noise)(const NoiseProblem& problem);
+  // Makes room for every call on such a problem, whole or pass by pass, so that none of them allocates.
+  Status (*reserve)(const Problem& problem);
 };
 
 const Backend& cpu_backend();

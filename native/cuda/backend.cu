@@ -4,7 +4,7 @@
 namespace sdpo {
 
 const Backend& cuda_backend() {
-  static const Backend backend = {"cuda", cuda::evaluate, cuda::combine, cuda::noise};
+  static const Backend backend = {"cuda", cuda::evaluate, cuda::combine, cuda::noise, cuda::reserve};
   return backend;
 }
 

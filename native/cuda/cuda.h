@@ -66,6 +66,20 @@ Status wait_event(int device, void* stream, void* event);
 // Milliseconds between two recorded and completed events.
 Status elapsed(int device, void* begin, void* end, float* milliseconds);
 
+// ---- Graphs (CUDA graphs, by capture)
+
+// From here on what is put on the stream is recorded and does not run. The default stream cannot be captured. What the
+// thread does meanwhile with other streams and with memory is its own affair (relaxed mode).
+Status begin_capture(int device, void* stream);
+// Ends the capture; *graph is what was recorded, ready to be launched. On failure, also of a call in between, nothing
+// is left of it.
+Status end_capture(int device, void* stream, void** graph);
+// Puts all of it on the stream, with the addresses and numbers of the capture: device memory is read anew. It uses the
+// workspace of the stream it was captured on, so it has to be launched there, or while nothing else runs there.
+Status launch_graph(int device, void* graph, void* stream);
+// A graph that still runs ends by itself.
+Status destroy_graph(int device, void* graph);
+
 // ---- Completion
 
 // `error` is null on success. Called once, on the device's completion thread, never on the caller's.
@@ -88,6 +102,11 @@ Status uses_clusters(const Problem& problem, bool* out);
 
 // ---- Operations, on the stream of the problem
 
+// Makes the workspace of the problem's stream large enough for every call on such a problem, whole or pass by pass, and
+// loads its kernels. Then a call with scalars on the device may be captured; a workspace cannot grow during a capture,
+// and one that was captured stays until its stream is released, whatever is reserved later.
+Status reserve(const Problem& problem);
+
 // Enqueues the call and returns. With scalars on the host `done` runs after the results have been written to
 // row_outputs and metrics, which have to stay valid until then, as everything else the problem points to. With scalars
 // on the device nothing but the failure is read back. When this function itself fails, `done` is not called.
@@ -96,7 +115,7 @@ Status evaluate_async(const Problem& problem, EvaluateCompletion done);
 
 // Scalars on the host: returns when the results are there. Scalars on the device: enqueues and returns without waiting
 // for anything; the row output nonFinite and the metric nonFiniteRows tell of rows that were not finite, and with
-// NonFinite::fail the gradient of such a row is NaN.
+// NonFinite::fail the gradient of such a row is NaN. On a stream that is being captured only the latter is possible.
 Status evaluate(const Problem& problem, Failure* failure);
 
 // Enqueue and return. The coefficients a and b of combine lie on the host and may go when the function returns.

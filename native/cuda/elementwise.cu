@@ -3,7 +3,7 @@
 
 #include "../core/philox.h"
 #include "../core/row_inputs.h"
-#include "check.h"
+#include "elementwise.h"
 #include "pack.cuh"
 #include "policy.h"
 
@@ -162,6 +162,13 @@ Status noise(const NoiseProblem& problem) {
       break;
   }
   return noise_as<BFloat16, false>(problem, on);
+}
+
+Status load_row_inputs(int device) {
+  cudaFuncAttributes attributes;
+  CUDA_TRY(cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(&row_inputs_kernel)), "loading a kernel",
+           device, std::string());
+  return Status::ok;
 }
 
 Status row_inputs(const RowInputsProblem& p) {

@@ -10,6 +10,7 @@
 #include "completion.h"
 #include "design.h"
 #include "diagnose.h"
+#include "elementwise.h"
 #include "stream.h"
 
 namespace sdpo::cuda {
@@ -18,6 +19,38 @@ namespace {
 std::string shapes_of(const Problem& p) {
   return std::to_string(p.rows) + " rows of " + std::to_string(p.size) + " " +
          kDTypeNames[static_cast<int>(p.chosen.policy.dtype)];
+}
+
+// ---- The launch
+
+struct Prepared {
+  Launch how;
+  LossArguments arguments;  // all but where row scalars lie
+  int64_t grid;             // blocks of the tile kernel
+};
+
+// Chooses the launch of a call and makes room for it in the workspace of its stream.
+Status prepare(const Problem& p, StreamState& state, bool captured, Prepared* out) {
+  const Status chosen = choose_launch(p, p.tensors.ordinal, &out->how);
+  if (chosen != Status::ok) return chosen;
+  const Launch& how = out->how;
+  out->arguments = make_arguments(p, how.entry.pack, how.blocks);
+  out->grid = grid_blocks(how.blocks, out->arguments.order.tickets());
+  const int64_t ring = how.cluster.blocks > 0 ? 0 : ring_of(out->arguments, out->grid);
+  return state.workspace(p.rows, ring, how.entry.sums, captured, &out->arguments.workspace);
+}
+
+// One handle for a different stream in every thread: no workspace could belong to it.
+Status refuse_per_thread_stream(int device) {
+  return report(cudaErrorNotSupported, "using the per-thread default stream", device, "");
+}
+
+struct MetricValues {
+  double v[Metric::count];
+};
+
+__global__ void write_metrics(const __grid_constant__ MetricValues values, double* metrics) {
+  metrics[threadIdx.x] = values.v[threadIdx.x];
 }
 
 // ---- The call
@@ -41,10 +74,16 @@ class Call {
   Status enqueue(bool result) {
     CUDA_ENTER(device_);
     if (problem_.abort != nullptr && problem_.abort->load(std::memory_order_relaxed) != 0) return Status::aborted;
+    if (stream_ == cudaStreamPerThread) return refuse_per_thread_stream(device_);
+    bool captured = false;
+    const Status asked = is_captured(device_, stream_, &captured);
+    if (asked != Status::ok) return asked;
+    if (captured && (on_host_ || result)) {
+      return report(cudaErrorStreamCaptureUnsupported,
+                    "capturing a call whose results the host reads (leave them on the device)", device_,
+                    shapes_of(problem_));
+    }
     if (problem_.rows == 0) return empty();
-    // One handle for a different stream in every thread: no workspace could belong to it.
-    if (stream_ == cudaStreamPerThread)
-      return report(cudaErrorNotSupported, "using the per-thread default stream", device_, "");
     state_ = stream_state(device_, stream_);
     result_ = result;
     if (on_host_ || result) {
@@ -53,11 +92,12 @@ class Call {
     }
     // Nothing else may come between the parts of a call on this stream.
     std::lock_guard<std::mutex> lock(state_->mutex());
+    begun_ = true;
     if (on_host_) {
       const Status status = upload();
       if (status != Status::ok) return status;
     }
-    const Status status = launch();
+    const Status status = launch(captured);
     if (status != Status::ok || staging_.host == nullptr) return status;
     const size_t bytes = (on_host_ ? Staging::inputs(problem_.rows) : 1) * sizeof(double);
     CUDA_TRY(cudaMemcpyAsync(staging_.host, staging_.device, bytes, cudaMemcpyDeviceToHost, stream_), "reading results",
@@ -93,20 +133,29 @@ class Call {
                            reinterpret_cast<unsigned long long*>(staging_.device), failure);
   }
 
+  // After a failure half-way: what was put on the stream before it still uses the call's buffers. Keeps the error.
+  Status settle(Status status) const {
+    if (!begun_) return status;
+    const Error error = last_error();
+    static_cast<void>(synchronize(device_, problem_.stream));
+    set_last_error(error);
+    return status;
+  }
+
  private:
   bool wants(int pass) const { return (problem_.passes & pass) != 0; }
 
-  // No rows: the metrics of an empty batch, without a kernel.
+  // No rows: the metrics of an empty batch. To a device they travel as arguments, which a graph keeps.
   Status empty() {
     if (!wants(Pass::objective)) return Status::ok;
-    double metrics[Metric::count];
+    MetricValues metrics;
     for (int k = 0; k < Metric::count; ++k)
-      metrics[k] = batch_metric(k, problem_.options.objective, problem_.denominator, nullptr, 0);
+      metrics.v[k] = batch_metric(k, problem_.options.objective, problem_.denominator, nullptr, 0);
     if (on_host_) {
-      std::memcpy(problem_.metrics, metrics, sizeof metrics);
-    } else {  // from pageable memory the copy has taken the values when it returns
-      CUDA_TRY(cudaMemcpyAsync(problem_.metrics, metrics, sizeof metrics, cudaMemcpyHostToDevice, stream_),
-               "writing metrics", device_, shapes_of(problem_));
+      std::memcpy(problem_.metrics, metrics.v, sizeof metrics.v);
+    } else {
+      write_metrics<<<1, Metric::count, 0, stream_>>>(metrics, problem_.metrics);
+      CUDA_TRY(cudaGetLastError(), "writing metrics", device_, shapes_of(problem_));
     }
     return Status::ok;
   }
@@ -147,28 +196,23 @@ class Call {
     return Status::ok;
   }
 
-  Status launch() {
+  Status launch(bool captured) {
     const Problem& p = problem_;
-    Launch how;
-    const Status chosen = choose_launch(p, device_, &how);
-    if (chosen != Status::ok) return chosen;
-    const bool cluster = how.cluster.blocks > 0;
-    LossArguments a = make_arguments(p, how.entry.pack, how.blocks);
+    Prepared prepared;
+    const Status room = prepare(p, *state_, captured, &prepared);
+    if (room != Status::ok) return room;
+    auto& [how, a, grid] = prepared;
     a.poison = !on_host_ && !result_;
     if (on_host_) {
       a.row_inputs = staging_.device + Staging::inputs(p.rows);
       a.row_outputs = staging_.device + Staging::outputs();
       a.metrics = staging_.device + Staging::metrics();
     }
-    const int64_t grid = grid_blocks(how.blocks, a.order.tickets());
-    const int64_t ring = cluster ? 0 : ring_of(a, grid);
-    const Status room = state_->workspace(p.rows, ring, how.entry.sums, &a.workspace);
-    if (room != Status::ok) return room;
     // Without anybody to read it the failure stays behind the counters.
     a.failure = staging_.host != nullptr ? reinterpret_cast<unsigned long long*>(staging_.device)
                                          : reinterpret_cast<unsigned long long*>(a.workspace.control + 1);
     if (grid == 0) return nothing_to_launch(a.failure);
-    if (cluster) {
+    if (how.cluster.blocks > 0) {
       void* arguments[] = {&a, &how.cluster};
       cudaLaunchAttribute attribute;
       const cudaLaunchConfig_t config = cluster_launch(how.cluster, p.rows, stream_, &attribute);
@@ -194,27 +238,41 @@ class Call {
   const cudaStream_t stream_;
   const bool on_host_;  // row scalars and results
   bool result_ = false;
+  bool begun_ = false;  // something may be on the stream
   std::shared_ptr<StreamState> state_;
   Staging staging_;
 };
 
-// After a failure half-way: what was put on the stream before it still uses the call's buffers. Keeps the first error.
-Status settle(const Problem& problem, Status status) {
-  const Error error = last_error();
-  if (problem.rows != 0 && status != Status::aborted)
-    static_cast<void>(synchronize(problem.tensors.ordinal, problem.stream));
-  set_last_error(error);
-  return status;
-}
-
 }  // namespace
+
+Status reserve(const Problem& problem) {
+  const int device = problem.tensors.ordinal;
+  CUDA_ENTER(device);
+  const auto stream = static_cast<cudaStream_t>(problem.stream);
+  if (stream == cudaStreamPerThread) return refuse_per_thread_stream(device);
+  bool captured = false;
+  const Status asked = is_captured(device, stream, &captured);
+  if (asked != Status::ok || problem.rows == 0) return asked;
+  const std::shared_ptr<StreamState> state = stream_state(device, stream);
+  std::lock_guard<std::mutex> lock(state->mutex());
+  const int moments = Pass::moments | (problem.passes & Pass::cross);
+  for (const int passes : {moments | Pass::objective | Pass::gradients, moments | Pass::objective, moments,
+                           static_cast<int>(Pass::objective), static_cast<int>(Pass::gradients)}) {
+    Problem part = problem;
+    part.passes = passes;
+    Prepared prepared;
+    const Status room = prepare(part, *state, captured, &prepared);
+    if (room != Status::ok) return room;
+  }
+  return load_row_inputs(device);
+}
 
 Status evaluate(const Problem& problem, Failure* failure) {
   Call call(problem);
   const bool on_host = problem.scalars.kind == Location::host;
   const Status status = call.enqueue(on_host);
   if (!on_host) return status;
-  if (status != Status::ok) return settle(problem, status);
+  if (status != Status::ok) return call.settle(status);
   const Status waited = problem.rows == 0 ? Status::ok : synchronize(problem.tensors.ordinal, problem.stream);
   return waited != Status::ok ? waited : call.finish(failure);
 }
@@ -222,7 +280,7 @@ Status evaluate(const Problem& problem, Failure* failure) {
 Status evaluate_async(const Problem& problem, EvaluateCompletion done) {
   const auto call = std::make_shared<Call>(problem);
   const Status status = call->enqueue(true);
-  if (status != Status::ok) return settle(problem, status);
+  if (status != Status::ok) return call->settle(status);
   const Status watched = when_done(problem.tensors.ordinal, problem.stream, [call, done](const Error* error) {
     Failure failure;
     if (error != nullptr) return done(Status::device, failure, error);
@@ -230,7 +288,7 @@ Status evaluate_async(const Problem& problem, EvaluateCompletion done) {
     const bool device = finished == Status::device || finished == Status::out_of_memory;
     done(finished, failure, device ? &last_error() : nullptr);
   });
-  return watched == Status::ok ? watched : settle(problem, watched);
+  return watched == Status::ok ? watched : call->settle(watched);
 }
 
 }  // namespace sdpo::cuda

@@ -43,26 +43,32 @@ class StreamState {
   std::mutex& mutex() { return mutex_; }
 
   // Room for `rows` rows and a ring of `ring` tiles with `sums` sums; grown by halves, so that slowly growing batches
-  // do not allocate every time. Waits for the stream when it has to grow.
-  Status workspace(int64_t rows, int64_t ring, int sums, Workspace* out);
+  // do not allocate every time. Waits for the stream when it has to grow, so it cannot while the stream is captured.
+  Status workspace(int64_t rows, int64_t ring, int sums, bool captured, Workspace* out);
 
   // A staging buffer nobody else uses, until it is given back. Safe without the lock.
   Status take_staging(int64_t rows, Staging* out);
   void give_staging(const Staging& staging);
 
  private:
-  Status grow(void** memory, size_t* capacity, size_t bytes, const char* operation);
+  struct Buffer {
+    void* memory = nullptr;
+    size_t bytes = 0;
+    bool captured = false;  // a graph has its address
+  };
+  Status grow(Buffer* buffer, size_t bytes, bool captured);
 
   const int device_;
   const cudaStream_t stream_;
   std::mutex mutex_;
-  void* rows_memory_ = nullptr;
-  size_t rows_bytes_ = 0;
-  void* partials_ = nullptr;
-  size_t partials_bytes_ = 0;
+  Buffer rows_, partials_;
+  std::vector<void*> retired_;  // too small now, but graphs go on using them
   std::mutex staging_mutex_;
   std::vector<Staging> idle_;
 };
+
+// Whether work on the stream is being recorded into a graph.
+Status is_captured(int device, cudaStream_t stream, bool* out);
 
 // The state of a stream, made on first use. Shared: a call in flight keeps it although the stream is forgotten
 // meanwhile.

@@ -19,6 +19,14 @@ Napi::Value evaluate(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), report(status, failure, out));
 }
 
+// reserve(...): as evaluate, whose calls then find room.
+Napi::Value reserve(const Napi::CallbackInfo& info) {
+  double* out = nullptr;
+  const Problem problem = read_problem(info, &out);
+  check_device(info.Env(), problem.tensors, backend_for(problem.tensors)->reserve(problem));
+  return info.Env().Undefined();
+}
+
 Napi::Value evaluate_async(const Napi::CallbackInfo& info) {
   double* out = nullptr;
   const Problem problem = read_problem(info, &out);
@@ -153,6 +161,7 @@ Napi::Object tables(Napi::Env env) {
 
 Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("evaluate", Napi::Function::New<evaluate>(env, "evaluate"));
+  exports.Set("reserve", Napi::Function::New<reserve>(env, "reserve"));
   exports.Set("evaluateAsync", Napi::Function::New<evaluate_async>(env, "evaluateAsync"));
   exports.Set("combine", Napi::Function::New<combine>(env, "combine"));
   exports.Set("noise", Napi::Function::New<noise>(env, "noise"));

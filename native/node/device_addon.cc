@@ -5,6 +5,7 @@
 #include <string>
 
 #include "../core/backends.h"
+#include "owned.h"
 #include "transfer.h"
 
 #if defined(SDPO_WITH_CUDA)
@@ -28,85 +29,6 @@ struct Environment {
   Napi::FunctionReference make_error;
   AsyncCalls* const calls;
 };
-
-// ---- Owners
-
-// Memory or a stream of a device, freed by an explicit call or by the garbage collector, whichever comes first.
-struct Owned {
-  enum Kind { memory, stream } kind;
-  int device;
-  void* handle;
-  int64_t bytes;
-};
-
-constexpr napi_type_tag kOwnedTag = {0x5d70cafe01b44e6aULL, 0x93f8a1d27c0e55b1ULL};
-
-// Gives back what is owned. It never throws: it runs in finalizers, and what fails here is a device whose context is
-// lost and has nothing to give back any more; later calls report that.
-void give_back(napi_env env, Owned* owned) noexcept {
-  if (owned->handle == nullptr) return;
-  try {
-    if (owned->kind == Owned::memory) {
-      static_cast<void>(cuda::release(owned->device, owned->handle));
-    } else {
-      static_cast<void>(cuda::destroy_stream(owned->device, owned->handle));
-    }
-  } catch (...) {
-  }
-  owned->handle = nullptr;
-  int64_t total = 0;
-  if (owned->bytes > 0) napi_adjust_external_memory(env, -owned->bytes, &total);
-}
-
-Napi::Value owner(Napi::Env env, Owned::Kind kind, int device, void* handle, int64_t bytes) {
-  auto* const owned = new Owned{kind, device, handle, 0};
-  const auto finalize = [](Napi::Env finalizing, Owned* data) {
-    give_back(finalizing, data);
-    delete data;
-  };
-  Napi::External<Owned> external;
-  try {
-    external = Napi::External<Owned>::New(env, owned, finalize);
-  } catch (const Napi::Error&) {
-    give_back(env, owned);
-    delete owned;
-    throw;
-  }
-  external.TypeTag(&kOwnedTag);
-  // A garbage collector that sees a few bytes only would let gigabytes of device memory pile up.
-  if (bytes > 0) Napi::MemoryManagement::AdjustExternalMemory(env, bytes);
-  owned->bytes = bytes;
-  return external;
-}
-
-Owned& owned_at(const Napi::CallbackInfo& info, size_t index) {
-  if (!info[index].IsExternal()) fail(info.Env(), "expected the owner of memory or of a stream");
-  const auto external = info[index].As<Napi::External<Owned>>();
-  if (!external.CheckTypeTag(&kOwnedTag)) fail(info.Env(), "expected the owner of memory or of a stream");
-  return *external.Data();
-}
-
-// ---- Arguments
-
-// A device that is not the host.
-int ordinal_at(const Napi::CallbackInfo& info, size_t index) {
-  const Location where = location(info.Env(), info[index].As<Napi::Number>().DoubleValue());
-  if (where.kind == Location::host) fail(info.Env(), "expected a device");
-  return where.ordinal;
-}
-
-size_t size_at(const Napi::CallbackInfo& info, size_t index) {
-  const double value = info[index].As<Napi::Number>().DoubleValue();
-  if (!(value >= 0 && value <= 9007199254740991.0)) fail(info.Env(), "a size is out of range");
-  return static_cast<size_t>(value);
-}
-
-void check(Napi::Env env, int device, Status status) {
-  Location where;
-  where.kind = Location::cuda;
-  where.ordinal = device;
-  check_device(env, where, status);
-}
 
 // ---- Memory
 
@@ -222,6 +144,30 @@ Napi::Value stream_wait(const Napi::CallbackInfo& info) {
   static_cast<void>(cuda::destroy_event(device, event));
   if (status != Status::ok) throw Napi::Error(env, device_error(env, status, error));
   return env.Undefined();
+}
+
+// captureBegin(device, stream)
+Napi::Value capture_begin(const Napi::CallbackInfo& info) {
+  const int device = ordinal_at(info, 0);
+  check(info.Env(), device, cuda::begin_capture(device, address(info[1])));
+  return info.Env().Undefined();
+}
+
+// captureEnd(device, stream): the owner of the graph.
+Napi::Value capture_end(const Napi::CallbackInfo& info) {
+  const int device = ordinal_at(info, 0);
+  void* graph = nullptr;
+  check(info.Env(), device, cuda::end_capture(device, address(info[1]), &graph));
+  return owner(info.Env(), Owned::graph, device, graph, 0);
+}
+
+// graphLaunch(device, graph, stream)
+Napi::Value graph_launch(const Napi::CallbackInfo& info) {
+  const int device = ordinal_at(info, 0);
+  void* const graph = address(info[1]);
+  if (graph == nullptr) fail(info.Env(), "the graph was freed");
+  check(info.Env(), device, cuda::launch_graph(device, graph, address(info[2])));
+  return info.Env().Undefined();
 }
 
 // deviceRowInputs(device, rows, given, sources, addresses, out, stream). sources: scale, factor, check and dtype of
@@ -403,9 +349,13 @@ void export_device(Napi::Env env, Napi::Object exports) {
   exports.Set("streamRelease", Napi::Function::New<stream_release>(env, "streamRelease"));
   exports.Set("streamSynchronize", Napi::Function::New<stream_synchronize>(env, "streamSynchronize"));
   exports.Set("streamWait", Napi::Function::New<stream_wait>(env, "streamWait"));
+  exports.Set("captureBegin", Napi::Function::New<capture_begin>(env, "captureBegin"));
+  exports.Set("captureEnd", Napi::Function::New<capture_end>(env, "captureEnd"));
+  exports.Set("graphLaunch", Napi::Function::New<graph_launch>(env, "graphLaunch"));
 #else
-  for (const char* name : {"deviceAllocate", "deviceCopy", "deviceRowInputs", "ownedHandle", "ownedFree",
-                           "streamCreate", "streamRelease", "streamSynchronize", "streamWait"}) {
+  for (const char* name :
+       {"deviceAllocate", "deviceCopy", "deviceRowInputs", "ownedHandle", "ownedFree", "streamCreate", "streamRelease",
+        "streamSynchronize", "streamWait", "captureBegin", "captureEnd", "graphLaunch"}) {
     exports.Set(name, Napi::Function::New<not_built>(env, name));
   }
 #endif

@@ -11,6 +11,7 @@ from typing import Any, Dict, List, Optional, Tuple
 import torch
 
 from ._betas import PowerTable
+from ._errors import SdpoError
 from ._validate import fail_type, fail_value, is_number
 
 # An unshifted time below this counts as 0: n steps of 1/n do not add up to 1 exactly.
@@ -218,5 +219,11 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     if tensor.device == device:
         return tensor
     if tensor.device.type == "cpu" and device.type == "cuda" and not compiling():
+        if torch.cuda.is_current_stream_capturing():
+            raise SdpoError(
+                "ERR_SDPO_DEVICE",
+                f"Expected tensors on {device} for all numbers of a call that is captured into a CUDA graph, received some on the CPU, "
+                "which a replay would read where they are no more; `reserve` puts the tables of a loss and its schedule there",
+            )
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)

@@ -92,6 +92,7 @@ _SIGNATURES = {
     "sdpo_options_init": (c_int, [POINTER(Options), c_size_t]),
     "sdpo_problem_init": (c_int, [POINTER(Problem), c_size_t]),
     "sdpo_evaluate": (c_int, [POINTER(Problem), POINTER(Failure)]),
+    "sdpo_reserve": (c_int, [POINTER(Problem)]),
     "sdpo_moments": (c_int, [POINTER(Problem), POINTER(Failure)]),
     "sdpo_objective": (c_int, [POINTER(Problem), POINTER(Failure)]),
     "sdpo_gradients": (c_int, [POINTER(Problem), POINTER(Failure)]),

@@ -145,6 +145,13 @@ def _problem(operands: Operands, row_inputs: torch.Tensor, row_outputs: torch.Te
     return problem
 
 
+def _options(encoded: Sequence[float]) -> _library.Options:
+    native = _library.new_options()
+    for name, value in zip(_library.ENCODED_OPTIONS, encoded):
+        setattr(native, name, type(getattr(native, name))(value))
+    return native
+
+
 def loss_dtype(operands: Operands) -> torch.dtype:
     """float64 for float64 predictions, else float32: a loss in 16 bits would lose its digits."""
     double = torch.float64 in (operands.policy_chosen.dtype, operands.policy_rejected.dtype)
@@ -167,9 +174,7 @@ def objective(
     """Moments and objective: loss, row outputs and metrics. `options`: the fields of _library.ENCODED_OPTIONS as floats; denominator 0: the number of rows."""
     laid_out = Operands(*lay_out(operands).tensors)
     loss, row_outputs, metrics = objective_outputs(operands)
-    native = _library.new_options()
-    for name, value in zip(_library.ENCODED_OPTIONS, options):
-        setattr(native, name, type(getattr(native, name))(value))
+    native = _options(options)
     problem = _problem(laid_out, row_inputs, row_outputs, threads)
     problem.options = ctypes.pointer(native)
     problem.metrics = metrics.data_ptr()
@@ -180,6 +185,22 @@ def objective(
     if loss.device.type == "cuda" and native.non_finite == LISTS["nonFinite"].index("throw"):
         _throw_non_finite(operands, row_inputs, row_outputs)
     return loss, row_outputs, metrics
+
+
+def reserve(operands: Operands, row_inputs: torch.Tensor, options: Sequence[float], threads: int) -> None:
+    """Room for both passes in the workspace of the current stream; nothing is read or written."""
+    _, row_outputs, metrics = objective_outputs(operands)
+    native = _options(options)
+    laid_out = Operands(*lay_out(operands).tensors)
+    # Backward may come without the references, which then do not choose its kernel any more.
+    for given in (laid_out, laid_out._replace(reference_chosen=None, reference_rejected=None)):
+        problem = _problem(given, row_inputs, row_outputs, threads)
+        problem.options = ctypes.pointer(native)
+        problem.metrics = metrics.data_ptr()
+        # The gradients are made when they are wanted; what they take depends on their shape only.
+        problem.chosen.gradient, problem.rejected.gradient = problem.chosen.policy, problem.rejected.policy
+        with _on(row_outputs.device):
+            _library.check(_library.library().sdpo_reserve(ctypes.byref(problem)))
 
 
 def _throw_non_finite(operands: Operands, row_inputs: torch.Tensor, row_outputs: torch.Tensor) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 
-from . import _autograd
+from . import _autograd, _native
 from ._errors import SdpoRangeError, SdpoTypeError
 from ._levels import can_look, read_list, to_device
 from ._native import Operands, check_tensor, fill_row_inputs
@@ -88,6 +88,50 @@ class PreferenceLoss:
 
         Raises SdpoTypeError, SdpoRangeError (a ValueError), NonFiniteError, or SdpoError; each has a `code`.
         """
+        operands, row_inputs, options, denominator = self._prepare(
+            chosen, rejected, timesteps, row_weights, element_weights, transition, weight_noise, denominator, mask_threshold
+        )
+        keep_reference = self.options.reads_reference_for_gradient()
+        results = _autograd.evaluate(operands, row_inputs, options, denominator, self.options.threads, keep_reference)
+        return PreferenceOutput.of(*results)
+
+    def reserve(
+        self,
+        *,
+        chosen: BranchInput,
+        rejected: BranchInput,
+        timesteps: Optional[PerBranch] = None,
+        row_weights: Optional[Numbers] = None,
+        element_weights: Optional[torch.Tensor] = None,
+        transition: Optional[Mapping[str, Any]] = None,
+        weight_noise: Optional[Mapping[str, Numbers]] = None,
+        denominator: Optional[float] = None,
+        mask_threshold: Optional[Union[float, Numbers]] = None,
+    ) -> None:
+        """Makes room for a call of these arguments, and its backward, on the current stream of their device, and puts tables there.
+
+        To be called once on the stream that a CUDA graph is captured on, before the capture: a workspace cannot grow during one. The graph
+        uses the workspace of that stream, so nothing else may run there while it is replayed elsewhere (docs/pytorch.md). On the
+        CPU the arguments are checked, and there is nothing to make.
+        """
+        operands, row_inputs, options, _ = self._prepare(
+            chosen, rejected, timesteps, row_weights, element_weights, transition, weight_noise, denominator, mask_threshold
+        )
+        _native.reserve(operands, row_inputs, options, self.options.threads)
+
+    def _prepare(
+        self,
+        chosen: BranchInput,
+        rejected: BranchInput,
+        timesteps: Any,
+        row_weights: Any,
+        element_weights: Optional[torch.Tensor],
+        transition: Any,
+        weight_noise: Any,
+        denominator: Optional[float],
+        mask_threshold: Any,
+    ) -> Tuple[Operands, torch.Tensor, List[float], float]:
+        """Operands, row inputs, encoded options, and the denominator or 0 for the number of rows."""
         branches = {
             "chosen": _read_branch("chosen", chosen, self.options),
             "rejected": _read_branch("rejected", rejected, self.options),
@@ -105,10 +149,7 @@ class PreferenceLoss:
         row_inputs = self._row_inputs(
             branches, timesteps, row_weights, transition, weight_noise, mask_threshold, rows, device
         )
-        options = encode(self.options, device.type == "cuda")
-        keep_reference = self.options.reads_reference_for_gradient()
-        results = _autograd.evaluate(operands, row_inputs, options, denominator or 0.0, self.options.threads, keep_reference)
-        return PreferenceOutput.of(*results)
+        return operands, row_inputs, encode(self.options, device.type == "cuda"), denominator or 0.0
 
     # ---- Scalars of the rows (docs/mathematics.md, section 5), formed on the device of the tensors
 

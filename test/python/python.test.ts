@@ -70,6 +70,7 @@ t.test('its tests', { skip: missing(), timeout: 600_000 }, async (t) => {
     'test_options',
     'test_schedule',
     'test_compile',
+    'test_graphs',
     'test_cuda',
   ];
   await runPythonTests(t, modules, { SDPO_SCHEDULE_REFERENCE: reference });

@@ -148,6 +148,7 @@ static void passes(batch* b) {
   ok(output(&two, "deltaChosen", 1) == output(b, "deltaChosen", 1) && output(&two, "loss", 1) == 0, "moments alone");
   ok(sdpo_objective(&two.problem, NULL) == SDPO_OK && two.metrics[0] == b->metrics[0], "objective");
   ok(two.gradients[0][0] == 0, "objective writes no gradient");
+  ok(sdpo_reserve(&two.problem) == SDPO_OK && two.gradients[0][0] == 0, "on the host there is nothing to reserve");
   ok(sdpo_gradients(&two.problem, NULL) == SDPO_OK, "gradients");
   ok(memcmp(two.gradients, b->gradients, sizeof two.gradients) == 0, "two passes give the bits of the fused call");
 
@@ -221,6 +222,7 @@ static void failing_calls(batch* b) {
   problem.scalars.kind = 7;
   ok(sdpo_evaluate(&problem, NULL) == SDPO_INVALID_ARGUMENT && says("scalars"), "an unknown location");
   ok(sdpo_options_init(NULL, sizeof options) == SDPO_INVALID_ARGUMENT, "nothing to initialise");
+  ok(sdpo_reserve(NULL) == SDPO_INVALID_ARGUMENT && says("NULL"), "nothing to reserve for");
   if (!sdpo_has_cuda()) {
     problem = b->problem;
     problem.tensors.kind = problem.scalars.kind = SDPO_CUDA;

@@ -4,7 +4,9 @@
 //
 // It is late on purpose: every piece of work starts after a pause, freed memory is overwritten, and new memory is full
 // of NaN, so that a missing wait or a use after free shows in the numbers. As on a device, the default stream and other
-// streams do not wait for each other. The device has 256 MiB. SDPO_FAKE_LOSE=n: the n-th evaluation loses the context.
+// streams do not wait for each other. A stream that is captured keeps its work for the graph, and whoever waits for it
+// or allocates on its behalf invalidates the capture. The device has 256 MiB. SDPO_FAKE_LOSE=n: the n-th evaluation
+// loses the context.
 #include "../../../native/cuda/cuda.h"
 
 #include <algorithm>
@@ -16,6 +18,7 @@
 #include <cstring>
 #include <deque>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <stdexcept>
 #include <thread>
@@ -36,6 +39,8 @@ Status failed(int code, const char* name, const char* text, const char* operatio
   return code == 2 ? Status::out_of_memory : Status::device;
 }
 
+using Graph = std::vector<std::function<void()>>;
+
 class Queue {
  public:
   Queue() {
@@ -44,10 +49,46 @@ class Queue {
 
   void add(std::function<void()> work) {
     std::lock_guard<std::mutex> lock(mutex_);
+    if (captured_ != nullptr) {
+      captured_->push_back(std::move(work));
+      return;
+    }
     work_.push_back(std::move(work));
     ++added_;
     changed_.notify_all();
   }
+
+  // ---- Captures. One that was invalidated goes on, and ends without a graph.
+
+  bool begin() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (captured_ != nullptr) return false;
+    captured_ = std::make_unique<Graph>();
+    valid_ = true;
+    return true;
+  }
+
+  std::unique_ptr<Graph> end() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    std::unique_ptr<Graph> out = std::move(captured_);
+    if (!valid_) out.reset();
+    return out;
+  }
+
+  bool captured() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return captured_ != nullptr;
+  }
+
+  // Whether the stream is captured, which is then over.
+  bool invalidate() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    valid_ = false;
+    return captured_ != nullptr;
+  }
+
+  // The most elements of a call on this stream, whose workspace grows with them.
+  int64_t room = 0;
 
   uint64_t added() {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -79,6 +120,8 @@ class Queue {
   std::condition_variable changed_;
   std::deque<std::function<void()>> work_;
   uint64_t added_ = 0, done_ = 0;
+  std::unique_ptr<Graph> captured_;
+  bool valid_ = true;
 };
 
 struct Event {
@@ -130,6 +173,21 @@ std::vector<Queue*> all_queues() {
 void wait(Queue& queue) {
   ++the_device().waits;
   queue.wait(queue.added());
+}
+
+Status unsupported(const char* operation, const char* shapes = "") {
+  return failed(900, "cudaErrorStreamCaptureUnsupported", "operation not permitted when stream is capturing", operation,
+                0, shapes);
+}
+
+// Room for a call, as the workspace of a stream: it grows outside of captures only.
+Status make_room(const Problem& problem) {
+  Queue& queue = queue_of(problem.stream);
+  const int64_t needed = problem.rows * problem.size;
+  if (needed <= queue.room) return Status::ok;
+  if (queue.captured()) return unsupported("growing a workspace during a capture (reserve it before)");
+  queue.room = needed;
+  return Status::ok;
 }
 
 #define FAKE_ENTER()                                       \
@@ -273,6 +331,7 @@ Status release_workspace(int device, void* stream) { return synchronize(device, 
 
 Status synchronize(int, void* stream) {
   FAKE_ENTER();
+  if (queue_of(stream).invalidate()) return unsupported("waiting for a stream");
   wait(queue_of(stream));
   return usable();
 }
@@ -289,18 +348,54 @@ Status destroy_event(int, void* event) {
 
 Status record_event(int, void* event, void* stream) {
   Queue& queue = queue_of(stream);
+  if (queue.invalidate()) return unsupported("recording an event");
   *static_cast<Event*>(event) = {&queue, queue.added()};
   return Status::ok;
 }
 
 Status wait_event(int, void* stream, void* event) {
   const Event recorded = *static_cast<Event*>(event);
+  if (queue_of(stream).invalidate()) return unsupported("waiting for an event");
   queue_of(stream).add([recorded] { recorded.queue->wait(recorded.count); });
   return Status::ok;
 }
 
+Status begin_capture(int, void* stream) {
+  FAKE_ENTER();
+  if (stream == nullptr || !queue_of(stream).begin()) return unsupported("beginning a capture");
+  return Status::ok;
+}
+
+Status end_capture(int, void* stream, void** graph) {
+  std::unique_ptr<Graph> made = queue_of(stream).end();
+  *graph = made.release();
+  if (*graph != nullptr) return Status::ok;
+  return failed(901, "cudaErrorStreamCaptureInvalidated", "operation failed due to a previous error during capture",
+                "ending a capture", 0, "");
+}
+
+Status launch_graph(int, void* graph, void* stream) {
+  FAKE_ENTER();
+  for (const auto& work : *static_cast<Graph*>(graph)) queue_of(stream).add(work);
+  return Status::ok;
+}
+
+Status destroy_graph(int, void* graph) {
+  delete static_cast<Graph*>(graph);  // launches have copies
+  return Status::ok;
+}
+
+Status reserve(const Problem& problem) {
+  FAKE_ENTER();
+  return make_room(problem);
+}
+
 Status evaluate_async(const Problem& problem, EvaluateCompletion done) {
   FAKE_ENTER();
+  if (queue_of(problem.stream).captured() && problem.scalars.kind == Location::host)
+    return unsupported("capturing a call whose results the host reads (leave them on the device)");
+  const Status room = make_room(problem);
+  if (room != Status::ok) return room;
   const char* const lose = std::getenv("SDPO_FAKE_LOSE");
   queue_of(problem.stream).add([=] {
     {
@@ -400,7 +495,7 @@ DeviceInfo device_info(int device, bool) {
 namespace sdpo {
 
 const Backend& cuda_backend() {
-  static const Backend backend = {"cuda", cuda::evaluate, cuda::combine, cuda::noise};
+  static const Backend backend = {"cuda", cuda::evaluate, cuda::combine, cuda::noise, cuda::reserve};
   return backend;
 }
 
