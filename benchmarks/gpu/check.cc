@@ -1,21 +1,16 @@
 // Checks the CUDA backend on a device against its host emulation and the CPU backend, then times it, in both designs.
 // Prints one JSON object.
 //
-//   check [--device N] [--design tiles|clusters] [--quick] [--no-timing] [--only-timing] [--shape NAME] [--rows N]
-//   [--commit HASH]
+//   check [--device N] [--design tiles|clusters] [--quick|--small] [--no-timing] [--only-timing] [--shape NAME]
+//         [--rows N] [--commit HASH]
 //
-// Exit code 0: everything agreed. Without --design both are checked and timed. --shape and --rows choose among the
-// timings.
+// Exit code 0: everything agreed. Without --design both are checked and timed. --quick checks less, for sanitizers, and
+// --small least, where a processor runs the kernels. --shape and --rows choose among the timings.
 #include <algorithm>
 #include <cstring>
 
 #include "../../native/cuda/device.h"
-#include "correctness.h"
-
-// The plainest instruction set is enough for a reference.
-namespace sdpo::cpu {
-const KernelTable& kernels() { return *baseline_kernels(); }
-}  // namespace sdpo::cpu
+#include "graphs.h"
 
 namespace {
 
@@ -175,14 +170,15 @@ void time_shape(const Shape& shape, DType dtype, int64_t rows, int device, void*
 int usage() {
   std::fprintf(
       stderr,
-      "usage: check [--device N] [--design tiles|clusters] [--quick] [--no-timing] [--only-timing] [--shape NAME] "
+      "usage: check [--device N] [--design tiles|clusters] [--quick|--small] [--no-timing] [--only-timing] [--shape NAME] "
       "[--rows N] [--commit HASH]\n");
   return 2;
 }
 
 int main(int argc, char** argv) {
   int device = 0;
-  bool quick = false, timing = true, checking = true;
+  bool timing = true, checking = true;
+  checks::Extent extent = checks::Extent::all;
   const char *commit = "unknown", *only_shape = nullptr;
   int only_rows = 0;
   std::vector<cuda::Design> designs = {cuda::Design::tiles, cuda::Design::clusters};
@@ -197,7 +193,9 @@ int main(int argc, char** argv) {
       if (std::strcmp(name, "tiles") != 0 && std::strcmp(name, "clusters") != 0) return usage();
       designs = {std::strcmp(name, "tiles") == 0 ? cuda::Design::tiles : cuda::Design::clusters};
     } else if (is("--quick", false)) {
-      quick = true;
+      extent = checks::Extent::quick;
+    } else if (is("--small", false)) {
+      extent = checks::Extent::small;
     } else if (is("--no-timing", false)) {
       timing = false;
     } else if (is("--only-timing", false)) {
@@ -224,9 +222,10 @@ int main(int argc, char** argv) {
     if (!checking) break;
     std::fprintf(stderr, "checking %s\n", name_of(design == cuda::Design::clusters));
     cuda::set_design(design);
-    checks::check_everything(device, quick);
+    checks::check_everything(device, extent);
+    checks::check_graphs(device);
   }
-  if (checking) checks::check_designs(device);
+  if (checking) checks::check_designs(device, extent == checks::Extent::small);
   std::printf(
       "{\n  \"gpu\": \"%s\", \"computeCapability\": \"%d.%d\", \"multiProcessors\": %d, \"driver\": %d, \"runtime\": %d,\n"
       "  \"commit\": \"%s\", \"checks\": %ld, \"failures\": %ld, \"checkedInClusters\": %ld",

@@ -66,6 +66,12 @@ class DeviceCase {
     return p;
   }
 
+  // Another case of the same shapes in the same memory.
+  void write(const Case& c) const {
+    for (size_t slot = 0; slot < memory_.size(); ++slot)
+      if (memory_[slot].bytes() > 0) memory_[slot].write(c.tensors[slot].bytes.data());
+  }
+
   std::vector<unsigned char> bytes(int slot) const {
     std::vector<unsigned char> out(memory_[static_cast<size_t>(slot)].bytes());
     if (!out.empty()) memory_[static_cast<size_t>(slot)].read(out.data());

@@ -3,11 +3,11 @@
 #
 #   OUT=folder benchmarks/gpu/run.sh [build]
 #
-# `build` only compiles build/gpu/check, to be carried to a machine without a compiler. Without it the program is compiled where nvcc is
-# found, and otherwise taken as it lies there. What a machine refuses or lacks is recorded in status.txt and passed over; the exit code is
-# that of the checks. Settings, all optional:
+# `build` only compiles build/gpu/{check,calls}, to be carried to a machine without a compiler. Without it the programs are compiled where nvcc
+# and cmake are found, and otherwise taken as they lie there. What a machine refuses or lacks is recorded in status.txt and passed over; the
+# exit code is that of the checks. Settings, all optional:
 #
-#   ARCH     architecture; default native, or sm_90 when only building
+#   ARCH     architecture; default that of the device, or sm_90 when only building
 #   DEVICE   number of the device; default 0
 #   PYTHON   the interpreter with PyTorch; default python3
 #   COMMIT   what the results are of, where there is no git; default git's HEAD
@@ -24,22 +24,13 @@ build=build/gpu
 mkdir -p "$OUT" "$build"
 commit=${COMMIT:-$(git rev-parse HEAD 2>/dev/null || echo unknown)}
 
+# compile ARCH: the check program, the program of the C interface, and the C library, which the Python package uses.
 compile() {
-  local arch=$1 objects=() source object pids=()
-  for source in native/cuda/*.cu native/cpu/{kernels_baseline,rows,evaluate,threads,elementwise}.cc benchmarks/gpu/check.cc; do
-    object=$build/$(basename "$source").o
-    objects+=("$object")
-    [ "$object" -nt "$source" ] && [ -z "$(find native test/build/cuda-host benchmarks/gpu -newer "$object" \( -name '*.h' -o -name '*.cuh' -o -name '*.inl' \) | head -n 1)" ] && continue
-    nvcc -std=c++17 -O3 -lineinfo "-arch=$arch" -Xcompiler=-ffp-contract=off -c -o "$object" "$source" &
-    pids+=($!)
-    if [ ${#pids[@]} -ge "${JOBS:-$(nproc)}" ]; then
-      wait "${pids[0]}" || return 1
-      pids=("${pids[@]:1}")
-    fi
-  done
-  local pid
-  for pid in "${pids[@]}"; do wait "$pid" || return 1; done
-  nvcc "-arch=$arch" -o "$build/check" "${objects[@]}" -lpthread
+  local generator=()
+  command -v ninja > /dev/null && generator=(-G Ninja)
+  cmake -S . -B "$build/cmake" "${generator[@]}" -DSDPO_CUDA=ON -DSDPO_ADDON=OFF "-DSDPO_CUDA_ARCHITECTURES=${1#sm_}-real" \
+    "-DCMAKE_RUNTIME_OUTPUT_DIRECTORY=$PWD/$build" &&
+    cmake --build "$build/cmake" --parallel "${JOBS:-$(nproc)}" --target gpu_check gpu_calls sdpo_c
 }
 
 if [ "${1:-}" = build ]; then
@@ -59,12 +50,13 @@ within() {
 }
 note() { echo "$1: $2" | tee -a "$OUT/status.txt"; }
 
-if command -v nvcc > /dev/null; then
-  if compile "${ARCH:-native}" > "$OUT/build.log" 2>&1; then note build ok; else note build "failed, see build.log"; exit 1; fi
+if command -v nvcc > /dev/null && command -v cmake > /dev/null; then
+  capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader --id="$DEVICE" 2> /dev/null | head -n 1 | tr -d .)
+  if compile "${ARCH:-sm_${capability:-90}}" > "$OUT/build.log" 2>&1; then note build ok; else note build "failed, see build.log"; exit 1; fi
 elif [ -x "$build/check" ]; then
-  note build "no nvcc: build/gpu/check as it is"
+  note build "no nvcc or no cmake: build/gpu/check as it is"
 else
-  note build "no nvcc and no build/gpu/check"
+  note build "no nvcc or no cmake, and no build/gpu/check"
   exit 1
 fi
 command -v nvidia-smi > /dev/null && nvidia-smi > "$OUT/nvidia-smi.txt" 2>&1
@@ -81,25 +73,18 @@ within 600 "$build/check" --device "$DEVICE" --no-timing --commit "$commit" > "$
 checked=$?
 note check "exit code $checked, $(grep -o '"failures": [0-9]*, "checkedInClusters": [0-9]*' "$OUT/check.txt" || echo 'no result')"
 [ $checked -eq 0 ] || exit $checked
+IFS=, read -ra visible <<< "${CUDA_VISIBLE_DEVICES:-}"  # it takes the first device that it sees
+CUDA_VISIBLE_DEVICES=${visible[$DEVICE]:-$DEVICE} within 120 "$build/calls" > "$OUT/calls.txt" 2>&1
+called=$?
+note calls "exit code $called, $(tail -n 1 "$OUT/calls.txt")"
+[ $called -eq 0 ] || exit $called
 
 within 600 "$build/check" --device "$DEVICE" --only-timing --commit "$commit" > "$OUT/timings.json" 2> "$OUT/timings.log"
 note timings "exit code $?"
 
-# The C library, which the Python package uses; no Node is needed for it.
-if command -v cmake > /dev/null && command -v nvcc > /dev/null; then
-  generator=()
-  capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2> /dev/null | head -n 1 | tr -d .)
-  command -v ninja > /dev/null && generator=(-G Ninja)
-  if cmake -S . -B "$build/library" "${generator[@]}" -DSDPO_CUDA=ON -DSDPO_ADDON=OFF "-DSDPO_CUDA_ARCHITECTURES=${capability:-90}-real" \
-    > "$OUT/library.log" 2>&1 && cmake --build "$build/library" --parallel "${JOBS:-$(nproc)}" >> "$OUT/library.log" 2>&1; then
-    SDPO_LIBRARY=$(find "$PWD/$build/library" -name libsdpo.so | head -n 1)
-    export SDPO_LIBRARY PYTHONPATH="$PWD/python${PYTHONPATH:+:$PYTHONPATH}"
-    note library ok
-  else
-    note library "failed, see library.log"
-  fi
-else
-  note library "no cmake or no nvcc"
+# Not from another build, whose device may be another one.
+if [ -f "$build/cmake/libsdpo.so" ]; then
+  export SDPO_LIBRARY="$PWD/$build/cmake/libsdpo.so" PYTHONPATH="$PWD/python${PYTHONPATH:+:$PYTHONPATH}"
 fi
 
 if "$PYTHON" -c 'import torch' > /dev/null 2>&1; then
