@@ -117,6 +117,7 @@ export function enlist(
 ): void {
   if (lane.captured !== undefined) {
     lane.captured.push(...accesses);
+    return;
   }
   if (accesses.length === 0) return;
   const others = new Set(accesses.flatMap(({ memory, writes }) => memory.before(lane, writes)));
