@@ -2,7 +2,7 @@
 // by hand, a published measurement.
 #include <string>
 
-#include "../../benchmarks/gpu/traffic/play.h"
+#include "../../../benchmarks/gpu/traffic/play.h"
 #include "expect.h"
 
 using namespace sdpo;
