@@ -1,7 +1,8 @@
 /** The config of a training: its shape, and how it is read, changed by the command line, checked and completed. */
 
-import { readFileSync } from 'node:fs';
 import { dirname, relative, resolve } from 'node:path';
+import { duplicateKey } from '../files/json-keys.js';
+import { readTextFile } from '../files/text.js';
 import { type PreferenceLossOptions, USED_BY } from '../loss/options.js';
 import type { DiffusersConfig, PredictionType, PresetName } from '../schedule/schedule.js';
 import type { ParquetPairOptions, SafetensorsPairOptions } from '../trainer/data.js';
@@ -113,13 +114,16 @@ export function loadConfig(file: string, { set = [], out }: ConfigChanges = {}):
 
 /** The object in a JSON file. */
 export function readJsonObject(file: string): Record<string, unknown> {
+  const text = readTextFile(file, 'ERR_SDPO_CONFIG');
   let value: unknown;
   try {
-    value = JSON.parse(readFileSync(file, 'utf8'));
+    value = JSON.parse(text);
   } catch (error) {
-    const { code, message } = error as NodeJS.ErrnoException;
-    if (code === 'ENOENT') throw configError(`Expected ${file} to be a file, received no such file`, error);
-    throw configError(`Expected ${file} to be readable JSON, received: ${message}`, error);
+    throw configError(`Expected ${file} to be readable JSON, received: ${(error as Error).message}`, error);
+  }
+  const twice = duplicateKey(text);
+  if (twice !== undefined) {
+    throw configError(`Expected ${file} to name everything once, received ${JSON.stringify(twice)} twice`);
   }
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
     throw configError(`Expected ${file} to be a JSON object, received ${JSON.stringify(value).slice(0, 60)}`);

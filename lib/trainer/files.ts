@@ -2,6 +2,8 @@
 
 import { createHash, type Hash } from 'node:crypto';
 import { type FileHandle, open } from 'node:fs/promises';
+import { FOREIGN_BYTES } from '../files/foreign.js';
+import { openFile } from '../files/open.js';
 import { type ErrorCode, SdpoError } from '../native/errors.js';
 import { decodeHeader, type Field, headerLength, LENGTH_BYTES } from '../tensor/safetensors.js';
 
@@ -45,16 +47,12 @@ export async function readWhole(path: string, code: ErrorCode): Promise<Uint8Arr
 }
 
 async function withFile<T>(path: string, code: ErrorCode, use: (file: FileHandle) => Promise<T>): Promise<T> {
-  let file: FileHandle;
-  try {
-    file = await open(path, 'r');
-  } catch (cause) {
-    throw new SdpoError(code, `Expected ${path} to be a file that can be read, received ${(cause as Error).message}`, {
-      cause,
-    });
-  }
+  const file = await openFile(path, code);
   try {
     return await use(file);
+  } catch (cause) {
+    if (cause instanceof SdpoError) throw cause;
+    throw new SdpoError(code, `Expected ${path} to be readable, received ${(cause as Error).message}`, { cause });
   } finally {
     await file.close();
   }
@@ -130,31 +128,41 @@ export async function hashFile(hash: Hash, path: string, mode: FingerprintMode, 
 
 /** A tensor of a safetensors file that stays on the disk; `begin` counts from the start of the file. */
 export interface StoredTensor extends Field {
+  readonly row: NonNullable<Field['row']>;
   readonly path: string;
   readonly fileBytes: number;
 }
 
+export interface SafetensorsHeader {
+  readonly tensors: ReadonlyMap<string, StoredTensor>;
+  /** Names and dtypes of those that cannot be read. */
+  readonly others: ReadonlyMap<string, string>;
+  readonly metadata: Readonly<Record<string, string>>;
+}
+
 /** Reads the header of a safetensors file, and nothing else of it. */
-export async function readSafetensorsHeader(
-  path: string,
-  code: ErrorCode,
-): Promise<{ tensors: Map<string, StoredTensor>; metadata: Record<string, string> }> {
+export async function readSafetensorsHeader(path: string, code: ErrorCode): Promise<SafetensorsHeader> {
   return withFile(path, code, async (file) => {
     const fileBytes = (await file.stat()).size;
     if (fileBytes < LENGTH_BYTES) {
       throw new SdpoError(code, `Expected ${path} to be a safetensors file, received a file of ${fileBytes} bytes`);
     }
-    const start = await readExactly(file, path, { begin: 0, length: LENGTH_BYTES }, code);
+    const start = await readExactly(file, path, { begin: 0, length: Math.min(fileBytes, FOREIGN_BYTES) }, code);
     try {
       const length = headerLength(start, fileBytes);
       const content = LENGTH_BYTES + length;
       const header = await readExactly(file, path, { begin: LENGTH_BYTES, length }, code);
       const { fields, metadata } = decodeHeader(header, fileBytes - content);
-      const stored = fields.map(({ name, ...field }): [string, StoredTensor] => [
-        name,
-        { ...field, path, fileBytes, begin: field.begin + content, end: field.end + content },
-      ]);
-      return { tensors: new Map(stored), metadata };
+      const tensors = new Map<string, StoredTensor>();
+      const others = new Map<string, string>();
+      for (const { name, row, ...field } of fields) {
+        if (row === undefined) others.set(name, field.code);
+        else {
+          const [begin, end] = [field.begin + content, field.end + content];
+          tensors.set(name, { ...field, row, path, fileBytes, begin, end });
+        }
+      }
+      return { tensors, others, metadata };
     } catch (cause) {
       throw new SdpoError(code, `${path}: ${(cause as Error).message}`, { cause });
     }
