@@ -46,7 +46,8 @@ export async function readWhole(path: string, code: ErrorCode): Promise<Uint8Arr
   );
 }
 
-async function withFile<T>(path: string, code: ErrorCode, use: (file: FileHandle) => Promise<T>): Promise<T> {
+/** Opens a file, uses and closes it; what the operating system throws meanwhile is given the path. */
+export async function withFile<T>(path: string, code: ErrorCode, use: (file: FileHandle) => Promise<T>): Promise<T> {
   const file = await openFile(path, code);
   try {
     return await use(file);
@@ -58,7 +59,8 @@ async function withFile<T>(path: string, code: ErrorCode, use: (file: FileHandle
   }
 }
 
-async function readExactly(file: FileHandle, path: string, range: Range, code: ErrorCode): Promise<Uint8Array> {
+/** Bytes of a file that is open; throws where it ends before the range does. */
+export async function readExactly(file: FileHandle, path: string, range: Range, code: ErrorCode): Promise<Uint8Array> {
   const bytes = new Uint8Array(range.length);
   let done = 0;
   while (done < range.length) {
