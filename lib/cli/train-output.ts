@@ -1,6 +1,7 @@
 /** What a training shows while it runs: a bar on a terminal, lines elsewhere, JSON for programs, or nothing. */
 
 import cliProgress from 'cli-progress';
+import { jsonLine } from '../trainer/jsonl.js';
 import type { MetricsWriter } from '../trainer/types.js';
 
 export type OutputMode = 'bar' | 'lines' | 'json' | 'quiet';
@@ -92,7 +93,7 @@ function jsonLines(steps: number, every: number): TrainOutput {
     start() {},
     write(entry) {
       const { step, kind } = entry;
-      if (kind === 'evaluation' || step % every === 0 || step === steps) console.log(JSON.stringify(entry));
+      if (kind === 'evaluation' || step % every === 0 || step === steps) console.log(jsonLine(entry).trimEnd());
     },
     note() {},
     stop() {},

@@ -74,7 +74,8 @@ export function isMissing(error: unknown): boolean {
   return cause?.code === 'ENOENT';
 }
 
-function checkKind(path: string, code: ErrorCode, stats: Stats): void {
+/** Throws as {@link openFile} does for what was opened otherwise. */
+export function checkKind(path: string, code: ErrorCode, stats: Stats): void {
   const kind = kindOf(stats);
   if (kind !== undefined) throw new SdpoError(code, `Expected ${path} to be a file, received ${kind}`);
 }
