@@ -1,8 +1,11 @@
-// Checks the CUDA backend on a device against its host emulation and the CPU backend, then times it, in both designs. Prints one JSON object.
+// Checks the CUDA backend on a device against its host emulation and the CPU backend, then times it, in both designs.
+// Prints one JSON object.
 //
-//   check [--device N] [--design tiles|clusters] [--quick] [--no-timing] [--only-timing] [--shape NAME] [--rows N] [--commit HASH]
+//   check [--device N] [--design tiles|clusters] [--quick] [--no-timing] [--only-timing] [--shape NAME] [--rows N]
+//   [--commit HASH]
 //
-// Exit code 0: everything agreed. Without --design both are checked and timed. --shape and --rows choose among the timings.
+// Exit code 0: everything agreed. Without --design both are checked and timed. --shape and --rows choose among the
+// timings.
 #include <algorithm>
 #include <cstring>
 
@@ -24,8 +27,8 @@ struct Timing {
   double median, low, high;  // microseconds of a call; the middle half of the samples lies between low and high
 };
 
-// Work that keeps a stream busy while the calls to be timed are put behind it: otherwise short ones would wait for the processor, and that
-// would be timed. `bytes` are filled with zeros a few times.
+// Work that keeps a stream busy while the calls to be timed are put behind it: otherwise short ones would wait for the
+// processor, and that would be timed. `bytes` are filled with zeros a few times.
 struct Ballast {
   void* memory;
   size_t bytes;
@@ -52,7 +55,8 @@ Timing time_calls(int device, void* stream, const Ballast& ballast, int samples,
     must(cuda::synchronize(device, stream), "synchronize");
     for (int i = 0; i < count; ++i) {
       float milliseconds = 0;
-      must(cuda::elapsed(device, events[static_cast<size_t>(i)], events[static_cast<size_t>(i) + 1], &milliseconds), "elapsed");
+      must(cuda::elapsed(device, events[static_cast<size_t>(i)], events[static_cast<size_t>(i) + 1], &milliseconds),
+           "elapsed");
       times.push_back(1e3 * milliseconds / each);
     }
   }
@@ -66,7 +70,8 @@ double copy_bandwidth(int device, void* stream, const Ballast& ballast) {
   const size_t bytes = size_t{1} << 30;
   const DeviceMemory from(device, bytes), to(device, bytes);
   must(cuda::fill_zero(device, from.data(), bytes, stream), "fill_zero");
-  const Timing t = time_calls(device, stream, ballast, 20, 1, [&] { must(cuda::copy(device, to.data(), from.data(), bytes, stream), "copy"); });
+  const Timing t = time_calls(device, stream, ballast, 20, 1,
+                              [&] { must(cuda::copy(device, to.data(), from.data(), bytes, stream), "copy"); });
   return 2 * static_cast<double>(bytes) / (t.median * 1e-6);
 }
 
@@ -84,8 +89,8 @@ constexpr Shape kShapes[] = {
 
 const char* name_of(bool clusters) { return clusters ? "clusters" : "tiles"; }
 
-void time_shape(const Shape& shape, DType dtype, int64_t rows, int device, void* stream, const Ballast& ballast, double bandwidth,
-                const std::vector<cuda::Design>& designs, bool* first) {
+void time_shape(const Shape& shape, DType dtype, int64_t rows, int device, void* stream, const Ballast& ballast,
+                double bandwidth, const std::vector<cuda::Design>& designs, bool* first) {
   const size_t bytes = static_cast<size_t>(rows * shape.size) * dtype_size(dtype);
   std::vector<DeviceMemory> tensors;
   for (int i = 0; i < 8; ++i) {
@@ -101,7 +106,9 @@ void time_shape(const Shape& shape, DType dtype, int64_t rows, int device, void*
   }
   const size_t count = static_cast<size_t>(rows);
   std::vector<double> inputs(RowInput::count * count, 0);
-  const auto fill = [&](int field, double value) { std::fill_n(inputs.data() + static_cast<size_t>(field) * count, count, value); };
+  const auto fill = [&](int field, double value) {
+    std::fill_n(inputs.data() + static_cast<size_t>(field) * count, count, value);
+  };
   fill(RowInput::psiScaleChosen, 250);
   fill(RowInput::psiScaleRejected, 250);
   fill(RowInput::weightScaleChosen, 0.01);
@@ -110,7 +117,8 @@ void time_shape(const Shape& shape, DType dtype, int64_t rows, int device, void*
   fill(RowInput::logClipLow, std::log(0.9));
   fill(RowInput::logClipHigh, std::log(1.1));
   fill(RowInput::rowWeight, 1);
-  DeviceMemory row_inputs(device, inputs.size() * sizeof(double)), row_outputs(device, RowOutput::count * count * sizeof(double));
+  DeviceMemory row_inputs(device, inputs.size() * sizeof(double)),
+      row_outputs(device, RowOutput::count * count * sizeof(double));
   DeviceMemory metrics(device, Metric::count * sizeof(double));
   row_inputs.write(inputs.data());
   Problem p;
@@ -146,15 +154,17 @@ void time_shape(const Shape& shape, DType dtype, int64_t rows, int device, void*
     must(cuda::synchronize(device, stream), "synchronize");
     const int64_t extra = before - cuda::device_info(device, true).freeMemory;
     const auto call = [&] { must(cuda::evaluate(p, &failure), "evaluate"); };
-    // The time between events that enclose a single call, and the time of one call among many: the first has what events cost in it.
+    // The time between events that enclose a single call, and the time of one call among many: the first has what
+    // events cost in it.
     const Timing single = time_calls(device, stream, ballast, 50, 1, call);
     const Timing t = single.median < 100 ? time_calls(device, stream, ballast, 50, 16, call) : single;
-    std::printf("%s    {\"shape\": \"%s\", \"dtype\": \"%s\", \"rows\": %lld, \"design\": \"%s\", \"chosen\": %s, \"microseconds\": %.3f, "
-                "\"quartiles\": [%.3f, %.3f], \"singleCall\": %.3f, \"floorBytes\": %.0f, \"gigabytesPerSecond\": %.1f, \"shareOfCopy\": %.4f, "
-                "\"extraBytes\": %lld}",
-                *first ? "" : ",\n", shape.name, kDTypeNames[static_cast<int>(dtype)], static_cast<long long>(rows), name_of(clusters),
-                clusters == chosen ? "true" : "false", t.median, t.low, t.high, single.median, floor_bytes, floor_bytes / (t.median * 1e3),
-                floor_bytes / (t.median * 1e-6) / bandwidth, static_cast<long long>(extra));
+    std::printf(
+        "%s    {\"shape\": \"%s\", \"dtype\": \"%s\", \"rows\": %lld, \"design\": \"%s\", \"chosen\": %s, \"microseconds\": %.3f, "
+        "\"quartiles\": [%.3f, %.3f], \"singleCall\": %.3f, \"floorBytes\": %.0f, \"gigabytesPerSecond\": %.1f, \"shareOfCopy\": %.4f, "
+        "\"extraBytes\": %lld}",
+        *first ? "" : ",\n", shape.name, kDTypeNames[static_cast<int>(dtype)], static_cast<long long>(rows),
+        name_of(clusters), clusters == chosen ? "true" : "false", t.median, t.low, t.high, single.median, floor_bytes,
+        floor_bytes / (t.median * 1e3), floor_bytes / (t.median * 1e-6) / bandwidth, static_cast<long long>(extra));
     std::fflush(stdout);
     *first = false;
   }
@@ -163,8 +173,10 @@ void time_shape(const Shape& shape, DType dtype, int64_t rows, int device, void*
 }  // namespace
 
 int usage() {
-  std::fprintf(stderr, "usage: check [--device N] [--design tiles|clusters] [--quick] [--no-timing] [--only-timing] [--shape NAME] "
-                       "[--rows N] [--commit HASH]\n");
+  std::fprintf(
+      stderr,
+      "usage: check [--device N] [--design tiles|clusters] [--quick] [--no-timing] [--only-timing] [--shape NAME] "
+      "[--rows N] [--commit HASH]\n");
   return 2;
 }
 
@@ -175,7 +187,9 @@ int main(int argc, char** argv) {
   int only_rows = 0;
   std::vector<cuda::Design> designs = {cuda::Design::tiles, cuda::Design::clusters};
   for (int i = 1; i < argc; ++i) {
-    const auto is = [&](const char* name, bool value) { return std::strcmp(argv[i], name) == 0 && (!value || i + 1 < argc); };
+    const auto is = [&](const char* name, bool value) {
+      return std::strcmp(argv[i], name) == 0 && (!value || i + 1 < argc);
+    };
     if (is("--device", true)) {
       device = std::atoi(argv[++i]);
     } else if (is("--design", true)) {
@@ -198,7 +212,8 @@ int main(int argc, char** argv) {
       return usage();
     }
   }
-  std::setvbuf(stdout, nullptr, _IOLBF, 0);  // a kernel that hangs ends the program from outside: what was found by then is told
+  std::setvbuf(stdout, nullptr, _IOLBF,
+               0);  // a kernel that hangs ends the program from outside: what was found by then is told
   std::string why;
   if (cuda::device_count(&why) <= device) {
     std::fprintf(stderr, "no device cuda:%d: %s\n", device, why.c_str());
@@ -212,10 +227,11 @@ int main(int argc, char** argv) {
     checks::check_everything(device, quick);
   }
   if (checking) checks::check_designs(device);
-  std::printf("{\n  \"gpu\": \"%s\", \"computeCapability\": \"%d.%d\", \"multiProcessors\": %d, \"driver\": %d, \"runtime\": %d,\n"
-              "  \"commit\": \"%s\", \"checks\": %ld, \"failures\": %ld, \"checkedInClusters\": %ld",
-              info.name.c_str(), info.computeMajor, info.computeMinor, info.multiProcessors, cuda::driver_version(), cuda::runtime_version(),
-              commit, g_checks, g_failures, checks::g_in_clusters);
+  std::printf(
+      "{\n  \"gpu\": \"%s\", \"computeCapability\": \"%d.%d\", \"multiProcessors\": %d, \"driver\": %d, \"runtime\": %d,\n"
+      "  \"commit\": \"%s\", \"checks\": %ld, \"failures\": %ld, \"checkedInClusters\": %ld",
+      info.name.c_str(), info.computeMajor, info.computeMinor, info.multiProcessors, cuda::driver_version(),
+      cuda::runtime_version(), commit, g_checks, g_failures, checks::g_in_clusters);
   if (g_failures == 0 && timing) {  // what is wrong is not timed
     void* stream = nullptr;
     must(cuda::create_stream(device, &stream), "create_stream");
@@ -228,7 +244,8 @@ int main(int argc, char** argv) {
       if (only_shape != nullptr && std::strcmp(only_shape, shape.name) != 0) continue;
       for (const DType dtype : {DType::bfloat16, DType::float32}) {
         for (const int64_t rows : {1, 4, 16, 64}) {
-          if (only_rows == 0 || only_rows == rows) time_shape(shape, dtype, rows, device, stream, ballast, bandwidth, designs, &first);
+          if (only_rows == 0 || only_rows == rows)
+            time_shape(shape, dtype, rows, device, stream, ballast, bandwidth, designs, &first);
         }
       }
     }

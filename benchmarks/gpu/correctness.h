@@ -52,10 +52,11 @@ inline bool is_mixed(const Case& c) {
 }
 
 inline unsigned long long emulate(const Case& c, const Problem& p) {
-  const bool plain = !c.tensors[Case::weights].present && c.tensors[Case::reference_c].present && c.tensors[Case::reference_r].present &&
-                     !(c.problem.passes & Pass::cross);
+  const bool plain = !c.tensors[Case::weights].present && c.tensors[Case::reference_c].present &&
+                     c.tensors[Case::reference_r].present && !(c.problem.passes & Pass::cross);
   if (is_mixed(c)) {
-    return is_wide(c) ? cuda::Emulator<cuda::Mixed<double>, false>::run(p, 3) : cuda::Emulator<cuda::Mixed<float>, false>::run(p, 3);
+    return is_wide(c) ? cuda::Emulator<cuda::Mixed<double>, false>::run(p, 3)
+                      : cuda::Emulator<cuda::Mixed<float>, false>::run(p, 3);
   }
   switch (c.tensors[Case::policy_c].dtype) {
     case DType::float64:
@@ -81,16 +82,17 @@ inline bool same_tensor(const Tensor& t, const std::vector<unsigned char>& a, co
 // Cases that ran in clusters.
 inline long g_in_clusters = 0;
 
-// The kernels add and multiply as the emulation does, so moments and, from the device's own A and B, gradients have its bits. The
-// objective uses the device's exp and log, which are within 2 ulp (CUDA programming guide); the loss multiplies that a few times, and mapo
-// a difference of numbers near 1 by its T.
+// The kernels add and multiply as the emulation does, so moments and, from the device's own A and B, gradients have its
+// bits. The objective uses the device's exp and log, which are within 2 ulp (CUDA programming guide); the loss
+// multiplies that a few times, and mapo a difference of numbers near 1 by its T.
 inline void check_case(const Case& c, int device) {
   const double steps = c.problem.options.objective == Objective::mapo ? c.problem.options.mapo_steps : 1;
   const double close = 256 * steps * std::numeric_limits<double>::epsilon();
   DeviceCase d(c, device);
   Failure failure;
   const Status status = cuda::evaluate(d.problem(), &failure);
-  EXPECT(status == Status::ok, "%s: %s", c.name.c_str(), status == Status::device ? cuda::last_error().message().c_str() : "not ok");
+  EXPECT(status == Status::ok, "%s: %s", c.name.c_str(),
+         status == Status::device ? cuda::last_error().message().c_str() : "not ok");
   if (status != Status::ok) return;
   bool clusters = false;
   must(cuda::uses_clusters(d.problem(), &clusters), "uses_clusters");
@@ -98,13 +100,13 @@ inline void check_case(const Case& c, int device) {
   HostResult host(c, c.row_outputs);
   EXPECT(emulate(c, host.problem) == 0, "%s", c.name.c_str());
   for (int field = 0; field < RowOutput::count; ++field) {
-    const bool sum = (field >= RowOutput::errorChosen && field <= RowOutput::deltaRejected) || field == RowOutput::cross ||
-                     field == RowOutput::elementSum;
+    const bool sum = (field >= RowOutput::errorChosen && field <= RowOutput::deltaRejected) ||
+                     field == RowOutput::cross || field == RowOutput::elementSum;
     for (int64_t row = 0; row < c.problem.rows; ++row) {
       const size_t i = static_cast<size_t>(field * c.problem.rows + row);
       const double a = d.outputs[i], b = host.outputs[i];
-      EXPECT(same(a, b) || (!sum && std::fabs(a - b) <= close * std::fmax(1, std::fabs(b))), "%s: %s of row %d: %.17g and %.17g",
-             c.name.c_str(), kRowOutputNames[field], static_cast<int>(row), a, b);
+      EXPECT(same(a, b) || (!sum && std::fabs(a - b) <= close * std::fmax(1, std::fabs(b))),
+             "%s: %s of row %d: %.17g and %.17g", c.name.c_str(), kRowOutputNames[field], static_cast<int>(row), a, b);
     }
   }
   for (int k = 0; k < Metric::count; ++k) {
@@ -118,20 +120,24 @@ inline void check_case(const Case& c, int device) {
   EXPECT(emulate(c, gradients.problem) == 0, "%s", c.name.c_str());
   for (const int slot : {Case::gradient_c, Case::gradient_r}) {
     if (!c.tensors[slot].present) continue;
-    EXPECT(same_tensor(c.tensors[slot], d.bytes(slot), gradients.tensors[static_cast<size_t>(slot)]), "%s: gradient %d", c.name.c_str(), slot);
+    EXPECT(same_tensor(c.tensors[slot], d.bytes(slot), gradients.tensors[static_cast<size_t>(slot)]), "%s: gradient %d",
+           c.name.c_str(), slot);
   }
 
   // Again, and pass by pass: the same bits.
   DeviceCase again(c, device), parts(c, device);
   EXPECT(cuda::evaluate(again.problem(), &failure) == Status::ok, "%s", c.name.c_str());
-  for (const int pass : {Pass::moments | (c.problem.passes & Pass::cross), static_cast<int>(Pass::objective), static_cast<int>(Pass::gradients)}) {
+  for (const int pass : {Pass::moments | (c.problem.passes & Pass::cross), static_cast<int>(Pass::objective),
+                         static_cast<int>(Pass::gradients)}) {
     Problem p = parts.problem();
     p.passes = pass;
     EXPECT(cuda::evaluate(p, &failure) == Status::ok, "%s: pass %d", c.name.c_str(), pass);
   }
   for (const DeviceCase* other : {&again, &parts}) {
-    for (size_t i = 0; i < d.outputs.size(); ++i) EXPECT(same(other->outputs[i], d.outputs[i]), "%s: not the same twice", c.name.c_str());
-    for (const int slot : {Case::gradient_c, Case::gradient_r}) EXPECT(other->bytes(slot) == d.bytes(slot), "%s: not the same twice", c.name.c_str());
+    for (size_t i = 0; i < d.outputs.size(); ++i)
+      EXPECT(same(other->outputs[i], d.outputs[i]), "%s: not the same twice", c.name.c_str());
+    for (const int slot : {Case::gradient_c, Case::gradient_r})
+      EXPECT(other->bytes(slot) == d.bytes(slot), "%s: not the same twice", c.name.c_str());
   }
 }
 
@@ -140,7 +146,8 @@ inline void check_device_scalars(const Case& c, int device) {
   DeviceCase host(c, device), on_device(c, device);
   Failure failure;
   must(cuda::evaluate(host.problem(), &failure), "evaluate");
-  DeviceMemory inputs(device, c.row_inputs.size() * sizeof(double)), outputs(device, c.row_outputs.size() * sizeof(double));
+  DeviceMemory inputs(device, c.row_inputs.size() * sizeof(double)),
+      outputs(device, c.row_outputs.size() * sizeof(double));
   DeviceMemory metrics(device, Metric::count * sizeof(double));
   inputs.write(c.row_inputs.data());
   outputs.write(c.row_outputs.data());
@@ -153,9 +160,12 @@ inline void check_device_scalars(const Case& c, int device) {
   must(cuda::synchronize(device, nullptr), "synchronize");
   outputs.read(on_device.outputs.data());
   metrics.read(on_device.metrics.data());
-  for (size_t i = 0; i < host.outputs.size(); ++i) EXPECT(same(host.outputs[i], on_device.outputs[i]), "%s: scalars on the device", c.name.c_str());
-  for (size_t i = 0; i < host.metrics.size(); ++i) EXPECT(same(host.metrics[i], on_device.metrics[i]), "%s: scalars on the device", c.name.c_str());
-  for (const int slot : {Case::gradient_c, Case::gradient_r}) EXPECT(host.bytes(slot) == on_device.bytes(slot), "%s: gradient", c.name.c_str());
+  for (size_t i = 0; i < host.outputs.size(); ++i)
+    EXPECT(same(host.outputs[i], on_device.outputs[i]), "%s: scalars on the device", c.name.c_str());
+  for (size_t i = 0; i < host.metrics.size(); ++i)
+    EXPECT(same(host.metrics[i], on_device.metrics[i]), "%s: scalars on the device", c.name.c_str());
+  for (const int slot : {Case::gradient_c, Case::gradient_r})
+    EXPECT(host.bytes(slot) == on_device.bytes(slot), "%s: gradient", c.name.c_str());
 }
 
 // Many calls in flight on several streams, each settled once, each with the bits of the blocking call.
@@ -174,17 +184,21 @@ inline void check_streams(Maker& make, int device) {
     calls.emplace_back(c, device);
     Problem p = calls.back().problem();
     p.stream = streams[i % kStreams];
-    must(cuda::evaluate_async(p, [&](Status status, const Failure&, const cuda::Error*) {
-      good += status == Status::ok;
-      ++settled;
-    }), "evaluate_async");
+    must(cuda::evaluate_async(p,
+                              [&](Status status, const Failure&, const cuda::Error*) {
+                                good += status == Status::ok;
+                                ++settled;
+                              }),
+         "evaluate_async");
   }
   for (int i = 0; i < 20000 && settled < kCalls; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   EXPECT(settled == kCalls && good == kCalls, "%d of %d settled, %d good", settled.load(), kCalls, good.load());
   if (settled < kCalls) std::exit(EXIT_FAILURE);  // callbacks would write into what is about to go
   for (const DeviceCase& call : calls) {
-    for (size_t i = 0; i < call.outputs.size(); ++i) EXPECT(same(call.outputs[i], expected.outputs[i]), "a call on a stream");
-    for (const int slot : {Case::gradient_c, Case::gradient_r}) EXPECT(call.bytes(slot) == expected.bytes(slot), "a call on a stream");
+    for (size_t i = 0; i < call.outputs.size(); ++i)
+      EXPECT(same(call.outputs[i], expected.outputs[i]), "a call on a stream");
+    for (const int slot : {Case::gradient_c, Case::gradient_r})
+      EXPECT(call.bytes(slot) == expected.bytes(slot), "a call on a stream");
   }
   for (void* stream : streams) must(cuda::destroy_stream(device, stream), "destroy_stream");
 }
@@ -202,13 +216,15 @@ inline void check_failures(Maker& make, int device) {
     Failure ours, theirs;
     EXPECT(cuda::evaluate(d.problem(), &ours) == Status::non_finite, "a NaN passes");
     EXPECT(cpu::evaluate(host.problem, &theirs) == Status::non_finite, "a NaN passes on the CPU");
-    EXPECT(ours.row == theirs.row && ours.branch == theirs.branch && ours.tensor == theirs.tensor && ours.element == theirs.element,
+    EXPECT(ours.row == theirs.row && ours.branch == theirs.branch && ours.tensor == theirs.tensor &&
+               ours.element == theirs.element,
            "row %d, branch %d, element %d", static_cast<int>(ours.row), ours.branch, static_cast<int>(ours.element));
   }
   // Memory that does not exist: an error with its operation and size, and the device works on.
   void* huge = nullptr;
   EXPECT(cuda::allocate(device, size_t{1} << 50, &huge) == Status::out_of_memory && huge == nullptr, "a petabyte");
-  EXPECT(!cuda::last_error().context_lost && !cuda::last_error().operation.empty(), "%s", cuda::last_error().message().c_str());
+  EXPECT(!cuda::last_error().context_lost && !cuda::last_error().operation.empty(), "%s",
+         cuda::last_error().message().c_str());
   check_case(make.make(DType::float32, false, 2, 1000, false), device);
 }
 
@@ -235,18 +251,21 @@ inline void check_elementwise(Maker& make, int device) {
           EXPECT(ours == host, "words");
           continue;
         }
-        // Within a few ulp of float64; in a narrower dtype that moves a value across a rounding edge, by one unit, rarely.
+        // Within a few ulp of float64; in a narrower dtype that moves a value across a rounding edge, by one unit,
+        // rarely.
         constexpr double kUnits[] = {16 * 0x1p-53, 0x1p-23, 0x1p-10, 0x1p-7};  // by dtype
         const double unit = kUnits[type];
         Tensor t;
         t.dtype = n.dtype;
         for (int64_t i = 0; i < n.count; ++i) {
           const double a = element(t, ours.data(), i), b = element(t, host.data(), i);
-          EXPECT(std::fabs(a - b) <= unit * std::fmax(std::fabs(b), 0x1p-14), "normal %d: %.17g and %.17g", static_cast<int>(i), a, b);
+          EXPECT(std::fabs(a - b) <= unit * std::fmax(std::fabs(b), 0x1p-14), "normal %d: %.17g and %.17g",
+                 static_cast<int>(i), a, b);
         }
       }
     }
-    const Case c = make.make(static_cast<DType>(type), false, 70, 1003, false);  // more rows than coefficients go into one launch
+    const Case c =
+        make.make(static_cast<DType>(type), false, 70, 1003, false);  // more rows than coefficients go into one launch
     CombineProblem p;
     p.rows = 70;
     p.size = 1003;
@@ -278,7 +297,8 @@ inline void check_elementwise(Maker& make, int device) {
   }
 }
 
-// Row inputs from a table and lists on the device: the numbers that the same function gives on the host, for few rows and for many.
+// Row inputs from a table and lists on the device: the numbers that the same function gives on the host, for few rows
+// and for many.
 inline void check_row_inputs(Maker& make, int device) {
   const double table[] = {0.5, 1.5, INFINITY, 0};
   for (const int64_t rows : {5, 70, 1000}) {
@@ -287,11 +307,14 @@ inline void check_row_inputs(Maker& make, int device) {
       std::vector<float> steps(count);
       std::vector<double> list(count), given(RowInput::count * count), out(given.size()), expected(given.size());
       for (size_t i = 0; i < count; ++i) {
-        steps[i] = static_cast<float>(make.pick(6)) - 1 + (make.pick(8) == 0 ? 0.5f : 0);  // some lie outside of the table or between its entries
+        steps[i] = static_cast<float>(make.pick(6)) - 1 +
+                   (make.pick(8) == 0 ? 0.5f : 0);  // some lie outside of the table or between its entries
         list[i] = make.pick(9) == 0 ? NAN : make.uniform(-1, 2);
       }
-      for (size_t i = 0; i < given.size(); ++i) given[i] = same ? 1 + static_cast<double>(i / count) : make.uniform(-2, 2);
-      DeviceMemory dtable(device, sizeof table), dsteps(device, count * sizeof(float)), dlist(device, count * sizeof(double));
+      for (size_t i = 0; i < given.size(); ++i)
+        given[i] = same ? 1 + static_cast<double>(i / count) : make.uniform(-2, 2);
+      DeviceMemory dtable(device, sizeof table), dsteps(device, count * sizeof(float)),
+          dlist(device, count * sizeof(double));
       DeviceMemory dout(device, out.size() * sizeof(double));
       dtable.write(table);
       dsteps.write(steps.data());
@@ -316,7 +339,9 @@ inline void check_row_inputs(Maker& make, int device) {
       p.out = static_cast<double*>(dout.data());
       must(cuda::row_inputs(p), "row_inputs");
       dout.read(out.data());
-      for (size_t i = 0; i < out.size(); ++i) EXPECT(checks::same(out[i], expected[i]), "row input %d: %.17g and %.17g", static_cast<int>(i), out[i], expected[i]);
+      for (size_t i = 0; i < out.size(); ++i)
+        EXPECT(checks::same(out[i], expected[i]), "row input %d: %.17g and %.17g", static_cast<int>(i), out[i],
+               expected[i]);
     }
   }
 }
@@ -336,9 +361,12 @@ inline void check_designs(int device) {
           cuda::set_design(i % 2 == 0 ? cuda::Design::tiles : cuda::Design::clusters);
           Failure failure;
           EXPECT(cuda::evaluate(results.back().problem(), &failure) == Status::ok, "%s", c.name.c_str());
-          for (size_t k = 0; k < c.row_outputs.size(); ++k) EXPECT(same(results[0].outputs[k], results.back().outputs[k]), "%s: designs differ", c.name.c_str());
-          for (size_t k = 0; k < c.metrics.size(); ++k) EXPECT(same(results[0].metrics[k], results.back().metrics[k]), "%s: designs differ", c.name.c_str());
-          for (const int slot : {Case::gradient_c, Case::gradient_r}) EXPECT(results[0].bytes(slot) == results.back().bytes(slot), "%s: designs differ", c.name.c_str());
+          for (size_t k = 0; k < c.row_outputs.size(); ++k)
+            EXPECT(same(results[0].outputs[k], results.back().outputs[k]), "%s: designs differ", c.name.c_str());
+          for (size_t k = 0; k < c.metrics.size(); ++k)
+            EXPECT(same(results[0].metrics[k], results.back().metrics[k]), "%s: designs differ", c.name.c_str());
+          for (const int slot : {Case::gradient_c, Case::gradient_r})
+            EXPECT(results[0].bytes(slot) == results.back().bytes(slot), "%s: designs differ", c.name.c_str());
         }
       }
     }
@@ -346,7 +374,8 @@ inline void check_designs(int device) {
   cuda::set_design(cuda::Design::automatic);
 }
 
-// With results on the device a bad row is told by its outputs, and its gradient is NaN where the call would have failed.
+// With results on the device a bad row is told by its outputs, and its gradient is NaN where the call would have
+// failed.
 inline void check_bad_rows(Maker& make, int device) {
   Case c = make.make(DType::float32, false, 3, 5000, false);
   for (auto& x : c.row_inputs) x = std::isinf(x) ? 1 : x;
@@ -354,7 +383,8 @@ inline void check_bad_rows(Maker& make, int device) {
   c.problem.non_finite = NonFinite::fail;
   set_element(c.tensors[Case::policy_c], c.tensors[Case::policy_c].row_stride + 77, NAN);
   DeviceCase d(c, device);
-  DeviceMemory inputs(device, c.row_inputs.size() * sizeof(double)), outputs(device, c.row_outputs.size() * sizeof(double));
+  DeviceMemory inputs(device, c.row_inputs.size() * sizeof(double)),
+      outputs(device, c.row_outputs.size() * sizeof(double));
   DeviceMemory metrics(device, Metric::count * sizeof(double));
   inputs.write(c.row_inputs.data());
   Problem p = d.problem();
@@ -369,7 +399,8 @@ inline void check_bad_rows(Maker& make, int device) {
   metrics.read(d.metrics.data());
   for (size_t row = 0; row < 3; ++row) {
     EXPECT(d.outputs[RowOutput::nonFinite * 3 + row] == (row == 1 ? 1 : 0), "row %d", static_cast<int>(row));
-    const double g = element(c.tensors[Case::gradient_c], d.bytes(Case::gradient_c).data(), static_cast<int64_t>(row) * c.tensors[Case::gradient_c].row_stride);
+    const double g = element(c.tensors[Case::gradient_c], d.bytes(Case::gradient_c).data(),
+                             static_cast<int64_t>(row) * c.tensors[Case::gradient_c].row_stride);
     EXPECT(std::isnan(g) == (row == 1), "gradient of row %d: %g", static_cast<int>(row), g);
   }
   EXPECT(d.metrics[Metric::nonFiniteRows] == 1, "%g rows", d.metrics[Metric::nonFiniteRows]);
@@ -381,7 +412,8 @@ inline void check_everything(int device, bool quick) {
   for (int type = 0; type < kDTypeCount; ++type) {
     const DType dtype = static_cast<DType>(type);
     for (const int64_t size : sizes) {
-      for (int repeat = 0; repeat < (quick ? 2 : 8); ++repeat) check_case(make.make(dtype, false, 1 + make.pick(9), size, repeat > 0), device);
+      for (int repeat = 0; repeat < (quick ? 2 : 8); ++repeat)
+        check_case(make.make(dtype, false, 1 + make.pick(9), size, repeat > 0), device);
     }
     for (int repeat = 0; repeat < (quick ? 1 : 5); ++repeat) {
       check_case(make.make(DType::float32, true, 1 + make.pick(5), 5000 + make.pick(3000), true), device);

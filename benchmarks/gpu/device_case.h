@@ -22,9 +22,13 @@ inline void must(Status status, const char* what) {
 class DeviceMemory {
  public:
   DeviceMemory() = default;
-  DeviceMemory(int device, size_t bytes) : device_(device), bytes_(bytes) { must(cuda::allocate(device, bytes, &data_), "allocate"); }
+  DeviceMemory(int device, size_t bytes) : device_(device), bytes_(bytes) {
+    must(cuda::allocate(device, bytes, &data_), "allocate");
+  }
   ~DeviceMemory() { must(cuda::release(device_, data_), "release"); }
-  DeviceMemory(DeviceMemory&& other) noexcept : device_(other.device_), bytes_(other.bytes_), data_(other.data_) { other.data_ = nullptr; }
+  DeviceMemory(DeviceMemory&& other) noexcept : device_(other.device_), bytes_(other.bytes_), data_(other.data_) {
+    other.data_ = nullptr;
+  }
   DeviceMemory& operator=(const DeviceMemory&) = delete;
 
   void* data() const { return data_; }

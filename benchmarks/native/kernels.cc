@@ -1,27 +1,26 @@
-// The inner loops of the CPU backend alone, on data in the first- and second-level cache: what the arithmetic and the conversions of a call cost
-// where memory does not count. Not part of the suite; docs/benchmarks.md shows how it is built and what it says.
+// The inner loops of the CPU backend alone, on data in the first- and second-level cache: what the arithmetic and the
+// conversions of a call cost where memory does not count. Not part of the suite; docs/benchmarks.md shows how it is
+// built and what it says.
+#include "../../native/cpu/kernels.h"
+
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <vector>
 
-#include "../../native/cpu/kernels.h"
-
 namespace {
 
 using namespace sdpo;
 using namespace sdpo::cpu;
 
-constexpr int64_t kSmall = 1024;   // elements: three tensors and a result lie in the first-level cache
-constexpr int64_t kRow = 16384;    // elements of a row: a pair lies in the second-level cache
-constexpr int kAddresses = 16;     // bytes past a page, where malloc puts large blocks
+constexpr int64_t kSmall = 1024;  // elements: three tensors and a result lie in the first-level cache
+constexpr int64_t kRow = 16384;   // elements of a row: a pair lies in the second-level cache
+constexpr int kAddresses = 16;    // bytes past a page, where malloc puts large blocks
 
 volatile double g_sink;
 
-double seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
+double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 // Nanoseconds per element: the lower quartile of 40 samples, which drops those that something interrupted.
 template <class Work>
@@ -64,7 +63,8 @@ void measure(const KernelTable& table, DType dtype, const char* name) {
   const auto gradient = [&](int branch, int64_t from, int64_t n) {
     char* const* const in = &tensors[static_cast<size_t>(3 * branch)];
     char* const out = tensors[static_cast<size_t>(6 + branch)];
-    table.gradient[type](in[0] + from * bytes, nullptr, in[2] + from * bytes, nullptr, n, 0.3, 0, out + from * bytes, false);
+    table.gradient[type](in[0] + from * bytes, nullptr, in[2] + from * bytes, nullptr, n, 0.3, 0, out + from * bytes,
+                         false);
   };
   const auto all_tiles = [&](const auto& kernel) {
     for (int branch = 0; branch < 2; ++branch) {
@@ -77,8 +77,8 @@ void measure(const KernelTable& table, DType dtype, const char* name) {
     all_tiles(moments);
     all_tiles(gradient);
   });
-  std::printf("%-9s %-9s one branch in L1: moments %.3f, gradient %.3f ns per element; row pair in L2: %.3f\n", table.name, name,
-              small_moments, small_gradient, pair);
+  std::printf("%-9s %-9s one branch in L1: moments %.3f, gradient %.3f ns per element; row pair in L2: %.3f\n",
+              table.name, name, small_moments, small_gradient, pair);
 }
 
 }  // namespace

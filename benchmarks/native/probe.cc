@@ -1,8 +1,10 @@
-// The ceilings of the CPU benchmarks: the memory traffic of a call without its arithmetic, on the very arrays and threads of the call.
+// The ceilings of the CPU benchmarks: the memory traffic of a call without its arithmetic, on the very arrays and
+// threads of the call.
 //
 // A Node-API module of one function, built by benchmarks/providers/probe.ts and not part of the package:
 //   run(kind, inputs, outputs, rows, rowElements, elementBytes, threads)
-// inputs: policy, reference and target of the chosen branch, then of the rejected one; outputs: the two gradients, or an empty array.
+// inputs: policy, reference and target of the chosen branch, then of the rejected one; outputs: the two gradients, or
+// an empty array.
 #include <node_api.h>
 
 #include <atomic>
@@ -72,8 +74,8 @@ inline void copy(const char* const* in, int count, char* out, int64_t begin, int
   }
 }
 
-// traffic: what evaluate moves, three reads per branch, and then (with outputs) two reads and a write, row by row, the second pass from
-// the end. floor: each tensor once, three reads and a write.
+// traffic: what evaluate moves, three reads per branch, and then (with outputs) two reads and a write, row by row, the
+// second pass from the end. floor: each tensor once, three reads and a write.
 enum Kind : int { traffic = 0, floor_of_four = 1 };
 
 struct Call {
@@ -108,8 +110,8 @@ void second_pass(const Call& call, int64_t row, int64_t span) {
   }
 }
 
-// Rows or spans are shared as evaluate shares them, except that a thread that has to wait for a row spins: waking up costs a ceiling
-// nothing.
+// Rows or spans are shared as evaluate shares them, except that a thread that has to wait for a row spins: waking up
+// costs a ceiling nothing.
 void run(const Call& call, int threads) {
   const bool twice = call.kind == traffic && call.out[0] != nullptr;
   const int64_t count = call.spans.count();

@@ -124,7 +124,7 @@ function buildCommand(): string {
 
 /** The published package has no TypeScript sources. */
 function isCheckout(): boolean {
-  return existsSync(join(root, 'lib', 'binding.ts'));
+  return existsSync(join(root, 'lib', 'native', 'binding.ts'));
 }
 
 function published(): { prebuilds: string[]; glibc: string } {

@@ -1,6 +1,5 @@
-// The C interface (sdpo.h): checks what could corrupt memory, fills a Problem, and turns every failure into a status and a text.
-#include "sdpo.h"
-
+// The C interface (sdpo.h): checks what could corrupt memory, fills a Problem, and turns every failure into a status
+// and a text.
 #include <cstdarg>
 #include <cstddef>
 #include <cstdio>
@@ -10,6 +9,7 @@
 #include <new>
 
 #include "../core/backend.h"
+#include "sdpo.h"
 
 #if defined(SDPO_WITH_CUDA)
 #include "../cuda/cuda.h"
@@ -43,8 +43,7 @@ thread_local char g_error[512];
 #if defined(__GNUC__)
 __attribute__((format(printf, 2, 3)))
 #endif
-sdpo_status
-fail(sdpo_status status, const char* format, ...) {
+sdpo_status fail(sdpo_status status, const char* format, ...) {
   va_list arguments;
   va_start(arguments, format);
   std::vsnprintf(g_error, sizeof g_error, format, arguments);
@@ -57,7 +56,8 @@ struct Refused {
   sdpo_status status;
 };
 
-#define SDPO_REFUSE(...) throw Refused{fail(SDPO_INVALID_ARGUMENT, __VA_ARGS__)}
+#define SDPO_REFUSE(...) \
+  throw Refused { fail(SDPO_INVALID_ARGUMENT, __VA_ARGS__) }
 
 template <class Body>
 sdpo_status guarded(const Body& body) noexcept {
@@ -77,8 +77,8 @@ sdpo_status guarded(const Body& body) noexcept {
 
 // ---- Structs of other versions of the header
 
-// Copies a caller's struct over the defaults. Fields that the caller does not know keep their default; fields that this library does
-// not know have to be zero, or the caller would ask for something that does not happen.
+// Copies a caller's struct over the defaults. Fields that the caller does not know keep their default; fields that this
+// library does not know have to be zero, or the caller would ask for something that does not happen.
 template <class T>
 T known_part(const T* given, const T& defaults, const char* what) {
   if (given == nullptr) SDPO_REFUSE("Expected %s to be a pointer, received NULL", what);
@@ -89,7 +89,8 @@ T known_part(const T* given, const T& defaults, const char* what) {
   const auto bytes = reinterpret_cast<const unsigned char*>(given);
   for (size_t i = sizeof(T); i < size; ++i) {
     if (bytes[i] != 0) {
-      SDPO_REFUSE("Expected %s to be a struct of %zu bytes, received %zu with a field set that libsdpo " SDPO_VERSION " does not know",
+      SDPO_REFUSE("Expected %s to be a struct of %zu bytes, received %zu with a field set that libsdpo " SDPO_VERSION
+                  " does not know",
                   what, sizeof(T), size);
     }
   }
@@ -101,7 +102,8 @@ T known_part(const T* given, const T& defaults, const char* what) {
 template <class T>
 sdpo_status initialise(T* out, const T& defaults, size_t size, const char* what) {
   if (out == nullptr) SDPO_REFUSE("Expected %s to be a pointer, received NULL", what);
-  if (size < sizeof(size_t) || size > 65536) SDPO_REFUSE("Expected struct_size to be sizeof(*%s), received %zu", what, size);
+  if (size < sizeof(size_t) || size > 65536)
+    SDPO_REFUSE("Expected struct_size to be sizeof(*%s), received %zu", what, size);
   std::memset(out, 0, size);
   std::memcpy(out, &defaults, size < sizeof(T) ? size : sizeof(T));
   out->struct_size = size;
@@ -152,11 +154,13 @@ Location location(const sdpo_location& given, const char* what) {
   return out;
 }
 
-// Sizes beyond this cannot be memory, and products of two of them still fit into 128 bits; sums of bytes then cannot overflow.
+// Sizes beyond this cannot be memory, and products of two of them still fit into 128 bits; sums of bytes then cannot
+// overflow.
 constexpr int64_t kLargest = int64_t{1} << 56;
 
 void check_count(int64_t value, const char* what) {
-  if (value < 0 || value > kLargest) SDPO_REFUSE("Expected %s to be in [0, 2^56], received %lld", what, static_cast<long long>(value));
+  if (value < 0 || value > kLargest)
+    SDPO_REFUSE("Expected %s to be in [0, 2^56], received %lld", what, static_cast<long long>(value));
 }
 
 template <class View, class Given>
@@ -167,7 +171,8 @@ View view(const Given& given, int64_t rows, int64_t size, const char* what) {
   out.row_stride = given.row_stride;
   out.dtype = enumerator<DType>(given.dtype, kDTypeNames, what);
   check_count(given.row_stride, what);
-  if (rows > 1 && given.row_stride > (kLargest - size) / rows) SDPO_REFUSE("Expected %s to fit into memory, received a larger stride", what);
+  if (rows > 1 && given.row_stride > (kLargest - size) / rows)
+    SDPO_REFUSE("Expected %s to fit into memory, received a larger stride", what);
   return out;
 }
 
@@ -181,8 +186,9 @@ const Backend& backend_of(const Location& where) {
 #if defined(SDPO_WITH_CUDA)
   return cuda_backend();
 #else
-  throw Refused{fail(SDPO_DEVICE, "Expected a library with a CUDA backend for memory on cuda:%d, received libsdpo " SDPO_VERSION
-                                  ", which was built without CUDA",
+  throw Refused{fail(SDPO_DEVICE,
+                     "Expected a library with a CUDA backend for memory on cuda:%d, received libsdpo " SDPO_VERSION
+                     ", which was built without CUDA",
                      where.ordinal)};
 #endif
 }
@@ -213,16 +219,21 @@ Branch branch(const sdpo_branch& given, const sdpo_problem& problem, int passes,
   const auto name = [&](const char* chosen, const char* rejected) { return is_chosen ? chosen : rejected; };
   Branch out;
   out.policy = view<TensorView>(given.policy, problem.rows, problem.size, name("chosen.policy", "rejected.policy"));
-  out.reference = view<TensorView>(given.reference, problem.rows, problem.size, name("chosen.reference", "rejected.reference"));
+  out.reference =
+      view<TensorView>(given.reference, problem.rows, problem.size, name("chosen.reference", "rejected.reference"));
   out.target = view<TensorView>(given.target, problem.rows, problem.size, name("chosen.target", "rejected.target"));
   if ((passes & Pass::gradients) != 0) {
-    out.gradient = view<MutableTensorView>(given.gradient, problem.rows, problem.size, name("chosen.gradient", "rejected.gradient"));
+    out.gradient = view<MutableTensorView>(given.gradient, problem.rows, problem.size,
+                                           name("chosen.gradient", "rejected.gradient"));
   }
   if (problem.rows > 0 && problem.size > 0) {
-    if (out.policy.data == nullptr) SDPO_REFUSE("Expected %s to be given, received NULL", name("chosen.policy", "rejected.policy"));
-    if (out.target.data == nullptr) SDPO_REFUSE("Expected %s to be given, received NULL", name("chosen.target", "rejected.target"));
+    if (out.policy.data == nullptr)
+      SDPO_REFUSE("Expected %s to be given, received NULL", name("chosen.policy", "rejected.policy"));
+    if (out.target.data == nullptr)
+      SDPO_REFUSE("Expected %s to be given, received NULL", name("chosen.target", "rejected.target"));
     if (out.gradient.data != nullptr && problem.rows > 1 && out.gradient.row_stride < problem.size) {
-      SDPO_REFUSE("Expected the rows of %s not to overlap, received a row stride below size", name("chosen.gradient", "rejected.gradient"));
+      SDPO_REFUSE("Expected the rows of %s not to overlap, received a row stride below size",
+                  name("chosen.gradient", "rejected.gradient"));
     }
   }
   return out;
@@ -242,7 +253,8 @@ Problem read_problem(const sdpo_problem* given, int passes) {
   out.element_weights = view<TensorView>(p.element_weights, p.rows, p.size, "problem.element_weights");
   out.tensors = location(p.tensors, "problem.tensors");
   out.scalars = location(p.scalars, "problem.scalars");
-  if (out.scalars.kind != Location::host && (out.scalars.kind != out.tensors.kind || out.scalars.ordinal != out.tensors.ordinal)) {
+  if (out.scalars.kind != Location::host &&
+      (out.scalars.kind != out.tensors.kind || out.scalars.ordinal != out.tensors.ordinal)) {
     SDPO_REFUSE("Expected scalars on the host or where the tensors are, received another device");
   }
   if (p.rows > 0 && (p.row_inputs == nullptr || p.row_outputs == nullptr)) {
@@ -283,17 +295,21 @@ sdpo_status finish(Status status, const Failure& failure, sdpo_failure* out) {
     case Status::non_finite: {
       const char* branch = failure.branch == 0 ? "chosen" : "rejected";
       if (failure.tensor == FailureTensor::row) {
-        return fail(SDPO_NON_FINITE, "Expected only finite values in the finite tensors of row %lld (%s), received values whose squared "
-                                     "errors or loss overflow",
+        return fail(SDPO_NON_FINITE,
+                    "Expected only finite values in the finite tensors of row %lld (%s), received values whose squared "
+                    "errors or loss overflow",
                     row, branch);
       }
-      return fail(SDPO_NON_FINITE, "Expected only finite values in row %lld of %s.%s, received a non-finite value at element %lld", row,
-                  branch, kFailureTensorNames[static_cast<int>(failure.tensor)], static_cast<long long>(failure.element));
+      return fail(SDPO_NON_FINITE,
+                  "Expected only finite values in row %lld of %s.%s, received a non-finite value at element %lld", row,
+                  branch, kFailureTensorNames[static_cast<int>(failure.tensor)],
+                  static_cast<long long>(failure.element));
     }
     case Status::element_weights:
-      return fail(SDPO_ELEMENT_WEIGHTS,
-                  "Expected element_weights to be finite, >= 0 and of positive sum in every row, received weights in row %lld that are not",
-                  row);
+      return fail(
+          SDPO_ELEMENT_WEIGHTS,
+          "Expected element_weights to be finite, >= 0 and of positive sum in every row, received weights in row %lld that are not",
+          row);
     case Status::aborted:
       return fail(SDPO_ABORTED, "The evaluation was aborted");
     case Status::out_of_memory:
@@ -348,8 +364,8 @@ const List* find_list(const char* name) {
   return nullptr;
 }
 
-NoiseProblem noise_problem(uint64_t seed, uint64_t offset, int64_t count, void* out, const sdpo_location& where, void* stream,
-                           int32_t threads) {
+NoiseProblem noise_problem(uint64_t seed, uint64_t offset, int64_t count, void* out, const sdpo_location& where,
+                           void* stream, int32_t threads) {
   check_count(count, "count");
   if (out == nullptr && count > 0) SDPO_REFUSE("Expected out to be given, received NULL");
   NoiseProblem problem;
@@ -413,7 +429,9 @@ sdpo_status sdpo_evaluate(const sdpo_problem* problem, sdpo_failure* failure) {
   return evaluate(problem, failure, Pass::moments | Pass::objective | Pass::gradients);
 }
 
-sdpo_status sdpo_moments(const sdpo_problem* problem, sdpo_failure* failure) { return evaluate(problem, failure, Pass::moments); }
+sdpo_status sdpo_moments(const sdpo_problem* problem, sdpo_failure* failure) {
+  return evaluate(problem, failure, Pass::moments);
+}
 
 sdpo_status sdpo_objective(const sdpo_problem* problem, sdpo_failure* failure) {
   return evaluate(problem, failure, Pass::moments | Pass::objective);
@@ -423,13 +441,15 @@ sdpo_status sdpo_gradients(const sdpo_problem* problem, sdpo_failure* failure) {
   return evaluate(problem, failure, Pass::gradients);
 }
 
-sdpo_status sdpo_combine(int64_t rows, int64_t size, const double* a, const sdpo_tensor* x, const double* b, const sdpo_tensor* y,
-                         const sdpo_output* out, sdpo_location where, void* stream, int32_t threads) {
+sdpo_status sdpo_combine(int64_t rows, int64_t size, const double* a, const sdpo_tensor* x, const double* b,
+                         const sdpo_tensor* y, const sdpo_output* out, sdpo_location where, void* stream,
+                         int32_t threads) {
   return guarded([&] {
     check_count(rows, "rows");
     check_count(size, "size");
     if (rows > 0 && size > kLargest / rows) SDPO_REFUSE("Expected rows * size to fit into memory, received more");
-    if (x == nullptr || y == nullptr || out == nullptr) SDPO_REFUSE("Expected x, y and out to be pointers, received NULL");
+    if (x == nullptr || y == nullptr || out == nullptr)
+      SDPO_REFUSE("Expected x, y and out to be pointers, received NULL");
     CombineProblem problem;
     problem.rows = rows;
     problem.size = size;
@@ -439,12 +459,14 @@ sdpo_status sdpo_combine(int64_t rows, int64_t size, const double* a, const sdpo
     problem.y = view<TensorView>(*y, rows, size, "y");
     problem.out = view<MutableTensorView>(*out, rows, size, "out");
     if (rows > 0 && size > 0) {
-      const bool given = a != nullptr && b != nullptr && problem.x.data != nullptr && problem.y.data != nullptr && problem.out.data != nullptr;
+      const bool given = a != nullptr && b != nullptr && problem.x.data != nullptr && problem.y.data != nullptr &&
+                         problem.out.data != nullptr;
       if (!given) SDPO_REFUSE("Expected a, b and the data of x, y and out to be given, received NULL");
       if (problem.x.dtype != problem.out.dtype || problem.y.dtype != problem.out.dtype) {
         SDPO_REFUSE("Expected x, y and out to have one dtype, received several");
       }
-      if (rows > 1 && problem.out.row_stride < size) SDPO_REFUSE("Expected the rows of out not to overlap, received a row stride below size");
+      if (rows > 1 && problem.out.row_stride < size)
+        SDPO_REFUSE("Expected the rows of out not to overlap, received a row stride below size");
     }
     problem.location = location(where, "location");
     problem.threads = thread_count(threads);
@@ -453,8 +475,8 @@ sdpo_status sdpo_combine(int64_t rows, int64_t size, const double* a, const sdpo
   });
 }
 
-sdpo_status sdpo_noise(uint64_t seed, uint64_t offset, int64_t count, void* out, int32_t dtype, sdpo_location where, void* stream,
-                       int32_t threads) {
+sdpo_status sdpo_noise(uint64_t seed, uint64_t offset, int64_t count, void* out, int32_t dtype, sdpo_location where,
+                       void* stream, int32_t threads) {
   return guarded([&] {
     NoiseProblem problem = noise_problem(seed, offset, count, out, where, stream, threads);
     problem.dtype = enumerator<DType>(dtype, kDTypeNames, "dtype");
@@ -462,8 +484,8 @@ sdpo_status sdpo_noise(uint64_t seed, uint64_t offset, int64_t count, void* out,
   });
 }
 
-sdpo_status sdpo_random_bits(uint64_t seed, uint64_t offset, int64_t count, uint32_t* out, sdpo_location where, void* stream,
-                             int32_t threads) {
+sdpo_status sdpo_random_bits(uint64_t seed, uint64_t offset, int64_t count, uint32_t* out, sdpo_location where,
+                             void* stream, int32_t threads) {
   return guarded([&] {
     NoiseProblem problem = noise_problem(seed, offset, count, out, where, stream, threads);
     problem.words = true;

@@ -1,15 +1,15 @@
 /* The C interface of libsdpo: preference losses over memory that the caller owns, on the host or on a CUDA device.
  *
- * Plain C (C99 and C++11 read it). No exception and no longjmp crosses it; every function that can fail returns an sdpo_status and
- * leaves a text behind that sdpo_last_error() gives. Calls may run at the same time on any number of threads. Nothing is allocated for
- * the caller and no pointer is kept after a call on host memory returns; a call on device memory only enqueues work on its stream, so
- * its memory must stay valid until the stream has passed it.
+ * Plain C (C99 and C++11 read it). No exception and no longjmp crosses it; every function that can fail returns an
+ * sdpo_status and leaves a text behind that sdpo_last_error() gives. Calls may run at the same time on any number of
+ * threads. Nothing is allocated for the caller and no pointer is kept after a call on host memory returns; a call on
+ * device memory only enqueues work on its stream, so its memory must stay valid until the stream has passed it.
  *
- * Closed lists (dtypes, objectives, fields, ...) are numbered by their position in a named list that sdpo_name() and sdpo_index()
- * give, so that a program never has to copy numbers from this header:
+ * Closed lists (dtypes, objectives, fields, ...) are numbered by their position in a named list that sdpo_name() and
+ * sdpo_index() give, so that a program never has to copy numbers from this header:
  *
- *   "dtypes" "objectives" "links" "pairWeights" "weightRatios" "scopes" "nonFinite" "rowInputs" "rowOutputs" "metrics" "statuses"
- *   "failureTensors" "locations"
+ *   "dtypes" "objectives" "links" "pairWeights" "weightRatios" "scopes" "nonFinite" "rowInputs" "rowOutputs" "metrics"
+ * "statuses" "failureTensors" "locations"
  *
  * What the fields mean is in docs/mathematics.md (symbols) and docs/api.md (options and statistics). */
 #ifndef SDPO_H_
@@ -28,7 +28,8 @@
 extern "C" {
 #endif
 
-/* Raised when an existing declaration changes its meaning. Appending a field to a struct does not: see `struct_size`. */
+/* Raised when an existing declaration changes its meaning. Appending a field to a struct does not: see `struct_size`.
+ */
 #define SDPO_ABI_VERSION 1
 
 typedef enum sdpo_status {
@@ -50,17 +51,17 @@ typedef struct sdpo_location {
   int32_t ordinal; /* device number; 0 for the host */
 } sdpo_location;
 
-/* `rows` runs of `size` contiguous elements; consecutive rows start `row_stride` elements apart (0: one row serves all of them).
- * data == NULL: the tensor is not given. */
+/* `rows` runs of `size` contiguous elements; consecutive rows start `row_stride` elements apart (0: one row serves all
+ * of them). data == NULL: the tensor is not given. */
 typedef struct sdpo_tensor {
-  const void *data;
+  const void* data;
   int64_t row_stride;
   int32_t dtype;
   int32_t reserved; /* 0 */
 } sdpo_tensor;
 
 typedef struct sdpo_output {
-  void *data;
+  void* data;
   int64_t row_stride;
   int32_t dtype;
   int32_t reserved; /* 0 */
@@ -73,7 +74,8 @@ typedef struct sdpo_branch {
   sdpo_output gradient; /* d loss / d policy; not given: not wanted */
 } sdpo_branch;
 
-/* Fill it with sdpo_options_init, then change what differs. Enumerators are positions in the lists named beside them. */
+/* Fill it with sdpo_options_init, then change what differs. Enumerators are positions in the lists named beside them.
+ */
 typedef struct sdpo_options {
   size_t struct_size; /* sizeof(sdpo_options) of the caller, set by sdpo_options_init */
   int32_t objective;
@@ -98,12 +100,12 @@ typedef struct sdpo_options {
 
 /* One batch. Fill it with sdpo_problem_init, then set what the call needs.
  *
- * row_inputs, row_outputs and metrics are float64, stored field by field: field f of row i is at [f * rows + i], with f a position in
- * "rowInputs" or "rowOutputs"; metrics has one number per name of "metrics". They lie where `scalars` says, the tensors where `tensors`
- * says. With tensors on a CUDA device:
- *   scalars on the host     the call waits for the results and reports a failure in its status
- *   scalars on that device  the call enqueues its work on `stream` and returns; rows with a non-finite value are told by the row output
- *                           nonFinite and the metric nonFiniteRows only (with nonFinite 'throw' their gradient is NaN) */
+ * row_inputs, row_outputs and metrics are float64, stored field by field: field f of row i is at [f * rows + i], with f
+ * a position in "rowInputs" or "rowOutputs"; metrics has one number per name of "metrics". They lie where `scalars`
+ * says, the tensors where `tensors` says. With tensors on a CUDA device: scalars on the host     the call waits for the
+ * results and reports a failure in its status scalars on that device  the call enqueues its work on `stream` and
+ * returns; rows with a non-finite value are told by the row output nonFinite and the metric nonFiniteRows only (with
+ * nonFinite 'throw' their gradient is NaN) */
 typedef struct sdpo_problem {
   size_t struct_size; /* sizeof(sdpo_problem) of the caller, set by sdpo_problem_init */
   int64_t rows;
@@ -113,15 +115,15 @@ typedef struct sdpo_problem {
   sdpo_tensor element_weights; /* not given: all 1; row_stride 0: one row of D weights serves all rows */
   sdpo_location tensors;
   sdpo_location scalars;
-  const double *row_inputs;
-  double *row_outputs;
-  double *metrics;
-  const sdpo_options *options;
+  const double* row_inputs;
+  double* row_outputs;
+  double* metrics;
+  const sdpo_options* options;
   double denominator;    /* what the sum over rows is divided by; 0 (the default): the number of rows */
   double gradient_scale; /* multiplies the gradient coefficients before any rounding; default 1 */
   int32_t threads;       /* host: 0 (the default) is sdpo_default_threads() */
-  int32_t cross;         /* 1: also the mean of d_c d_r, into the row output "cross" (a safeguard asks for it by itself) */
-  void *stream;          /* CUDA: the cudaStream_t that the work is enqueued on */
+  int32_t cross; /* 1: also the mean of d_c d_r, into the row output "cross" (a safeguard asks for it by itself) */
+  void* stream;  /* CUDA: the cudaStream_t that the work is enqueued on */
 } sdpo_problem;
 
 /* Which value a failure is about. */
@@ -134,57 +136,62 @@ typedef struct sdpo_failure {
 
 /* ---- What this library is */
 
-SDPO_API const char *sdpo_version(void); /* of the package, as "0.1.0" */
+SDPO_API const char* sdpo_version(void); /* of the package, as "0.1.0" */
 SDPO_API int sdpo_abi_version(void);
 SDPO_API int sdpo_has_cuda(void); /* 1: this build has a CUDA backend (whether a device is there is another question) */
-SDPO_API const char *sdpo_instruction_set(void); /* of the CPU backend: "baseline", "avx2", "avx512" */
+SDPO_API const char* sdpo_instruction_set(void); /* of the CPU backend: "baseline", "avx2", "avx512" */
 SDPO_API int sdpo_default_threads(void);         /* of the CPU backend: SDPO_NUM_THREADS, else all cores */
 
-/* Text of the last failure on this thread, or "" when the last call on it succeeded. Valid until the next call on this thread. */
-SDPO_API const char *sdpo_last_error(void);
+/* Text of the last failure on this thread, or "" when the last call on it succeeded. Valid until the next call on this
+ * thread. */
+SDPO_API const char* sdpo_last_error(void);
 
 /* The name at a position of a list, or NULL behind its end and for an unknown list. */
-SDPO_API const char *sdpo_name(const char *list, int index);
+SDPO_API const char* sdpo_name(const char* list, int index);
 /* The position of a name in a list, or -1. */
-SDPO_API int sdpo_index(const char *list, const char *name);
+SDPO_API int sdpo_index(const char* list, const char* name);
 
 /* ---- The loss */
 
-/* Set everything to its default: the options to those of docs/api.md (objective 'sdpo', beta 1), the problem to no rows on the host.
- * `struct_size` is sizeof of the caller's struct: a program built against an older header passes a smaller one, and the fields it does
- * not know keep their defaults; a newer program's fields that this library does not know must be zero. */
-SDPO_API sdpo_status sdpo_options_init(sdpo_options *options, size_t struct_size);
-SDPO_API sdpo_status sdpo_problem_init(sdpo_problem *problem, size_t struct_size);
+/* Set everything to its default: the options to those of docs/api.md (objective 'sdpo', beta 1), the problem to no rows
+ * on the host. `struct_size` is sizeof of the caller's struct: a program built against an older header passes a smaller
+ * one, and the fields it does not know keep their defaults; a newer program's fields that this library does not know
+ * must be zero. */
+SDPO_API sdpo_status sdpo_options_init(sdpo_options* options, size_t struct_size);
+SDPO_API sdpo_status sdpo_problem_init(sdpo_problem* problem, size_t struct_size);
 
 /* Moments, objective and gradient in one fused call. `failure` may be NULL. */
-SDPO_API sdpo_status sdpo_evaluate(const sdpo_problem *problem, sdpo_failure *failure);
+SDPO_API sdpo_status sdpo_evaluate(const sdpo_problem* problem, sdpo_failure* failure);
 
-/* The first pass alone: the moments m, delta, q of every row (errorChosen ... driftRejected, deltaChosen, deltaRejected). */
-SDPO_API sdpo_status sdpo_moments(const sdpo_problem *problem, sdpo_failure *failure);
+/* The first pass alone: the moments m, delta, q of every row (errorChosen ... driftRejected, deltaChosen,
+ * deltaRejected). */
+SDPO_API sdpo_status sdpo_moments(const sdpo_problem* problem, sdpo_failure* failure);
 
-/* Moments and objective: all row outputs and metrics, without the gradient. The row outputs aChosen, aRejected, bChosen, bRejected are
- * its coefficients, gradient_scale / denominator included. */
-SDPO_API sdpo_status sdpo_objective(const sdpo_problem *problem, sdpo_failure *failure);
+/* Moments and objective: all row outputs and metrics, without the gradient. The row outputs aChosen, aRejected,
+ * bChosen, bRejected are its coefficients, gradient_scale / denominator included. */
+SDPO_API sdpo_status sdpo_objective(const sdpo_problem* problem, sdpo_failure* failure);
 
-/* The gradient alone, (2/D)(a d + b h) for every row, from the coefficients that row_outputs holds: those of sdpo_objective, scaled by
- * the caller as it likes. gradient_scale and denominator are not applied again. `options` is not read. */
-SDPO_API sdpo_status sdpo_gradients(const sdpo_problem *problem, sdpo_failure *failure);
+/* The gradient alone, (2/D)(a d + b h) for every row, from the coefficients that row_outputs holds: those of
+ * sdpo_objective, scaled by the caller as it likes. gradient_scale and denominator are not applied again. `options` is
+ * not read. */
+SDPO_API sdpo_status sdpo_gradients(const sdpo_problem* problem, sdpo_failure* failure);
 
 /* ---- Beside the loss */
 
-/* out[row, :] = a[row] * x[row, :] + b[row] * y[row, :], computed in float64 and rounded once. x, y and out have one dtype and lie at
- * `location`; a and b lie on the host and may go when the function returns. */
-SDPO_API sdpo_status sdpo_combine(int64_t rows, int64_t size, const double *a, const sdpo_tensor *x, const double *b,
-                                  const sdpo_tensor *y, const sdpo_output *out, sdpo_location location, void *stream,
+/* out[row, :] = a[row] * x[row, :] + b[row] * y[row, :], computed in float64 and rounded once. x, y and out have one
+ * dtype and lie at `location`; a and b lie on the host and may go when the function returns. */
+SDPO_API sdpo_status sdpo_combine(int64_t rows, int64_t size, const double* a, const sdpo_tensor* x, const double* b,
+                                  const sdpo_tensor* y, const sdpo_output* out, sdpo_location location, void* stream,
                                   int32_t threads);
 
-/* Elements offset ... offset + count - 1 of the stream of normals of `seed` (Philox4x32-10 by counter, Box-Muller), in `dtype`. */
-SDPO_API sdpo_status sdpo_noise(uint64_t seed, uint64_t offset, int64_t count, void *out, int32_t dtype,
-                                sdpo_location location, void *stream, int32_t threads);
+/* Elements offset ... offset + count - 1 of the stream of normals of `seed` (Philox4x32-10 by counter, Box-Muller), in
+ * `dtype`. */
+SDPO_API sdpo_status sdpo_noise(uint64_t seed, uint64_t offset, int64_t count, void* out, int32_t dtype,
+                                sdpo_location location, void* stream, int32_t threads);
 
 /* The 32-bit words that those normals are made of. */
-SDPO_API sdpo_status sdpo_random_bits(uint64_t seed, uint64_t offset, int64_t count, uint32_t *out, sdpo_location location,
-                                      void *stream, int32_t threads);
+SDPO_API sdpo_status sdpo_random_bits(uint64_t seed, uint64_t offset, int64_t count, uint32_t* out,
+                                      sdpo_location location, void* stream, int32_t threads);
 
 #ifdef __cplusplus
 }

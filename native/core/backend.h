@@ -7,7 +7,8 @@
 
 namespace sdpo {
 
-// out[row, :] = a[row] * x[row, :] + b[row] * y[row, :], computed in float64 and rounded once; x, y and out share one dtype.
+// out[row, :] = a[row] * x[row, :] + b[row] * y[row, :], computed in float64 and rounded once; x, y and out share one
+// dtype.
 struct CombineProblem {
   int64_t rows = 0;
   int64_t size = 0;
@@ -20,7 +21,8 @@ struct CombineProblem {
   void* stream = nullptr;  // CUDA: cudaStream_t
 };
 
-// Elements offset ... offset + count - 1 of the stream of `seed` (philox.h): standard normals in `dtype`, or raw 32-bit words.
+// Elements offset ... offset + count - 1 of the stream of `seed` (philox.h): standard normals in `dtype`, or raw 32-bit
+// words.
 struct NoiseProblem {
   uint64_t seed = 0;
   uint64_t offset = 0;

@@ -7,11 +7,13 @@
 namespace sdpo {
 
 // name, bytes. The order is the numeric value that crosses the binding; append only.
+// clang-format off
 #define SDPO_DTYPES(X) \
   X(float64, 8)        \
   X(float32, 4)        \
   X(float16, 2)        \
   X(bfloat16, 2)
+// clang-format on
 
 enum class DType : uint8_t {
 #define SDPO_DTYPE_ENUM(name, bytes) name,

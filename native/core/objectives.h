@@ -1,10 +1,12 @@
-// The mathematics of every objective: from a row's moments and scalars to its loss and gradient coefficients, for host and device compilers.
+// The mathematics of every objective: from a row's moments and scalars to its loss and gradient coefficients, for host
+// and device compilers.
 //
-// Notation (docs/mathematics.md): d = u_theta - u, h = u_theta - u_ref; m = mean d^2, delta = mean h(2d - h), q = mean h^2;
+// Notation (docs/mathematics.md): d = u_theta - u, h = u_theta - u_ref; m = mean d^2, delta = mean h(2d - h), q = mean
+// h^2;
 //   psi    = -psiScale * delta
 //   lambda = weightOffset - weightScale * (m | delta | m - delta) + weightNoise * sqrt(m / D)          w = exp(lambda)
-// Each objective states its loss and, side by side, its partial derivatives with respect to psi, lambda, m, delta and q of both
-// branches; the chain rule down to the two coefficients per branch
+// Each objective states its loss and, side by side, its partial derivatives with respect to psi, lambda, m, delta and q
+// of both branches; the chain rule down to the two coefficients per branch
 //   A = dL/dm + dL/ddelta        B = dL/dq        dL/du_theta = (2/D)(A d + B h)
 // is written once, in evaluate_row.
 #pragma once
@@ -145,7 +147,8 @@ struct DiffusionDpo {
   }
 };
 
-// DPO-C&M (arXiv 2505.21893): L = clip(W) f(psi_c - psi_r) with the pair weight W formed in log space, where products cannot underflow.
+// DPO-C&M (arXiv 2505.21893): L = clip(W) f(psi_c - psi_r) with the pair weight W formed in log space, where products
+// cannot underflow.
 struct DpoCm {
   static constexpr int kWeights = 1;
   static constexpr bool kDrift = false;
@@ -163,8 +166,7 @@ struct DpoCm {
         break;
       case PairWeight::min:  // a tie counts as chosen
       case PairWeight::max: {
-        const bool chosen =
-            options.pair_weight == PairWeight::min ? c.lambda <= r.lambda : c.lambda >= r.lambda;
+        const bool chosen = options.pair_weight == PairWeight::min ? c.lambda <= r.lambda : c.lambda >= r.lambda;
         lambda = chosen ? c.lambda : r.lambda;
         share_c = chosen ? 1 : 0;
         share_r = chosen ? 0 : 1;
@@ -210,7 +212,8 @@ struct Sdpo {
   }
 };
 
-// DSPO (Direct Score Preference Optimization): the winner's score is pulled towards a target that the preference shifts by s h.
+// DSPO (Direct Score Preference Optimization): the winner's score is pulled towards a target that the preference shifts
+// by s h.
 //   L = mean (d_c - s h_c)^2 = m_c - s (delta_c + q_c) + s^2 q_c          s = beta sigma(-(psi_c - psi_r))
 // since mean d h = (delta + q)/2. The gradient flows through s as well: ds/dz = -beta sigma(z) sigma(-z).
 struct Dspo {
@@ -232,7 +235,8 @@ struct Dspo {
   }
 };
 
-// DMPO (Divergence Minimization Preference Optimization): reverse KL between Bernoulli distributions, p = sigma(z) against 1 - alpha.
+// DMPO (Divergence Minimization Preference Optimization): reverse KL between Bernoulli distributions, p = sigma(z)
+// against 1 - alpha.
 //   L = p log(p / (1-alpha)) + (1-p) log((1-p) / alpha)          dL/dz = p (1-p) (z - log((1-alpha)/alpha))
 struct Dmpo {
   static constexpr int kWeights = 0;
@@ -255,7 +259,8 @@ struct Dmpo {
 SDPO_HD inline ValueAndDerivative odds(double x) {
   if (x < 0.02) {
     const double x2 = x * x;
-    return {1 - x / 2 + x2 / 12 - x2 * x2 / 720 + x2 * x2 * x2 / 30240, -0.5 + x / 6 - x * x2 / 180 + x * x2 * x2 / 5040};
+    return {1 - x / 2 + x2 / 12 - x2 * x2 / 720 + x2 * x2 * x2 / 30240,
+            -0.5 + x / 6 - x * x2 / 180 + x * x2 * x2 / 5040};
   }
   const double inverse = 1 / expm1(x);  // 0 where the exponential overflows
   return {x * inverse, (1 - x * (1 + inverse)) * inverse};
@@ -279,10 +284,11 @@ struct Mapo {
   }
 };
 
-// The safeguard of Diffusion-SDPO (arXiv 2511.03317), per pair: a factor on the rejected branch's gradient. x = mean d_c d_r. Values do not
-// change, only A and B.
+// The safeguard of Diffusion-SDPO (arXiv 2511.03317), per pair: a factor on the rejected branch's gradient. x = mean
+// d_c d_r. Values do not change, only A and B.
 //   factor = min(1, (1-mu) m_c / x) where x > 0, else 1
-// The two gradients meet in the parameters. Where those move both predictions alike, the winner's error changes to first order by
+// The two gradients meet in the parameters. Where those move both predictions alike, the winner's error changes to
+// first order by
 //   -(4 eta/D) (A_c m_c + factor A_r x)
 // and with |A_r| <= |A_c| the second term takes at most the share 1-mu away from the first.
 SDPO_HD inline double safeguard_factor(double mu, double m_c, double x) {
@@ -320,7 +326,8 @@ struct LogWeightDerivatives {
   double m = 0, delta = 0;
 };
 
-// psi and lambda of a branch. `size` is D or the sum of element weights; with the 'sum' reduction it multiplies what is reduced.
+// psi and lambda of a branch. `size` is D or the sum of element weights; with the 'sum' reduction it multiplies what is
+// reduced.
 SDPO_HD inline BranchTerms branch_terms(const ObjectiveOptions& options, const BranchScalars& s, const BranchMoments& x,
                                         double size, LogWeightDerivatives* derivatives) {
   BranchTerms out;
@@ -374,8 +381,8 @@ SDPO_HD inline bool finite_moments(const BranchMoments& x, bool has_drift) {
 
 // ---- The row
 
-// `size` is D or the sum of element weights, `drift_*` whether q exists, `scale` = gradient_scale / denominator goes into A and B, `cross`
-// is mean d_c d_r and read only with a safeguard.
+// `size` is D or the sum of element weights, `drift_*` whether q exists, `scale` = gradient_scale / denominator goes
+// into A and B, `cross` is mean d_c d_r and read only with a safeguard.
 template <class T>
 SDPO_HD RowResult evaluate_row_as(const ObjectiveOptions& options, NonFinite policy, const RowScalars& row,
                                   const BranchMoments& chosen, const BranchMoments& rejected, double size,
@@ -460,13 +467,14 @@ SDPO_HD inline RowResult evaluate_row(const ObjectiveOptions& options, NonFinite
 
 SDPO_HD inline RowScalars load_row_scalars(const double* inputs, int64_t rows, int64_t i) {
 #define SDPO_IN(field) inputs[RowInput::field * rows + i]
-  return {{SDPO_IN(psiScaleChosen), SDPO_IN(weightScaleChosen), SDPO_IN(weightOffsetChosen), SDPO_IN(weightNoiseChosen)},
-          {SDPO_IN(psiScaleRejected), SDPO_IN(weightScaleRejected), SDPO_IN(weightOffsetRejected),
-           SDPO_IN(weightNoiseRejected)},
-          SDPO_IN(logMaskFloor),
-          SDPO_IN(logClipLow),
-          SDPO_IN(logClipHigh),
-          SDPO_IN(rowWeight)};
+  return {
+      {SDPO_IN(psiScaleChosen), SDPO_IN(weightScaleChosen), SDPO_IN(weightOffsetChosen), SDPO_IN(weightNoiseChosen)},
+      {SDPO_IN(psiScaleRejected), SDPO_IN(weightScaleRejected), SDPO_IN(weightOffsetRejected),
+       SDPO_IN(weightNoiseRejected)},
+      SDPO_IN(logMaskFloor),
+      SDPO_IN(logClipLow),
+      SDPO_IN(logClipHigh),
+      SDPO_IN(rowWeight)};
 #undef SDPO_IN
 }
 
@@ -515,7 +523,8 @@ SDPO_HD inline BranchMoments load_moments(const double* outputs, int64_t rows, i
 
 // ---- The batch: loss and means over rows, in row order, so that the sum has one order on every backend.
 
-// Kept apart from the rows so that a device can run it in one thread, or split the fields over threads: field k depends on nothing else.
+// Kept apart from the rows so that a device can run it in one thread, or split the fields over threads: field k depends
+// on nothing else.
 SDPO_HD inline double batch_metric(int metric, const Objective objective, double denominator, const double* outputs,
                                    int64_t rows) {
   double sum = 0;

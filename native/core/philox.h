@@ -1,4 +1,5 @@
-// Philox4x32-10, a counter-based generator (Salmon et al., SC 2011), and normals by Box-Muller, for host and device compilers.
+// Philox4x32-10, a counter-based generator (Salmon et al., SC 2011), and normals by Box-Muller, for host and device
+// compilers.
 #pragma once
 
 #include <cmath>

@@ -1,4 +1,5 @@
-// The plain description of one call, shared by every backend: pointers, sizes, strides, dtypes, per-row scalars and where results go.
+// The plain description of one call, shared by every backend: pointers, sizes, strides, dtypes, per-row scalars and
+// where results go.
 #pragma once
 
 #include <atomic>
@@ -8,9 +9,11 @@
 
 namespace sdpo {
 
-// ---- Closed sets of names. The position in a list is the number that crosses the binding; lib/ and test/ hold the same lists and a test compares.
+// ---- Closed sets of names. The position in a list is the number that crosses the binding; lib/ and test/ hold the
+// same lists and a test compares.
 
 // Third: the struct in objectives.h with the loss and its derivatives.
+// clang-format off
 #define SDPO_OBJECTIVES(X)                        \
   X(diffusion_dpo, "diffusion-dpo", DiffusionDpo) \
   X(dpo_cm, "dpo-cm", DpoCm)                      \
@@ -18,16 +21,19 @@ namespace sdpo {
   X(dspo, "dspo", Dspo)                           \
   X(dmpo, "dmpo", Dmpo)                           \
   X(mapo, "mapo", Mapo)
+// clang-format on
 #define SDPO_LINKS(X) X(sigmoid, "sigmoid") X(hinge, "hinge") X(ipo, "ipo")
 #define SDPO_PAIR_WEIGHTS(X) X(geometric, "geometric") X(min, "min") X(max, "max") X(product, "product")
+// clang-format off
 #define SDPO_WEIGHT_RATIOS(X) \
   X(policy_data, "policy/data") X(policy_reference, "policy/reference") X(reference_data, "reference/data")
+// clang-format on
 #define SDPO_SCOPES(X) X(all, "all") X(masked, "masked")
 #define SDPO_NON_FINITE(X) X(fail, "throw") X(skip, "skip") X(propagate, "propagate")
 
 #define SDPO_ENUM_ENTRY(id, ...) id,
 #define SDPO_NAME_ENTRY(id, name, ...) name,
-#define SDPO_NAMED_ENUM(Type, LIST) \
+#define SDPO_NAMED_ENUM(Type, LIST)                    \
   enum class Type : uint8_t { LIST(SDPO_ENUM_ENTRY) }; \
   constexpr const char* k##Type##Names[] = {LIST(SDPO_NAME_ENTRY)};
 
@@ -40,29 +46,37 @@ SDPO_NAMED_ENUM(NonFinite, SDPO_NON_FINITE)
 
 // ---- Scalars of a row, float64, stored field by field: field f of row i is at [f * rows + i].
 
-// psiScale: beta/2 or beta*omega (infinite: the row has no finite psi and is removed). weightScale: kappa*omega (infinite: log weight
-// is -infinity). weightOffset: kappa*offset. weightNoise: kappa*sqrt(2*omega)*xi. referenceError: read only without a reference tensor.
+// psiScale: beta/2 or beta*omega (infinite: the row has no finite psi and is removed). weightScale: kappa*omega
+// (infinite: log weight is -infinity). weightOffset: kappa*offset. weightNoise: kappa*sqrt(2*omega)*xi. referenceError:
+// read only without a reference tensor.
+// clang-format off
 #define SDPO_ROW_INPUTS(X)                                                                                     \
   X(psiScaleChosen) X(psiScaleRejected) X(weightScaleChosen) X(weightScaleRejected) X(weightOffsetChosen)      \
   X(weightOffsetRejected) X(weightNoiseChosen) X(weightNoiseRejected) X(referenceErrorChosen)                  \
   X(referenceErrorRejected) X(logMaskFloor) X(logClipLow) X(logClipHigh) X(rowWeight)
+// clang-format on
 
-// The public statistics first, in the order of the API; then what the passes hand to each other (delta, coefficients a and b of the
-// batch loss, mean of d_c*d_r, sum of element weights or D), the number of clipped weights, and 1 where the row was not finite.
+// The public statistics first, in the order of the API; then what the passes hand to each other (delta, coefficients a
+// and b of the batch loss, mean of d_c*d_r, sum of element weights or D), the number of clipped weights, and 1 where
+// the row was not finite.
+// clang-format off
 #define SDPO_ROW_OUTPUTS(X)                                                                                    \
   X(loss) X(logit) X(mask) X(rewardChosen) X(rewardRejected) X(logWeightChosen) X(logWeightRejected)           \
   X(weightChosen) X(weightRejected) X(errorChosen) X(errorRejected) X(referenceErrorChosen)                    \
   X(referenceErrorRejected) X(driftChosen) X(driftRejected) X(deltaChosen) X(deltaRejected) X(aChosen)         \
   X(aRejected) X(bChosen) X(bRejected) X(cross) X(elementSum) X(clipped) X(nonFinite)
+// clang-format on
 
 constexpr int kRowStatistics = 15;  // how many of the row outputs are public statistics with a mean in the metrics
 
 // Results of a batch: the loss, the mean of each statistic over its finite entries, and the counts.
+// clang-format off
 #define SDPO_METRICS(X)                                                                                        \
   X(batchLoss) X(loss) X(logit) X(mask) X(rewardChosen) X(rewardRejected) X(logWeightChosen)                   \
   X(logWeightRejected) X(weightChosen) X(weightRejected) X(errorChosen) X(errorRejected)                       \
   X(referenceErrorChosen) X(referenceErrorRejected) X(driftChosen) X(driftRejected) X(implicitAccuracy)        \
   X(rewardMargin) X(maskFraction) X(clipFraction) X(nonFiniteRows)
+// clang-format on
 
 #define SDPO_FIELD_ENTRY(id) id,
 #define SDPO_FIELD_NAME(id) #id,
@@ -78,13 +92,15 @@ SDPO_FIELDS(Metric, SDPO_METRICS)
 
 // ---- Tensors
 
-// Where memory lies. Every pointer of a problem group says so: `tensors` for element data, `scalars` for row inputs, row outputs and metrics.
+// Where memory lies. Every pointer of a problem group says so: `tensors` for element data, `scalars` for row inputs,
+// row outputs and metrics.
 struct Location {
   enum Kind : uint8_t { host, cuda } kind = host;
   int ordinal = 0;  // device number
 };
 
-// `rows` runs of `size` contiguous elements; consecutive rows start `row_stride` elements apart (0: one row serves all).
+// `rows` runs of `size` contiguous elements; consecutive rows start `row_stride` elements apart (0: one row serves
+// all).
 struct TensorView {
   const void* data = nullptr;
   int64_t row_stride = 0;
@@ -107,7 +123,7 @@ struct MutableTensorView {
 
 struct Branch {
   TensorView policy;
-  TensorView reference;        // data == nullptr: the row input referenceError stands in and the drift does not exist
+  TensorView reference;  // data == nullptr: the row input referenceError stands in and the drift does not exist
   TensorView target;
   MutableTensorView gradient;  // data == nullptr: not wanted
 };
@@ -122,8 +138,9 @@ struct ObjectiveOptions {
   Scope sft_scope = Scope::all;
   Scope kl_scope = Scope::all;
   bool weight_gradient = false;
-  bool sum_weight = false;  // logRatioReduction 'sum': the log weight is multiplied by D (or by the sum of element weights)
-  bool sum_psi = false;     // ... and so is psi, with elbo weighting
+  bool sum_weight =
+      false;  // logRatioReduction 'sum': the log weight is multiplied by D (or by the sum of element weights)
+  bool sum_psi = false;  // ... and so is psi, with elbo weighting
   double beta = 1;
   double label_smoothing = 0;
   double sft_weight = 0;
@@ -150,10 +167,10 @@ struct Problem {
   double* metrics = nullptr;           // [Metric::count]
   ObjectiveOptions options;
   NonFinite non_finite = NonFinite::fail;
-  double denominator = 1;     // the batch loss is the sum over rows divided by this
-  double gradient_scale = 1;  // multiplies the gradient coefficients, before any rounding
-  int threads = 0;            // CPU: 0 = default
-  void* stream = nullptr;     // CUDA: cudaStream_t
+  double denominator = 1;                       // the batch loss is the sum over rows divided by this
+  double gradient_scale = 1;                    // multiplies the gradient coefficients, before any rounding
+  int threads = 0;                              // CPU: 0 = default
+  void* stream = nullptr;                       // CUDA: cudaStream_t
   const std::atomic<int32_t>* abort = nullptr;  // polled; non-zero ends the call early
 };
 

@@ -1,4 +1,5 @@
-// Row inputs formed in the memory of a device: factors that the host knows, omega from a table by timestep, and lists that lie there.
+// Row inputs formed in the memory of a device: factors that the host knows, omega from a table by timestep, and lists
+// that lie there.
 #pragma once
 
 #include <cmath>
@@ -10,8 +11,9 @@ namespace sdpo {
 
 // What multiplies a field: nothing, the omega of its branch, or sqrt(2 omega) (of the sampled weight).
 #define SDPO_ROW_FACTORS(X) X(none, "none") X(omega, "omega") X(root, "root")
-// What a listed value has to be. Nobody looks at values on a device, so a row with another value gets the row weight NaN, which makes its loss
-// NaN: it counts as a row that is not finite, whatever mask or objective would have made of the value.
+// What a listed value has to be. Nobody looks at values on a device, so a row with another value gets the row weight
+// NaN, which makes its loss NaN: it counts as a row that is not finite, whatever mask or objective would have made of
+// the value.
 #define SDPO_ROW_CHECKS(X) X(any, "any") X(finite, "finite") X(not_negative, "notNegative")
 SDPO_NAMED_ENUM(RowFactor, SDPO_ROW_FACTORS)
 SDPO_NAMED_ENUM(RowCheck, SDPO_ROW_CHECKS)
@@ -22,7 +24,8 @@ struct RowList {
   DType dtype = DType::float64;
 };
 
-// A field of the row inputs: scale * factor * what the host gave * the list, multiplied from the left as lib/loss/row-inputs.ts does.
+// A field of the row inputs: scale * factor * what the host gave * the list, multiplied from the left as
+// lib/loss/row-inputs.ts does.
 struct RowField {
   RowList list;
   double scale = 1;
@@ -60,7 +63,8 @@ SDPO_HD inline double row_omega(const RowSources& s, int branch, int64_t row) {
 }
 
 // Writes all fields of a row. Field f of what the host gave is at given[f * stride].
-SDPO_HD inline void fill_row(const RowSources& s, const double* given, int64_t stride, int64_t row, int64_t rows, double* out) {
+SDPO_HD inline void fill_row(const RowSources& s, const double* given, int64_t stride, int64_t row, int64_t rows,
+                             double* out) {
   double omega[2] = {1, 1};
   bool good = true;
   for (int branch = 0; branch < 2; ++branch) {
@@ -78,7 +82,8 @@ SDPO_HD inline void fill_row(const RowSources& s, const double* given, int64_t s
     value *= given[f * stride];
     if (field.list.data != nullptr) {
       const double listed = row_value(field.list, row);
-      good = good && (field.check == RowCheck::any || (is_finite(listed) && (field.check == RowCheck::finite || listed >= 0)));
+      good = good &&
+             (field.check == RowCheck::any || (is_finite(listed) && (field.check == RowCheck::finite || listed >= 0)));
       value *= listed;
     }
     out[f * rows + row] = value;
@@ -86,8 +91,9 @@ SDPO_HD inline void fill_row(const RowSources& s, const double* given, int64_t s
   if (!good) out[RowInput::rowWeight * rows + row] = NAN;
 }
 
-static_assert(RowInput::psiScaleChosen % 2 == 0 && RowInput::weightScaleChosen % 2 == 0 && RowInput::weightNoiseChosen % 2 == 0 &&
-                  RowInput::psiScaleRejected % 2 == 1 && RowInput::weightScaleRejected % 2 == 1 && RowInput::weightNoiseRejected % 2 == 1,
+static_assert(RowInput::psiScaleChosen % 2 == 0 && RowInput::weightScaleChosen % 2 == 0 &&
+                  RowInput::weightNoiseChosen % 2 == 0 && RowInput::psiScaleRejected % 2 == 1 &&
+                  RowInput::weightScaleRejected % 2 == 1 && RowInput::weightNoiseRejected % 2 == 1,
               "fields with a factor alternate between the branches");
 
 }  // namespace sdpo

@@ -13,8 +13,8 @@ namespace {
 // Tiles handed out at a time, so that a ticket costs nothing beside the work it stands for.
 constexpr int64_t kTilesPerTicket = 8;
 
-// Elements below which waking a helper costs more than it saves: on a busy machine a helper may come late, and the caller waits for it. A normal
-// number takes some twenty times as long as a sum of two products.
+// Elements below which waking a helper costs more than it saves: on a busy machine a helper may come late, and the
+// caller waits for it. A normal number takes some twenty times as long as a sum of two products.
 constexpr int64_t kCombineAloneBelow = 131072;
 constexpr int64_t kNoiseAloneBelow = 8192;
 

@@ -20,8 +20,8 @@ constexpr int64_t kNoRow = std::numeric_limits<int64_t>::max();
 // Below this many elements a call is done before a helper thread would have woken up.
 constexpr int64_t kAloneBelow = 131072;
 
-// With at least this many rows per thread whole rows are handed out: a row's second read then hits the cache of the thread that read
-// it first, and nobody waits.
+// With at least this many rows per thread whole rows are handed out: a row's second read then hits the cache of the
+// thread that read it first, and nobody waits.
 constexpr int64_t kRowsPerThread = 4;
 
 // What the gradient of a row needs from its moments.
@@ -90,8 +90,9 @@ class Evaluation {
     });
   }
 
-  // Tickets in row order: the sums of a row's spans, then its gradients. A gradient waits (asleep) for the row's last sum; that sum
-  // was handed out earlier to a thread that is at work on it, so the wait is short and cannot form a circle.
+  // Tickets in row order: the sums of a row's spans, then its gradients. A gradient waits (asleep) for the row's last
+  // sum; that sum was handed out earlier to a thread that is at work on it, so the wait is short and cannot form a
+  // circle.
   void share_spans(int threads) {
     struct RowState {
       std::vector<RowSums> sums;
@@ -169,8 +170,8 @@ class Evaluation {
     }
     if (wants(Pass::objective)) {
       const RowResult result = evaluate_row(
-          problem_.options, problem_.non_finite, load_row_scalars(problem_.row_inputs, rows, row), chosen, rejected, size,
-          problem_.chosen.reference.data != nullptr, problem_.rejected.reference.data != nullptr,
+          problem_.options, problem_.non_finite, load_row_scalars(problem_.row_inputs, rows, row), chosen, rejected,
+          size, problem_.chosen.reference.data != nullptr, problem_.rejected.reference.data != nullptr,
           problem_.gradient_scale / problem_.denominator, out[RowOutput::cross * rows + row]);
       store_row_result(result, out, rows, row);
       if (result.non_finite && problem_.non_finite == NonFinite::fail) return fail(row);
@@ -217,8 +218,8 @@ class Evaluation {
 
   // ---- Failures
 
-  // Rows are handed out in order, so every row before a bad one has been started and will be finished: the lowest bad row is always
-  // the one reported.
+  // Rows are handed out in order, so every row before a bad one has been started and will be finished: the lowest bad
+  // row is always the one reported.
   RowCoefficients fail(int64_t row) {
     int64_t current = first_bad_.load(std::memory_order_relaxed);
     while (row < current && !first_bad_.compare_exchange_weak(current, row, std::memory_order_relaxed)) {
@@ -231,7 +232,8 @@ class Evaluation {
     if (problem_.element_weights.data != nullptr) {
       RowSums total;
       for (int64_t s = 0; s < spans_.count(); ++s) total.add(kernels_.sums(row, spans_.begin(s), spans_.end(s)));
-      if (!(total.weights > 0 && std::isfinite(total.weights) && total.lowest_weight >= 0)) return Status::element_weights;
+      if (!(total.weights > 0 && std::isfinite(total.weights) && total.lowest_weight >= 0))
+        return Status::element_weights;
     }
     const Branch* branches[] = {&problem_.chosen, &problem_.rejected};
     for (failure->branch = 0; failure->branch < 2; ++failure->branch) {

@@ -7,8 +7,8 @@
 
 namespace sdpo::cpu {
 
-// Kernels work on at most this many elements at a time: float32 lanes are summed into float64 after each such tile, so that a lane
-// adds 256 numbers at most, and staging buffers of a tile stay in the first-level cache.
+// Kernels work on at most this many elements at a time: float32 lanes are summed into float64 after each such tile, so
+// that a lane adds 256 numbers at most, and staging buffers of a tile stay in the first-level cache.
 constexpr int64_t kTile = 4096;
 
 // Sums over a tile, before the division by D.
@@ -23,17 +23,17 @@ struct TileWeights {
   double lowest = 0;
 };
 
-// policy, reference and target hold the kernel's dtype; `weights` holds its compute type (float64 for float64, else float32) or is
-// null. Without `reference` (null) only `error` is formed.
-using MomentsKernel = TileMoments (*)(const void* policy, const void* reference, const void* target, const void* weights,
-                                      int64_t n);
+// policy, reference and target hold the kernel's dtype; `weights` holds its compute type (float64 for float64, else
+// float32) or is null. Without `reference` (null) only `error` is formed.
+using MomentsKernel = TileMoments (*)(const void* policy, const void* reference, const void* target,
+                                      const void* weights, int64_t n);
 // sum e d_c d_r
 using CrossKernel = double (*)(const void* policy_c, const void* target_c, const void* policy_r, const void* target_r,
                                const void* weights, int64_t n);
-// out = e (a d + b h) in the kernel's dtype, rounded once; `reference` is null where b is 0. `out` may be `policy` itself. `stream`: past the
-// caches, for results that do not fit there.
-using GradientKernel = void (*)(const void* policy, const void* reference, const void* target, const void* weights, int64_t n,
-                                double a, double b, void* out, bool stream);
+// out = e (a d + b h) in the kernel's dtype, rounded once; `reference` is null where b is 0. `out` may be `policy`
+// itself. `stream`: past the caches, for results that do not fit there.
+using GradientKernel = void (*)(const void* policy, const void* reference, const void* target, const void* weights,
+                                int64_t n, double a, double b, void* out, bool stream);
 using WeightsKernel = TileWeights (*)(const void* weights, int64_t n);
 using ConvertKernel = void (*)(const void* in, void* out, int64_t n);
 

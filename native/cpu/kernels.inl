@@ -1,8 +1,10 @@
-// The inner loops of the CPU backend, compiled once per instruction set: SDPO_KERNELS_NAMESPACE and SDPO_KERNELS_NAME say which.
+// The inner loops of the CPU backend, compiled once per instruction set: SDPO_KERNELS_NAMESPACE and SDPO_KERNELS_NAME
+// say which.
 //
-// Written with the compilers' vector extensions: sums always run over 16 float lanes (8 double lanes), in as many registers as that
-// takes, and no multiply-add is contracted (-ffp-contract=off). So every instruction set performs the same operations in the same order
-// and gives the same bits, and the lane structure, not the hardware, decides the order of the sums.
+// Written with the compilers' vector extensions: sums always run over 16 float lanes (8 double lanes), in as many
+// registers as that takes, and no multiply-add is contracted (-ffp-contract=off). So every instruction set performs the
+// same operations in the same order and gives the same bits, and the lane structure, not the hardware, decides the
+// order of the sums.
 
 #include <cmath>
 #include <cstdint>
@@ -76,12 +78,14 @@ SDPO_INLINE BitsRegister select(const BitsRegister& mask, const BitsRegister& a,
 
 SDPO_INLINE BitsRegister splat(uint32_t x) { return BitsRegister{} + x; }
 
-// Words of 16 bits to and from words of 32. The generic conversion is correct everywhere but takes GCC 12 several shuffles on x86.
+// Words of 16 bits to and from words of 32. The generic conversion is correct everywhere but takes GCC 12 several
+// shuffles on x86.
 #if defined(__AVX512F__)
 SDPO_INLINE BitsRegister widen_words(const void* p) {
-  return bits<BitsRegister>(_mm512_maskz_cvtepu16_epi32(0xffff, load<__m256i>(p)));  // the masked forms, since GCC 12 warns
+  return bits<BitsRegister>(
+      _mm512_maskz_cvtepu16_epi32(0xffff, load<__m256i>(p)));  // the masked forms, since GCC 12 warns
 }
-SDPO_INLINE HalfRegister narrow_words(const BitsRegister& v) {                        // inside its own header for the plain ones
+SDPO_INLINE HalfRegister narrow_words(const BitsRegister& v) {  // inside its own header for the plain ones
   return bits<HalfRegister>(_mm512_maskz_cvtepi32_epi16(0xffff, bits<__m512i>(v)));
 }
 #elif defined(__AVX2__)
@@ -93,7 +97,9 @@ SDPO_INLINE HalfRegister narrow_words(const BitsRegister& v) {
   return bits<HalfRegister>(_mm256_castsi256_si128(_mm256_permute4x64_epi64(_mm256_packus_epi32(x, x), 0x08)));
 }
 #else
-SDPO_INLINE BitsRegister widen_words(const void* p) { return __builtin_convertvector(load<HalfRegister>(p), BitsRegister); }
+SDPO_INLINE BitsRegister widen_words(const void* p) {
+  return __builtin_convertvector(load<HalfRegister>(p), BitsRegister);
+}
 SDPO_INLINE HalfRegister narrow_words(const BitsRegister& v) { return __builtin_convertvector(v, HalfRegister); }
 #endif
 
@@ -110,13 +116,12 @@ SDPO_INLINE FloatRegister widen(const BFloat16* p) {
   return bits<FloatRegister>(_mm512_maskz_permutexvar_epi16(0xaaaaaaaau, bits<__m512i>(kLaneNumbers << 16), elements));
 }
 #else
-SDPO_INLINE FloatRegister widen(const BFloat16* p) {
-  return bits<FloatRegister>(widen_words(p) << 16);
-}
+SDPO_INLINE FloatRegister widen(const BFloat16* p) { return bits<FloatRegister>(widen_words(p) << 16); }
 #endif
 
-// Rounded to bfloat16 in the upper half of each word: nearest, ties to even; overflow runs into infinity. A NaN stays the one it is if its
-// lower half is 0, which holds for those that arithmetic with bfloat16 inputs gives, or else must be seen to before (`quiet`).
+// Rounded to bfloat16 in the upper half of each word: nearest, ties to even; overflow runs into infinity. A NaN stays
+// the one it is if its lower half is 0, which holds for those that arithmetic with bfloat16 inputs gives, or else must
+// be seen to before (`quiet`).
 SDPO_INLINE BitsRegister round_words(const FloatRegister& v) {
   const BitsRegister u = bits<BitsRegister>(v);
 #if defined(__AVX512F__)
@@ -140,7 +145,8 @@ SDPO_INLINE float quiet(float x) {
 template <bool kStream>
 SDPO_INLINE void narrow(const FloatRegister& v, BFloat16* p) {
 #if defined(__AVX512F__)
-  const __m512i upper = _mm512_maskz_permutexvar_epi16(0xffff, bits<__m512i>(kUpperHalves), bits<__m512i>(round_words(v)));
+  const __m512i upper =
+      _mm512_maskz_permutexvar_epi16(0xffff, bits<__m512i>(kUpperHalves), bits<__m512i>(round_words(v)));
   const HalfRegister out = load<HalfRegister>(&upper);  // its lower half
 #else
   const HalfRegister out = narrow_words(round_words(v) >> 16);
@@ -154,8 +160,7 @@ SDPO_INLINE FloatRegister widen(const Float16* p) {
 }
 template <bool kStream>
 SDPO_INLINE void narrow(const FloatRegister& v, Float16* p) {
-  const __m256i out =
-      _mm512_maskz_cvtps_ph(0xffff, bits<__m512>(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const __m256i out = _mm512_maskz_cvtps_ph(0xffff, bits<__m512>(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   store<kStream>(out, p);
 }
 #elif defined(__F16C__)
@@ -172,7 +177,8 @@ SDPO_INLINE FloatRegister widen(const Float16* p) {
   const BitsRegister magnitude = u & 0x7fff;
   const FloatRegister scaled = bits<FloatRegister>(magnitude << 13) * 0x1p112f;
   const BitsRegister special = reinterpret_cast<BitsRegister>(magnitude >= splat(0x7c00)) & 0x7f800000;
-  const BitsRegister quiet = reinterpret_cast<BitsRegister>(magnitude > splat(0x7c00)) & 0x400000;  // as the hardware does
+  const BitsRegister quiet =
+      reinterpret_cast<BitsRegister>(magnitude > splat(0x7c00)) & 0x400000;  // as the hardware does
   return bits<FloatRegister>(bits<BitsRegister>(scaled) | special | quiet | ((u & 0x8000) << 16));
 }
 template <bool kStream>
@@ -180,7 +186,8 @@ SDPO_INLINE void narrow(const FloatRegister& v, Float16* p) {
   const BitsRegister u = bits<BitsRegister>(v);
   const BitsRegister sign = (u & 0x80000000u) >> 16;
   const BitsRegister magnitude = u & 0x7fffffff;
-  // Subnormal results: adding 0.5 lets the float unit shift and round to the 24th fraction bit, which is the last bit of a half.
+  // Subnormal results: adding 0.5 lets the float unit shift and round to the 24th fraction bit, which is the last bit
+  // of a half.
   const BitsRegister subnormal = bits<BitsRegister>(bits<FloatRegister>(magnitude) + 0.5f) - 0x3f000000u;
   const BitsRegister normal = (magnitude - 0x38000000u + 0xfff + ((magnitude >> 13) & 1)) >> 13;
   const BitsRegister nan =
@@ -203,8 +210,8 @@ SDPO_INLINE void narrow(const DoubleRegister& v, double* p) {
   store<kStream>(v, p);
 }
 
-// ---- The lanes of a sum: a power of two of registers, halved recursively so that each is a value of its own to the compiler (GCC keeps
-// vectors wider than a register, and arrays of vectors, in memory).
+// ---- The lanes of a sum: a power of two of registers, halved recursively so that each is a value of its own to the
+// compiler (GCC keeps vectors wider than a register, and arrays of vectors, in memory).
 
 template <class R, int N>
 struct Pack {
@@ -216,14 +223,14 @@ struct Pack<R, 1> {
   R r;
 };
 
-#define SDPO_PACK_OPERATOR(op)                                                     \
-  template <class R>                                                               \
-  SDPO_INLINE Pack<R, 1> operator op(const Pack<R, 1>& x, const Pack<R, 1>& y) {   \
-    return {x.r op y.r};                                                           \
-  }                                                                                \
-  template <class R, int N>                                                        \
-  SDPO_INLINE Pack<R, N> operator op(const Pack<R, N>& x, const Pack<R, N>& y) {   \
-    return {x.low op y.low, x.high op y.high};                                     \
+#define SDPO_PACK_OPERATOR(op)                                                   \
+  template <class R>                                                             \
+  SDPO_INLINE Pack<R, 1> operator op(const Pack<R, 1>& x, const Pack<R, 1>& y) { \
+    return {x.r op y.r};                                                         \
+  }                                                                              \
+  template <class R, int N>                                                      \
+  SDPO_INLINE Pack<R, N> operator op(const Pack<R, N>& x, const Pack<R, N>& y) { \
+    return {x.low op y.low, x.high op y.high};                                   \
   }
 SDPO_PACK_OPERATOR(+)
 SDPO_PACK_OPERATOR(-)
@@ -253,8 +260,9 @@ SDPO_INLINE void pack(const Pack<R, N>& v, T* p) {
   }
 }
 
-// The same for bfloat16 two elements a word, which takes no shuffle: of two registers the lower holds the even elements and the upper the
-// odd ones. Lane k of a sum still gets the elements k mod 16; only its place differs, until sum_lanes puts it back.
+// The same for bfloat16 two elements a word, which takes no shuffle: of two registers the lower holds the even elements
+// and the upper the odd ones. Lane k of a sum still gets the elements k mod 16; only its place differs, until sum_lanes
+// puts it back.
 template <int N>
 SDPO_INLINE void unpack_pairs(const BFloat16* p, Pack<FloatRegister, N>& out) {
   if constexpr (N == 2) {
@@ -305,7 +313,7 @@ struct Lanes {  // float, Float16, BFloat16
   using Scalar = float;
   using Mask = Int32Register;
   static constexpr int kWidth = 16;
-  using Vector = Pack<FloatRegister, kWidth * static_cast<int>(sizeof(float)) / kRegisterBytes>;
+  using Vector = Pack<FloatRegister, kWidth* static_cast<int>(sizeof(float)) / kRegisterBytes>;
 };
 
 template <>
@@ -313,7 +321,7 @@ struct Lanes<double> {
   using Scalar = double;
   using Mask = Int64Register;
   static constexpr int kWidth = 8;
-  using Vector = Pack<DoubleRegister, kWidth * static_cast<int>(sizeof(double)) / kRegisterBytes>;
+  using Vector = Pack<DoubleRegister, kWidth* static_cast<int>(sizeof(double)) / kRegisterBytes>;
 };
 
 // Whether elements may be read in pairs: element weights come one by one, and 64-byte registers hold all lanes in one.
@@ -350,7 +358,9 @@ struct Padded {
 };
 
 // Lanes are added pairwise in float64, in one fixed order.
-SDPO_INLINE double sum_lanes(const double* v) { return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7])); }
+SDPO_INLINE double sum_lanes(const double* v) {
+  return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
+}
 
 template <bool, int N>
 SDPO_INLINE double sum_lanes(const Pack<DoubleRegister, N>& v) {
@@ -381,7 +391,8 @@ struct MomentSums {
   using L = Lanes<T>;
   using V = typename L::Vector;
   static constexpr bool kPairs = kInPairs<T, kWeighted>;
-  // delta holds sum e h(d - h/2), half of what is asked for: halving is exact, and multiplications are what the loop has room for.
+  // delta holds sum e h(d - h/2), half of what is asked for: halving is exact, and multiplications are what the loop
+  // has room for.
   V error{}, delta{}, drift{}, half;
 
   SDPO_INLINE MomentSums() { fill(half, typename L::Scalar{0.5}); }
@@ -439,8 +450,8 @@ TileMoments moments(const void* policy, const void* reference, const void* targe
 }
 
 template <class T>
-double cross(const void* policy_c, const void* target_c, const void* policy_r, const void* target_r, const void* weights,
-             int64_t n) {
+double cross(const void* policy_c, const void* target_c, const void* policy_r, const void* target_r,
+             const void* weights, int64_t n) {
   using L = Lanes<T>;
   using V = typename L::Vector;
   using S = typename L::Scalar;
@@ -519,7 +530,8 @@ void gradient_of(const GradientArguments<T>& of, int64_t n, bool stream) {
     i = i < n ? i : n;
     if (i > 0) gradient_part<T, kWeighted, kDrift>(of, 0, i);
   }
-  i = stream ? gradient_vectors<T, kWeighted, kDrift, true>(of, i, n) : gradient_vectors<T, kWeighted, kDrift, false>(of, i, n);
+  i = stream ? gradient_vectors<T, kWeighted, kDrift, true>(of, i, n)
+             : gradient_vectors<T, kWeighted, kDrift, false>(of, i, n);
   if (i < n) gradient_part<T, kWeighted, kDrift>(of, i, n - i);
 #if defined(__x86_64__)
   if (stream) _mm_sfence();  // streamed stores are in order with others from here on
@@ -530,8 +542,13 @@ template <class T>
 void gradient(const void* policy, const void* reference, const void* target, const void* weights, int64_t n, double a,
               double b, void* out, bool stream) {
   using S = typename Lanes<T>::Scalar;
-  GradientArguments<T> of{static_cast<const T*>(policy), static_cast<const T*>(reference), static_cast<const T*>(target),
-                          static_cast<const S*>(weights), {}, {}, static_cast<T*>(out)};
+  GradientArguments<T> of{static_cast<const T*>(policy),
+                          static_cast<const T*>(reference),
+                          static_cast<const T*>(target),
+                          static_cast<const S*>(weights),
+                          {},
+                          {},
+                          static_cast<T*>(out)};
   // What a NaN coefficient carries is dropped: see `round_words`.
   constexpr S kNaN = std::numeric_limits<S>::quiet_NaN();
   fill(of.a, a != a ? kNaN : static_cast<S>(a));
@@ -575,8 +592,8 @@ void widen_all(const void* in, void* out, int64_t n) {
   }
 }
 
-// A float32 for rounding on to 16 bits: rounding twice to nearest could turn a value just off a tie into the tie, so a double that does
-// not fit is cut to the float32 towards zero and marked as inexact in the last bit (rounding to odd).
+// A float32 for rounding on to 16 bits: rounding twice to nearest could turn a value just off a tie into the tie, so a
+// double that does not fit is cut to the float32 towards zero and marked as inexact in the last bit (rounding to odd).
 SDPO_INLINE float to_float32(float x) { return x; }
 SDPO_INLINE float to_float32(double x) {
   const float nearest = static_cast<float>(x);
@@ -614,12 +631,21 @@ void narrow_all(const void* in, void* out, int64_t n) {
 
 // In the order of SDPO_DTYPES.
 #define SDPO_PER_DTYPE(K) {K<double>, K<float>, K<Float16>, K<BFloat16>}
-#define SDPO_PER_DTYPE_BOTH(K) \
-  {{K<double, float>, K<double, double>}, {K<float, float>, K<float, double>}, {K<Float16, float>, K<Float16, double>}, {K<BFloat16, float>, K<BFloat16, double>}}
+#define SDPO_PER_DTYPE_BOTH(K)                                                  \
+  {                                                                             \
+    {K<double, float>, K<double, double>}, {K<float, float>, K<float, double>}, \
+        {K<Float16, float>, K<Float16, double>}, {                              \
+      K<BFloat16, float>, K<BFloat16, double>                                   \
+    }                                                                           \
+  }
 
-const KernelTable kTable = {SDPO_KERNELS_NAME,        SDPO_PER_DTYPE(moments),  SDPO_PER_DTYPE(cross),
-                            SDPO_PER_DTYPE(gradient), {weights<float>, weights<double>},
-                            SDPO_PER_DTYPE_BOTH(widen_all), SDPO_PER_DTYPE_BOTH(narrow_all)};
+const KernelTable kTable = {SDPO_KERNELS_NAME,
+                            SDPO_PER_DTYPE(moments),
+                            SDPO_PER_DTYPE(cross),
+                            SDPO_PER_DTYPE(gradient),
+                            {weights<float>, weights<double>},
+                            SDPO_PER_DTYPE_BOTH(widen_all),
+                            SDPO_PER_DTYPE_BOTH(narrow_all)};
 
 }  // namespace
 }  // namespace SDPO_KERNELS_NAMESPACE

@@ -16,9 +16,10 @@ struct Staging {
   alignas(64) double values[kTile];
 };
 
-// A batch whose tensors take more than a usual last-level cache has lost its gradients from there when the call ends, so they are written past
-// the caches, which spares the memory the reading of every line that is written. A constant, since in virtual machines the processor
-// often states the cache of all their neighbours (sysconf: 320 MiB where 32 are shared).
+// A batch whose tensors take more than a usual last-level cache has lost its gradients from there when the call ends,
+// so they are written past the caches, which spares the memory the reading of every line that is written. A constant,
+// since in virtual machines the processor often states the cache of all their neighbours (sysconf: 320 MiB where 32 are
+// shared).
 constexpr int64_t kCacheBytes = int64_t{32} << 20;
 
 int index(DType type) { return static_cast<int>(type); }
@@ -109,10 +110,10 @@ RowSums RowKernels::sums(int64_t row, int64_t begin, int64_t end) const {
     add(total.rejected, moments_of_tile(problem_.rejected, row, element, n, e));
     if (problem_.passes & Pass::cross) {
       Staging uc, tc, ur, tr;
-      total.cross += table_.cross[index(compute_)](
-          staged(problem_.chosen.policy, row, element, n, uc.values), staged(problem_.chosen.target, row, element, n, tc.values),
-          staged(problem_.rejected.policy, row, element, n, ur.values),
-          staged(problem_.rejected.target, row, element, n, tr.values), e, n);
+      total.cross += table_.cross[index(compute_)](staged(problem_.chosen.policy, row, element, n, uc.values),
+                                                   staged(problem_.chosen.target, row, element, n, tc.values),
+                                                   staged(problem_.rejected.policy, row, element, n, ur.values),
+                                                   staged(problem_.rejected.target, row, element, n, tr.values), e, n);
     }
   }
   return total;
@@ -135,7 +136,8 @@ void RowKernels::gradient(const Branch& branch, int64_t row, int64_t begin, int6
     Staging policy, reference, target, result;
     table_.gradient[index(compute_)](staged(branch.policy, row, element, n, policy.values),
                                      drift ? staged(branch.reference, row, element, n, reference.values) : nullptr,
-                                     staged(branch.target, row, element, n, target.values), e, n, a, b, result.values, false);
+                                     staged(branch.target, row, element, n, target.values), e, n, a, b, result.values,
+                                     false);
     table_.narrow[index(branch.gradient.dtype)][compute_ == DType::float64](result.values, out, n);
   }
 }

@@ -1,4 +1,5 @@
-// One row of a problem on the CPU: its spans, the sums over a span, and the gradient of a span, whatever the mixture of dtypes.
+// One row of a problem on the CPU: its spans, the sums over a span, and the gradient of a span, whatever the mixture of
+// dtypes.
 #pragma once
 
 #include "../core/problem.h"
@@ -6,8 +7,9 @@
 
 namespace sdpo::cpu {
 
-// A row is cut into spans, the pieces that threads share and whose sums are added in span order. The cut depends on D alone, so the
-// result does not depend on the number of threads: at least 16,384 elements (a few microseconds of work), at most 64 spans.
+// A row is cut into spans, the pieces that threads share and whose sums are added in span order. The cut depends on D
+// alone, so the result does not depend on the number of threads: at least 16,384 elements (a few microseconds of work),
+// at most 64 spans.
 struct Spans {
   int64_t size;   // D
   int64_t width;  // elements of a span, a multiple of kTile
@@ -22,8 +24,8 @@ struct Spans {
 struct RowSums {
   TileMoments chosen, rejected;
   double cross = 0;
-  double weights = 0;         // sum of element weights
-  double lowest_weight = 0;   // negative: an element weight below zero
+  double weights = 0;        // sum of element weights
+  double lowest_weight = 0;  // negative: an element weight below zero
 
   void add(const RowSums& other);
 };

@@ -46,7 +46,8 @@ class Pool {
       pthread_attr_t attributes;
       if (pthread_attr_init(&attributes) != 0) return;
       pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-      pthread_attr_setstacksize(&attributes, 1 << 20);  // tiles are staged on the stack; musl's default of 128 KiB is too small
+      pthread_attr_setstacksize(&attributes,
+                                1 << 20);  // tiles are staged on the stack; musl's default of 128 KiB is too small
       pthread_t thread;
       const int error = pthread_create(&thread, &attributes, &Pool::main, this);
       pthread_attr_destroy(&attributes);
@@ -88,12 +89,13 @@ class Pool {
   int size_ = 0;
 };
 
-// Never destroyed: at exit helpers still wait on its members. A forked child has none of the parent's threads and maybe a locked
-// mutex, so it starts with a new pool and leaves the old one alone.
+// Never destroyed: at exit helpers still wait on its members. A forked child has none of the parent's threads and maybe
+// a locked mutex, so it starts with a new pool and leaves the old one alone.
 std::atomic<Pool*> g_pool{nullptr};
 
 Pool& pool() {
-  static const int registered = pthread_atfork(nullptr, nullptr, [] { g_pool.store(nullptr, std::memory_order_relaxed); });
+  static const int registered =
+      pthread_atfork(nullptr, nullptr, [] { g_pool.store(nullptr, std::memory_order_relaxed); });
   static_cast<void>(registered);
   Pool* current = g_pool.load(std::memory_order_acquire);
   if (current == nullptr) {

@@ -1,4 +1,5 @@
-// What the fused kernel is given: the problem in device memory, the order of its tiles, and its workspace. Plain data, no CUDA headers.
+// What the fused kernel is given: the problem in device memory, the order of its tiles, and its workspace. Plain data,
+// no CUDA headers.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +27,8 @@ struct RowFlag {
   enum Value : uint32_t { pending, ready, invalid };  // invalid: the row failed and gets no gradient
 };
 
-// Why a row failed, packed with the row so that one atomic maximum keeps the lowest row: kFailureBase - (2 * row + kind). Zero: none.
+// Why a row failed, packed with the row so that one atomic maximum keeps the lowest row: kFailureBase - (2 * row +
+// kind). Zero: none.
 struct RowFailure {
   enum Kind : uint64_t { element_weights, non_finite };
 };
@@ -56,9 +58,9 @@ struct LossArguments {
   int64_t tile_elements;
   int packs;  // per thread and tile
   int passes;
-  bool wants_sums;     // moments, or the sum of element weights
-  bool wants_drift;    // the gradient may read the reference again
-  bool poison;         // nobody looks at the failure before the gradient is used: a failed row's gradient is NaN
+  bool wants_sums;   // moments, or the sum of element weights
+  bool wants_drift;  // the gradient may read the reference again
+  bool poison;       // nobody looks at the failure before the gradient is used: a failed row's gradient is NaN
   TileOrder order;
   Workspace workspace;
   const double* row_inputs;
@@ -70,8 +72,8 @@ struct LossArguments {
   double denominator, gradient_scale;
 };
 
-// Everything about a call but its workspace, and where the launcher moves row scalars. `pack`: elements that a thread reads at a time;
-// `blocks`: how many run at once.
+// Everything about a call but its workspace, and where the launcher moves row scalars. `pack`: elements that a thread
+// reads at a time; `blocks`: how many run at once.
 inline LossArguments make_arguments(const Problem& p, int pack, int64_t blocks) {
   const auto wants = [&](int pass) { return (p.passes & pass) != 0; };
   const Tiling tiles = tiling(p.size, pack);
@@ -85,7 +87,8 @@ inline LossArguments make_arguments(const Problem& p, int pack, int64_t blocks) 
   a.packs = tiles.packs;
   a.passes = p.passes;
   a.wants_sums = wants(Pass::moments) || p.element_weights.data != nullptr;
-  const bool gradients = wants(Pass::gradients) && (p.chosen.gradient.data != nullptr || p.rejected.gradient.data != nullptr);
+  const bool gradients =
+      wants(Pass::gradients) && (p.chosen.gradient.data != nullptr || p.rejected.gradient.data != nullptr);
   // Whether a B other than 0 can come out: a question of cache hints only.
   a.wants_drift = gradients && (has_drift_gradient(p.options) || !wants(Pass::objective));
   // Without sums one empty tile per row runs the objective; the gradient alone needs no such tile.

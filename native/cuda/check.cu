@@ -1,8 +1,8 @@
 // Errors of the CUDA runtime: their description, the last one of each thread, and which devices are lost.
-#include "check.h"
-
 #include <map>
 #include <mutex>
+
+#include "check.h"
 
 namespace sdpo::cuda {
 namespace {
@@ -20,7 +20,8 @@ Lost& lost() {
   return *instance;
 }
 
-// After these every later call of the process on that device fails too; the runtime documents them as leaving the context unusable.
+// After these every later call of the process on that device fails too; the runtime documents them as leaving the
+// context unusable.
 bool loses_context(cudaError_t code) {
   switch (code) {
     case cudaErrorIllegalAddress:

@@ -1,9 +1,11 @@
-// The kernel for rows that fit into the shared memory of a cluster (sm_90 and later): one cluster per row, every tensor read once.
+// The kernel for rows that fit into the shared memory of a cluster (sm_90 and later): one cluster per row, every tensor
+// read once.
 //
-// The blocks of a cluster share the tiles of a row, sum them and keep d = u_theta - u; sums of tiles go to the first block, which adds them up in
-// tile order, runs the objective and hands the coefficients to the others; then each block writes the gradient of what it kept. Blocks of a
-// cluster run together, so their barriers need no cooperative launch, and rows do not wait for each other. The first block that finishes
-// last of all rows forms the metrics. The workspace gives its counters only, and finds them at zero again.
+// The blocks of a cluster share the tiles of a row, sum them and keep d = u_theta - u; sums of tiles go to the first
+// block, which adds them up in tile order, runs the objective and hands the coefficients to the others; then each block
+// writes the gradient of what it kept. Blocks of a cluster run together, so their barriers need no cooperative launch,
+// and rows do not wait for each other. The first block that finishes last of all rows forms the metrics. The workspace
+// gives its counters only, and finds them at zero again.
 #pragma once
 
 #include <cooperative_groups.h>
@@ -32,9 +34,12 @@ __global__ void __launch_bounds__(kThreads* kClusterGroups, 1)
   using S = typename E::Compute;
   extern __shared__ __align__(16) unsigned char cluster_memory[];
   __shared__ ClusterShared shared;
-  S* const warp_sums = reinterpret_cast<S*>(cluster_memory + plan.kept_bytes + plan.tile_sums_bytes);  // [tiles][kWarps][kPlainSums]
-  double* const tile_sums = reinterpret_cast<double*>(cluster_memory + plan.kept_bytes);               // [tiles of the row][kPlainSums]
-  const Kept<E> kept{reinterpret_cast<Chunk<S>*>(cluster_memory), static_cast<int>(blockDim.x), static_cast<int>(threadIdx.x)};
+  S* const warp_sums =
+      reinterpret_cast<S*>(cluster_memory + plan.kept_bytes + plan.tile_sums_bytes);  // [tiles][kWarps][kPlainSums]
+  double* const tile_sums =
+      reinterpret_cast<double*>(cluster_memory + plan.kept_bytes);  // [tiles of the row][kPlainSums]
+  const Kept<E> kept{reinterpret_cast<Chunk<S>*>(cluster_memory), static_cast<int>(blockDim.x),
+                     static_cast<int>(threadIdx.x)};
 
   const auto cluster = cooperative_groups::this_cluster();
   const int rank = static_cast<int>(cluster.block_rank()), blocks = plan.blocks;
@@ -88,10 +93,12 @@ __global__ void __launch_bounds__(kThreads* kClusterGroups, 1)
   cluster.sync();  // from here on nobody touches another block's memory
 
   if (shared.flag != RowFlag::invalid || a.poison) {
-    const RowCoefficients coefficients = shared.flag == RowFlag::invalid ? RowCoefficients{NAN, 0, NAN, 0} : shared.coefficients;
+    const RowCoefficients coefficients =
+        shared.flag == RowFlag::invalid ? RowCoefficients{NAN, 0, NAN, 0} : shared.coefficients;
     slot = 0;
     for (int j = group; j < own; j += plan.groups, slot += a.packs) {
-      kept_gradient_of_tile<E>(a, hints, row, rank + static_cast<int64_t>(j) * blocks, thread, slot, kept, coefficients);
+      kept_gradient_of_tile<E>(a, hints, row, rank + static_cast<int64_t>(j) * blocks, thread, slot, kept,
+                               coefficients);
     }
   }
 
@@ -101,7 +108,8 @@ __global__ void __launch_bounds__(kThreads* kClusterGroups, 1)
   __syncthreads();
   if (!shared.last) return;
   if (threadIdx.x < Metric::count) {
-    a.metrics[threadIdx.x] = batch_metric(static_cast<int>(threadIdx.x), a.options.objective, a.denominator, a.row_outputs, a.rows);
+    a.metrics[threadIdx.x] =
+        batch_metric(static_cast<int>(threadIdx.x), a.options.objective, a.denominator, a.row_outputs, a.rows);
   }
   if (threadIdx.x == 0) {
     *a.failure = control->failure;

@@ -1,10 +1,9 @@
 // One thread per device that watches events and calls back, with the error where there is one: nobody is left waiting.
 //
-// cudaLaunchHostFunc would be simpler, but its function is not called once the context is lost, and a promise would hang. And
-// cudaEventSynchronize waits for one event, while streams finish in any order; so the thread looks at all of them and sleeps in between,
-// for an eighth of the time that the youngest has been waiting: short calls are answered promptly, long ones cost nothing.
-#include "completion.h"
-
+// cudaLaunchHostFunc would be simpler, but its function is not called once the context is lost, and a promise would
+// hang. And cudaEventSynchronize waits for one event, while streams finish in any order; so the thread looks at all of
+// them and sleeps in between, for an eighth of the time that the youngest has been waiting: short calls are answered
+// promptly, long ones cost nothing.
 #include <algorithm>
 #include <chrono>
 #include <condition_variable>
@@ -13,6 +12,8 @@
 #include <mutex>
 #include <thread>
 #include <vector>
+
+#include "completion.h"
 
 namespace sdpo::cuda {
 namespace {

@@ -1,8 +1,9 @@
-// What the CUDA backend offers beside `Backend`: memory, streams, completions and errors, in plain C++ for callers without CUDA headers.
+// What the CUDA backend offers beside `Backend`: memory, streams, completions and errors, in plain C++ for callers
+// without CUDA headers.
 //
-// A stream is a cudaStream_t as void*; nullptr is the default stream. Unless said otherwise a function returns Status::ok, or
-// Status::device or Status::out_of_memory with the details in last_error() of the calling thread. Every function may be called from
-// any thread and leaves the thread's current device as it was.
+// A stream is a cudaStream_t as void*; nullptr is the default stream. Unless said otherwise a function returns
+// Status::ok, or Status::device or Status::out_of_memory with the details in last_error() of the calling thread. Every
+// function may be called from any thread and leaves the thread's current device as it was.
 #pragma once
 
 #include <cstddef>
@@ -24,7 +25,8 @@ struct Error {
   std::string operation;  // what was being done
   std::string shapes;     // of what: sizes and dtypes
   int device = -1;
-  bool context_lost = false;  // the process can no longer use this device; every later call fails at once with this error
+  bool context_lost =
+      false;  // the process can no longer use this device; every later call fails at once with this error
 
   std::string message() const;
 };
@@ -41,8 +43,8 @@ Status release(int device, void* memory);
 Status allocate_pinned(size_t bytes, void** out);
 Status release_pinned(void* memory);
 
-// Copies between any two places; asynchronous on the stream for device memory and pinned memory. Pageable host memory must stay
-// valid until the stream has come so far.
+// Copies between any two places; asynchronous on the stream for device memory and pinned memory. Pageable host memory
+// must stay valid until the stream has come so far.
 Status copy(int device, void* to, const void* from, size_t bytes, void* stream);
 Status fill_zero(int device, void* to, size_t bytes, void* stream);
 
@@ -69,8 +71,8 @@ Status elapsed(int device, void* begin, void* end, float* milliseconds);
 // `error` is null on success. Called once, on the device's completion thread, never on the caller's.
 using Completion = std::function<void(const Error* error)>;
 
-// Calls `done` when everything enqueued on the stream so far is finished, or has failed. The waiting thread looks at its events and
-// sleeps in between. When this function itself fails, `done` is not called.
+// Calls `done` when everything enqueued on the stream so far is finished, or has failed. The waiting thread looks at
+// its events and sleeps in between. When this function itself fails, `done` is not called.
 Status when_done(int device, void* stream, Completion done);
 
 // ---- How the loss runs (docs/cuda.md). The bits of a result do not depend on it.
@@ -86,23 +88,23 @@ Status uses_clusters(const Problem& problem, bool* out);
 
 // ---- Operations, on the stream of the problem
 
-// Enqueues the call and returns. With scalars on the host `done` runs after the results have been written to row_outputs and metrics,
-// which have to stay valid until then, as everything else the problem points to. With scalars on the device nothing but the failure is
-// read back. When this function itself fails, `done` is not called.
+// Enqueues the call and returns. With scalars on the host `done` runs after the results have been written to
+// row_outputs and metrics, which have to stay valid until then, as everything else the problem points to. With scalars
+// on the device nothing but the failure is read back. When this function itself fails, `done` is not called.
 using EvaluateCompletion = std::function<void(Status status, const Failure& failure, const Error* error)>;
 Status evaluate_async(const Problem& problem, EvaluateCompletion done);
 
-// Scalars on the host: returns when the results are there. Scalars on the device: enqueues and returns without waiting for anything;
-// the row output nonFinite and the metric nonFiniteRows tell of rows that were not finite, and with NonFinite::fail the gradient of such
-// a row is NaN.
+// Scalars on the host: returns when the results are there. Scalars on the device: enqueues and returns without waiting
+// for anything; the row output nonFinite and the metric nonFiniteRows tell of rows that were not finite, and with
+// NonFinite::fail the gradient of such a row is NaN.
 Status evaluate(const Problem& problem, Failure* failure);
 
 // Enqueue and return. The coefficients a and b of combine lie on the host and may go when the function returns.
 Status combine(const CombineProblem& problem);
 Status noise(const NoiseProblem& problem);
 
-// Row inputs of a loss in device memory, from lists and tables that lie there and from what the host knows, without asking the device
-// anything.
+// Row inputs of a loss in device memory, from lists and tables that lie there and from what the host knows, without
+// asking the device anything.
 Status row_inputs(const RowInputsProblem& problem);
 
 }  // namespace sdpo::cuda

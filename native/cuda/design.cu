@@ -1,6 +1,4 @@
 // The choice of a kernel: its element access from the dtypes of a call, and the design from its shape and the device.
-#include "design.h"
-
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
@@ -10,6 +8,7 @@
 
 #include "../core/objectives.h"
 #include "arguments.h"
+#include "design.h"
 
 namespace sdpo::cuda {
 namespace {
@@ -69,24 +68,27 @@ KernelEntry choose_kernel(const Problem& p, bool plain) {
 // How many blocks of a kernel run at once on a device.
 Status resident(const void* kernel, int device, int64_t* out) {
   static std::mutex mutex;
-  static std::map<std::pair<int, const void*>, int64_t>* const known = new std::map<std::pair<int, const void*>, int64_t>;
+  static std::map<std::pair<int, const void*>, int64_t>* const known =
+      new std::map<std::pair<int, const void*>, int64_t>;
   std::lock_guard<std::mutex> lock(mutex);
   int64_t& blocks = (*known)[{device, kernel}];
   if (blocks == 0) {
     int per_multiprocessor = 0, multiprocessors = 0;
-    CUDA_TRY(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_multiprocessor, kernel, kThreads, 0), "asking for the occupancy", device,
-             std::string());
-    CUDA_TRY(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device), "asking for the occupancy", device,
-             std::string());
-    if (per_multiprocessor == 0) return report(cudaErrorLaunchOutOfResources, "asking for the occupancy", device, std::string());
+    CUDA_TRY(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_multiprocessor, kernel, kThreads, 0),
+             "asking for the occupancy", device, std::string());
+    CUDA_TRY(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
+             "asking for the occupancy", device, std::string());
+    if (per_multiprocessor == 0)
+      return report(cudaErrorLaunchOutOfResources, "asking for the occupancy", device, std::string());
     blocks = static_cast<int64_t>(per_multiprocessor) * multiprocessors;
   }
   *out = blocks;
   return Status::ok;
 }
 
-// Shared memory that a block of a cluster kernel may have in all, and multiprocessors; no memory where the kernel cannot run. A build for
-// an older architecture runs on a newer device too, where its kernel is empty: what counts is what the kernel was compiled for.
+// Shared memory that a block of a cluster kernel may have in all, and multiprocessors; no memory where the kernel
+// cannot run. A build for an older architecture runs on a newer device too, where its kernel is empty: what counts is
+// what the kernel was compiled for.
 struct ClusterSupport {
   int64_t shared = -1;
   int64_t multiprocessors = 0;
@@ -94,25 +96,31 @@ struct ClusterSupport {
 
 Status cluster_support(const void* kernel, int device, ClusterSupport* out) {
   static std::mutex mutex;
-  static std::map<std::pair<int, const void*>, ClusterSupport>* const known = new std::map<std::pair<int, const void*>, ClusterSupport>;
+  static std::map<std::pair<int, const void*>, ClusterSupport>* const known =
+      new std::map<std::pair<int, const void*>, ClusterSupport>;
   std::lock_guard<std::mutex> lock(mutex);
   ClusterSupport& support = (*known)[{device, kernel}];
   if (support.shared < 0) {
     constexpr const char* kOperation = "asking for clusters";
     int major = 0, minor = 0, clusters = 0, shared = 0, multiprocessors = 0;
     cudaFuncAttributes attributes;
-    CUDA_TRY(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), kOperation, device, std::string());
-    CUDA_TRY(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), kOperation, device, std::string());
+    CUDA_TRY(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), kOperation, device,
+             std::string());
+    CUDA_TRY(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), kOperation, device,
+             std::string());
     CUDA_TRY(cudaDeviceGetAttribute(&clusters, cudaDevAttrClusterLaunch, device), kOperation, device, std::string());
-    CUDA_TRY(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), kOperation, device, std::string());
-    CUDA_TRY(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device), kOperation, device, std::string());
+    CUDA_TRY(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), kOperation, device,
+             std::string());
+    CUDA_TRY(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device), kOperation, device,
+             std::string());
     CUDA_TRY(cudaFuncGetAttributes(&attributes, kernel), kOperation, device, std::string());
     const bool compiled = attributes.ptxVersion >= kClusterCapability;
     const bool able = clusters != 0 && compiled && 10 * major + minor >= kClusterCapability &&
                       static_cast<int64_t>(attributes.sharedSizeBytes) <= kClusterStaticShared;
     if (able) {
       const int dynamic = shared - static_cast<int>(attributes.sharedSizeBytes);
-      CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, dynamic), kOperation, device, std::string());
+      CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, dynamic), kOperation, device,
+               std::string());
     }
     support.multiprocessors = multiprocessors;
     support.shared = able ? shared : 0;
@@ -121,7 +129,8 @@ Status cluster_support(const void* kernel, int device, ClusterSupport* out) {
   return Status::ok;
 }
 
-// Whether a cluster of this shape finds room at all. A partition of a device (MIG, MPS) may have too few multiprocessors in one place.
+// Whether a cluster of this shape finds room at all. A partition of a device (MIG, MPS) may have too few
+// multiprocessors in one place.
 bool has_room(const void* kernel, int device, const ClusterPlan& plan) {
   using Key = std::tuple<int, const void*, int, int, int>;
   static std::mutex mutex;
@@ -152,7 +161,8 @@ std::atomic<Design>& wanted() {
   return design;
 }
 
-// What the cluster kernel does: all passes at once, a plain batch of one dtype, and no B that would want the reference a second time.
+// What the cluster kernel does: all passes at once, a plain batch of one dtype, and no B that would want the reference
+// a second time.
 bool fits_cluster_kernel(const Problem& p, const KernelEntry& entry) {
   constexpr int kAll = Pass::moments | Pass::objective | Pass::gradients;
   const bool gradient = p.chosen.gradient.data != nullptr || p.rejected.gradient.data != nullptr;
@@ -163,7 +173,8 @@ bool fits_cluster_kernel(const Problem& p, const KernelEntry& entry) {
 
 void set_design(Design design) { wanted().store(design); }
 
-cudaLaunchConfig_t cluster_launch(const ClusterPlan& plan, int64_t rows, cudaStream_t stream, cudaLaunchAttribute* attribute) {
+cudaLaunchConfig_t cluster_launch(const ClusterPlan& plan, int64_t rows, cudaStream_t stream,
+                                  cudaLaunchAttribute* attribute) {
   attribute->id = cudaLaunchAttributeClusterDimension;
   attribute->val.clusterDim.x = static_cast<unsigned>(plan.blocks);
   attribute->val.clusterDim.y = attribute->val.clusterDim.z = 1;

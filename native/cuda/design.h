@@ -15,7 +15,8 @@ struct Launch {
 };
 
 // How a cluster kernel is launched; `attribute` has to stay as long as the configuration.
-cudaLaunchConfig_t cluster_launch(const ClusterPlan& plan, int64_t rows, cudaStream_t stream, cudaLaunchAttribute* attribute);
+cudaLaunchConfig_t cluster_launch(const ClusterPlan& plan, int64_t rows, cudaStream_t stream,
+                                  cudaLaunchAttribute* attribute);
 
 // Chooses the launch of a call on the current device, which is `device`. What a device can do is asked once.
 Status choose_launch(const Problem& problem, int device, Launch* out);

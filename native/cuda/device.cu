@@ -1,9 +1,9 @@
 // The device query: number, names and properties of the CUDA devices, and the reason when there is none.
-#include "device.h"
-
 #include <cuda_runtime_api.h>
 
 #include <stdexcept>
+
+#include "device.h"
 
 namespace sdpo::cuda {
 namespace {

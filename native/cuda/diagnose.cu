@@ -1,8 +1,7 @@
 // After a call has failed: a search through the tensors of one row for the first value that is not finite.
-#include "diagnose.h"
-
 #include <cmath>
 
+#include "diagnose.h"
 #include "pack.cuh"
 #include "policy.h"
 
@@ -22,9 +21,11 @@ __device__ double element_of(const char* row, DType type, int64_t i) {
 }
 
 // The lowest index of an element with a weight whose value is not finite.
-__global__ void search(const char* row, DType type, const char* weights, DType weight_type, int64_t size, unsigned long long* first) {
+__global__ void search(const char* row, DType type, const char* weights, DType weight_type, int64_t size,
+                       unsigned long long* first) {
   unsigned long long lowest = kNone;
-  for (int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; i < size; i += gridDim.x * static_cast<int64_t>(blockDim.x)) {
+  for (int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; i < size;
+       i += gridDim.x * static_cast<int64_t>(blockDim.x)) {
     if (isfinite(element_of(row, type, i))) continue;
     if (weights != nullptr && element_of(weights, weight_type, i) == 0) continue;
     lowest = static_cast<unsigned long long>(i);
@@ -40,12 +41,14 @@ Status search_row(const Problem& problem, const TensorView& view, int device, cu
   if (view.data == nullptr) return Status::ok;
   const TensorView& e = problem.element_weights;
   unsigned long long found = kNone;
-  CUDA_TRY(cudaMemcpyAsync(scratch, &found, sizeof found, cudaMemcpyHostToDevice, stream), "diagnosing a row", device, std::string());
+  CUDA_TRY(cudaMemcpyAsync(scratch, &found, sizeof found, cudaMemcpyHostToDevice, stream), "diagnosing a row", device,
+           std::string());
   search<<<kSearchBlocks, kThreads, 0, stream>>>(static_cast<const char*>(view.at(row, 0)), view.dtype,
-                                                 e.data == nullptr ? nullptr : static_cast<const char*>(e.at(row, 0)), e.dtype,
-                                                 problem.size, scratch);
+                                                 e.data == nullptr ? nullptr : static_cast<const char*>(e.at(row, 0)),
+                                                 e.dtype, problem.size, scratch);
   CUDA_TRY(cudaGetLastError(), "diagnosing a row", device, std::string());
-  CUDA_TRY(cudaMemcpyAsync(&found, scratch, sizeof found, cudaMemcpyDeviceToHost, stream), "diagnosing a row", device, std::string());
+  CUDA_TRY(cudaMemcpyAsync(&found, scratch, sizeof found, cudaMemcpyDeviceToHost, stream), "diagnosing a row", device,
+           std::string());
   CUDA_TRY(cudaStreamSynchronize(stream), "diagnosing a row", device, std::string());
   if (found != kNone) *element = static_cast<int64_t>(found);
   return Status::ok;
@@ -76,7 +79,8 @@ Status find_non_finite(const Problem& problem, int device, cudaStream_t stream, 
     }
   }
   // Every input is finite: squares or the loss overflowed.
-  const double error = row_outputs[RowOutput::errorChosen * problem.rows + row] + row_outputs[RowOutput::deltaChosen * problem.rows + row];
+  const double error = row_outputs[RowOutput::errorChosen * problem.rows + row] +
+                       row_outputs[RowOutput::deltaChosen * problem.rows + row];
   failure->branch = std::isfinite(error) ? 1 : 0;
   failure->tensor = FailureTensor::row;
   return Status::non_finite;

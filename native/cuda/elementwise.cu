@@ -20,8 +20,8 @@ struct RowFactors {
 // Products and their sum are rounded one by one in float64, and once to the dtype: the bits of the CPU.
 template <class T>
 __global__ void __launch_bounds__(kElementwiseThreads, kElementwiseMinBlocks)
-    combine_kernel(const __grid_constant__ RowFactors factors, const T* x, int64_t x_stride, const T* y, int64_t y_stride, T* out,
-                   int64_t out_stride, int64_t size) {
+    combine_kernel(const __grid_constant__ RowFactors factors, const T* x, int64_t x_stride, const T* y,
+                   int64_t y_stride, T* out, int64_t out_stride, int64_t size) {
   constexpr int kPack = kAccessBytes / static_cast<int>(sizeof(T));
   const CacheHints hints = make_cache_hints();
   const double a = factors.a[blockIdx.y], b = factors.b[blockIdx.y];
@@ -41,13 +41,15 @@ __global__ void __launch_bounds__(kElementwiseThreads, kElementwiseMinBlocks)
       store_values<T, kPack>(out + i, values, hints.pass);
     } else {
       for (int64_t k = i; k < size && k < i + kPack; ++k) {
-        store_element(out + k, add(mul(a, static_cast<double>(load_element(x + k))), mul(b, static_cast<double>(load_element(y + k)))));
+        store_element(out + k, add(mul(a, static_cast<double>(load_element(x + k))),
+                                   mul(b, static_cast<double>(load_element(y + k)))));
       }
     }
   }
 }
 
-// Thread n makes the block of four that belongs to counter first + n; the first and the last block may be cut by offset and count.
+// Thread n makes the block of four that belongs to counter first + n; the first and the last block may be cut by offset
+// and count.
 template <class T, bool kWords>
 __global__ void __launch_bounds__(kElementwiseThreads, kElementwiseMinBlocks)
     noise_kernel(uint64_t seed, uint64_t offset, int64_t count, T* out) {
@@ -106,18 +108,20 @@ Status combine_as(const CombineProblem& p, cudaStream_t stream) {
     std::copy_n(p.a + begin, rows, factors.a);
     std::copy_n(p.b + begin, rows, factors.b);
     const dim3 grid(blocks_for((p.size + kPack - 1) / kPack), static_cast<unsigned>(rows));
-    combine_kernel<T><<<grid, kElementwiseThreads, 0, stream>>>(factors, static_cast<const T*>(p.x.at(begin, 0)), p.x.row_stride,
-                                                                static_cast<const T*>(p.y.at(begin, 0)), p.y.row_stride,
-                                                                static_cast<T*>(p.out.at(begin, 0)), p.out.row_stride, p.size);
+    combine_kernel<T><<<grid, kElementwiseThreads, 0, stream>>>(
+        factors, static_cast<const T*>(p.x.at(begin, 0)), p.x.row_stride, static_cast<const T*>(p.y.at(begin, 0)),
+        p.y.row_stride, static_cast<T*>(p.out.at(begin, 0)), p.out.row_stride, p.size);
     CUDA_TRY(cudaGetLastError(), "combining tensors", p.location.ordinal,
-             std::to_string(p.rows) + " rows of " + std::to_string(p.size) + " " + kDTypeNames[static_cast<int>(p.out.dtype)]);
+             std::to_string(p.rows) + " rows of " + std::to_string(p.size) + " " +
+                 kDTypeNames[static_cast<int>(p.out.dtype)]);
   }
   return Status::ok;
 }
 
 template <class T, bool kWords>
 Status noise_as(const NoiseProblem& p, cudaStream_t stream) {
-  noise_kernel<T, kWords><<<blocks_for(p.count / 4 + 2), kElementwiseThreads, 0, stream>>>(p.seed, p.offset, p.count, static_cast<T*>(p.out));
+  noise_kernel<T, kWords><<<blocks_for(p.count / 4 + 2), kElementwiseThreads, 0, stream>>>(p.seed, p.offset, p.count,
+                                                                                           static_cast<T*>(p.out));
   CUDA_TRY(cudaGetLastError(), "drawing noise", p.location.ordinal,
            std::to_string(p.count) + " " + (kWords ? "words" : kDTypeNames[static_cast<int>(p.dtype)]));
   return Status::ok;

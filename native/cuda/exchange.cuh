@@ -12,7 +12,10 @@ namespace sdpo::cuda {
 
 __device__ __forceinline__ unsigned int arrive(unsigned int* counter) {
   unsigned int previous;
-  asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;" : "=r"(previous) : "l"(__cvta_generic_to_global(counter)) : "memory");
+  asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;"
+               : "=r"(previous)
+               : "l"(__cvta_generic_to_global(counter))
+               : "memory");
   return previous;
 }
 

@@ -1,7 +1,8 @@
-// The work on one tile where d = u_theta - u is kept between the phases: moments that store it, and the gradient that finds it there.
+// The work on one tile where d = u_theta - u is kept between the phases: moments that store it, and the gradient that
+// finds it there.
 //
-// The order of additions is that of tile.cuh, so both ways have the same bits. A thread finds again what it stored itself, so that d needs
-// no barrier. The functions compile for the host too, where a test runs them thread by thread.
+// The order of additions is that of tile.cuh, so both ways have the same bits. A thread finds again what it stored
+// itself, so that d needs no barrier. The functions compile for the host too, where a test runs them thread by thread.
 #pragma once
 
 #include "tile.cuh"
@@ -45,27 +46,33 @@ struct Kept {
       for (int i = 0; i < Chunk<S>::kCount; ++i) d[c * Chunk<S>::kCount + i] = in.v[i];
     }
   }
-  SDPO_CUDA_HD S& one(int slot, int branch, int i) const { return chunk(slot, branch, i / Chunk<S>::kCount).v[i % Chunk<S>::kCount]; }
+  SDPO_CUDA_HD S& one(int slot, int branch, int i) const {
+    return chunk(slot, branch, i / Chunk<S>::kCount).v[i % Chunk<S>::kCount];
+  }
 };
 
-// Sums over the elements of `thread` in a tile, both branches, and their d into the slots from `slot` on. Nothing is read a second time, so
-// L2 need keep nothing.
+// Sums over the elements of `thread` in a tile, both branches, and their d into the slots from `slot` on. Nothing is
+// read a second time, so L2 need keep nothing.
 template <class E>
-SDPO_CUDA_HD void keep_moments_of_tile(const LossArguments& a, const CacheHints& hints, int64_t row, int64_t tile, int thread, int slot,
-                                       const Kept<E>& kept, typename E::Compute (&sums)[kPlainSums]) {
+SDPO_CUDA_HD void keep_moments_of_tile(const LossArguments& a, const CacheHints& hints, int64_t row, int64_t tile,
+                                       int thread, int slot, const Kept<E>& kept,
+                                       typename E::Compute (&sums)[kPlainSums]) {
   using S = typename E::Compute;
   SDPO_UNROLL
   for (auto& sum : sums) sum = 0;
   const typename E::Source uc = source_of<E>(a.chosen.policy, row), rc = source_of<E>(a.chosen.reference, row),
                            tc = source_of<E>(a.chosen.target, row), ur = source_of<E>(a.rejected.policy, row),
                            rr = source_of<E>(a.rejected.reference, row), tr = source_of<E>(a.rejected.target, row);
-  const bool vector = E::aligned(uc) && E::aligned(rc) && E::aligned(tc) && E::aligned(ur) && E::aligned(rr) && E::aligned(tr);
+  const bool vector =
+      E::aligned(uc) && E::aligned(rc) && E::aligned(tc) && E::aligned(ur) && E::aligned(rr) && E::aligned(tr);
   int64_t element = tile * a.tile_elements + static_cast<int64_t>(thread) * E::kPack;
   SDPO_NO_UNROLL
   for (int k = 0; k < a.packs; ++k, element += kThreads * E::kPack) {
     if (vector && element + E::kPack <= a.size) {
-      const auto puc = E::load(uc, element, hints.pass), ptc = E::load(tc, element, hints.pass), prc = E::load(rc, element, hints.pass);
-      const auto pur = E::load(ur, element, hints.pass), ptr = E::load(tr, element, hints.pass), prr = E::load(rr, element, hints.pass);
+      const auto puc = E::load(uc, element, hints.pass), ptc = E::load(tc, element, hints.pass),
+                 prc = E::load(rc, element, hints.pass);
+      const auto pur = E::load(ur, element, hints.pass), ptr = E::load(tr, element, hints.pass),
+                 prr = E::load(rr, element, hints.pass);
       S d[E::kPack];
       SDPO_UNROLL
       for (int i = 0; i < E::kPack; ++i) {
@@ -93,10 +100,11 @@ SDPO_CUDA_HD void keep_moments_of_tile(const LossArguments& a, const CacheHints&
   }
 }
 
-// Writes a d of both branches for the elements of `thread` in a tile. Where a B came out after all the tensors are read again.
+// Writes a d of both branches for the elements of `thread` in a tile. Where a B came out after all the tensors are read
+// again.
 template <class E>
-SDPO_CUDA_HD void kept_gradient_of_tile(const LossArguments& a, const CacheHints& hints, int64_t row, int64_t tile, int thread, int slot,
-                                        const Kept<E>& kept, const RowCoefficients& x) {
+SDPO_CUDA_HD void kept_gradient_of_tile(const LossArguments& a, const CacheHints& hints, int64_t row, int64_t tile,
+                                        int thread, int slot, const Kept<E>& kept, const RowCoefficients& x) {
   using S = typename E::Compute;
   SDPO_NO_UNROLL
   for (int branch = 0; branch < 2; ++branch) {
@@ -108,7 +116,8 @@ SDPO_CUDA_HD void kept_gradient_of_tile(const LossArguments& a, const CacheHints
     }
     if (b.gradient.data == nullptr) continue;
     const typename E::Source out = E::source(b.gradient.data, b.gradient.row_stride, b.gradient.dtype, row);
-    const bool vector = E::aligned(out), zero = wide_a == 0;  // the gradient of a removed row is written as 0, never 0 * infinity
+    const bool vector = E::aligned(out),
+               zero = wide_a == 0;  // the gradient of a removed row is written as 0, never 0 * infinity
     const S ca = static_cast<S>(wide_a);
     int64_t element = tile * a.tile_elements + static_cast<int64_t>(thread) * E::kPack;
     SDPO_NO_UNROLL

@@ -1,8 +1,9 @@
 // The fused kernel: moments, objective and gradient of a whole batch in one launch of persistent blocks.
 //
-// Blocks draw tickets in the order of order.h. A moments tile leaves its sums in the workspace; the block that brings a row's last tile
-// adds them up in tile order, runs the objective and raises the row's flag; a gradient tile waits for that flag. The block that
-// finishes the last row forms the metrics, and the last block to leave puts the counters back to zero for the next launch.
+// Blocks draw tickets in the order of order.h. A moments tile leaves its sums in the workspace; the block that brings a
+// row's last tile adds them up in tile order, runs the objective and raises the row's flag; a gradient tile waits for
+// that flag. The block that finishes the last row forms the metrics, and the last block to leave puts the counters back
+// to zero for the next launch.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -43,7 +44,8 @@ __device__ __forceinline__ void finish_row_as_block(const LossArguments& a, int6
   }
   __syncthreads();
   if (shared.word && (a.passes & Pass::objective) && threadIdx.x < Metric::count) {
-    a.metrics[threadIdx.x] = batch_metric(static_cast<int>(threadIdx.x), a.options.objective, a.denominator, a.row_outputs, a.rows);
+    a.metrics[threadIdx.x] =
+        batch_metric(static_cast<int>(threadIdx.x), a.options.objective, a.denominator, a.row_outputs, a.rows);
   }
 }
 
@@ -53,7 +55,8 @@ __device__ __forceinline__ void run_moments(const LossArguments& a, const Step& 
   const Workspace& w = a.workspace;
   typename E::Compute sums[kSums];
   moments_of_tile<E, kPlain>(a, make_cache_hints(), step.row, step.tile, static_cast<int>(threadIdx.x), sums);
-  // A slot of the ring is free when the row that used it a turn ago is finished: that row's tickets are all smaller than this one.
+  // A slot of the ring is free when the row that used it a turn ago is finished: that row's tickets are all smaller
+  // than this one.
   if (threadIdx.x == 0 && step.index >= w.ring) wait_for_row(&w.flags[(step.index - w.ring) / a.order.moment_tiles]);
   const double total = block_total(sums, shared.sums);
   if (threadIdx.x < 32) {
@@ -75,7 +78,8 @@ __device__ __forceinline__ void run_gradient(const LossArguments& a, const Step&
     if (threadIdx.x == 0) shared.word = wait_for_row(&a.workspace.flags[step.row]);
     __syncthreads();
     if (shared.word == RowFlag::invalid) {
-      // Where the host looks at the result, the call fails and the gradient is nobody's. Where it does not, NaN says so.
+      // Where the host looks at the result, the call fails and the gradient is nobody's. Where it does not, NaN says
+      // so.
       if (!a.poison) return;
       coefficients = {NAN, 0, NAN, 0};
     } else {
@@ -110,8 +114,8 @@ __global__ void __launch_bounds__(kThreads, min_blocks(kPlain ? Variant::plain :
     __syncthreads();
     const unsigned long long ticket = shared.ticket;
     if (ticket >= tickets) break;
-    // Drawn before the work, so that its latency passes behind it. A block then holds two tickets, the second behind the first; since
-    // waiting only ever goes from a ticket to smaller ones, that closes no circle.
+    // Drawn before the work, so that its latency passes behind it. A block then holds two tickets, the second behind
+    // the first; since waiting only ever goes from a ticket to smaller ones, that closes no circle.
     if (threadIdx.x == 0) next = atomicAdd(&a.workspace.control->ticket, 1ull);
     const Step step = a.order.at(static_cast<int64_t>(ticket));
     if (step.gradient) {

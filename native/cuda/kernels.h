@@ -1,4 +1,5 @@
-// The kernels by element access: their addresses and how they cut rows. Each is compiled in a file of its own, in parallel.
+// The kernels by element access: their addresses and how they cut rows. Each is compiled in a file of its own, in
+// parallel.
 #pragma once
 
 namespace sdpo::cuda {

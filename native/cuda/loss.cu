@@ -16,7 +16,8 @@ namespace sdpo::cuda {
 namespace {
 
 std::string shapes_of(const Problem& p) {
-  return std::to_string(p.rows) + " rows of " + std::to_string(p.size) + " " + kDTypeNames[static_cast<int>(p.chosen.policy.dtype)];
+  return std::to_string(p.rows) + " rows of " + std::to_string(p.size) + " " +
+         kDTypeNames[static_cast<int>(p.chosen.policy.dtype)];
 }
 
 // ---- The call
@@ -35,13 +36,15 @@ class Call {
   Call(const Call&) = delete;
   Call& operator=(const Call&) = delete;
 
-  // Puts everything on the stream. `result`: whether finish() will be called, and so has to be given something to look at.
+  // Puts everything on the stream. `result`: whether finish() will be called, and so has to be given something to look
+  // at.
   Status enqueue(bool result) {
     CUDA_ENTER(device_);
     if (problem_.abort != nullptr && problem_.abort->load(std::memory_order_relaxed) != 0) return Status::aborted;
     if (problem_.rows == 0) return empty();
     // One handle for a different stream in every thread: no workspace could belong to it.
-    if (stream_ == cudaStreamPerThread) return report(cudaErrorNotSupported, "using the per-thread default stream", device_, "");
+    if (stream_ == cudaStreamPerThread)
+      return report(cudaErrorNotSupported, "using the per-thread default stream", device_, "");
     state_ = stream_state(device_, stream_);
     result_ = result;
     if (on_host_ || result) {
@@ -57,8 +60,8 @@ class Call {
     const Status status = launch();
     if (status != Status::ok || staging_.host == nullptr) return status;
     const size_t bytes = (on_host_ ? Staging::inputs(problem_.rows) : 1) * sizeof(double);
-    CUDA_TRY(cudaMemcpyAsync(staging_.host, staging_.device, bytes, cudaMemcpyDeviceToHost, stream_), "reading results", device_,
-             shapes_of(problem_));
+    CUDA_TRY(cudaMemcpyAsync(staging_.host, staging_.device, bytes, cudaMemcpyDeviceToHost, stream_), "reading results",
+             device_, shapes_of(problem_));
     return Status::ok;
   }
 
@@ -69,7 +72,8 @@ class Call {
     const size_t outputs = static_cast<size_t>(RowOutput::count) * static_cast<size_t>(problem_.rows);
     if (on_host_) {
       std::memcpy(problem_.row_outputs, host + Staging::outputs(), outputs * sizeof(double));
-      if (problem_.passes & Pass::objective) std::memcpy(problem_.metrics, host + Staging::metrics(), Metric::count * sizeof(double));
+      if (problem_.passes & Pass::objective)
+        std::memcpy(problem_.metrics, host + Staging::metrics(), Metric::count * sizeof(double));
     }
     unsigned long long code;
     std::memcpy(&code, host, sizeof code);
@@ -96,12 +100,13 @@ class Call {
   Status empty() {
     if (!wants(Pass::objective)) return Status::ok;
     double metrics[Metric::count];
-    for (int k = 0; k < Metric::count; ++k) metrics[k] = batch_metric(k, problem_.options.objective, problem_.denominator, nullptr, 0);
+    for (int k = 0; k < Metric::count; ++k)
+      metrics[k] = batch_metric(k, problem_.options.objective, problem_.denominator, nullptr, 0);
     if (on_host_) {
       std::memcpy(problem_.metrics, metrics, sizeof metrics);
     } else {  // from pageable memory the copy has taken the values when it returns
-      CUDA_TRY(cudaMemcpyAsync(problem_.metrics, metrics, sizeof metrics, cudaMemcpyHostToDevice, stream_), "writing metrics", device_,
-               shapes_of(problem_));
+      CUDA_TRY(cudaMemcpyAsync(problem_.metrics, metrics, sizeof metrics, cudaMemcpyHostToDevice, stream_),
+               "writing metrics", device_, shapes_of(problem_));
     }
     return Status::ok;
   }
@@ -119,7 +124,8 @@ class Call {
       std::memcpy(staging_.host + Staging::inputs(rows), problem_.row_inputs,
                   static_cast<size_t>(RowInput::count) * static_cast<size_t>(rows) * sizeof(double));
     }
-    CUDA_TRY(cudaMemcpyAsync(staging_.device + begin, staging_.host + begin, (end - begin) * sizeof(double), cudaMemcpyHostToDevice, stream_),
+    CUDA_TRY(cudaMemcpyAsync(staging_.device + begin, staging_.host + begin, (end - begin) * sizeof(double),
+                             cudaMemcpyHostToDevice, stream_),
              "writing row scalars", device_, shapes_of(problem_));
     return Status::ok;
   }
@@ -130,10 +136,12 @@ class Call {
     inputs->resize(RowInput::count * rows);
     outputs->resize(RowOutput::count * rows);
     if (problem_.row_inputs != nullptr) {
-      CUDA_TRY(cudaMemcpyAsync(inputs->data(), problem_.row_inputs, inputs->size() * sizeof(double), cudaMemcpyDeviceToHost, stream_),
+      CUDA_TRY(cudaMemcpyAsync(inputs->data(), problem_.row_inputs, inputs->size() * sizeof(double),
+                               cudaMemcpyDeviceToHost, stream_),
                "diagnosing a row", device_, shapes_of(problem_));
     }
-    CUDA_TRY(cudaMemcpyAsync(outputs->data(), problem_.row_outputs, outputs->size() * sizeof(double), cudaMemcpyDeviceToHost, stream_),
+    CUDA_TRY(cudaMemcpyAsync(outputs->data(), problem_.row_outputs, outputs->size() * sizeof(double),
+                             cudaMemcpyDeviceToHost, stream_),
              "diagnosing a row", device_, shapes_of(problem_));
     CUDA_TRY(cudaStreamSynchronize(stream_), "diagnosing a row", device_, shapes_of(problem_));
     return Status::ok;
@@ -164,12 +172,14 @@ class Call {
       void* arguments[] = {&a, &how.cluster};
       cudaLaunchAttribute attribute;
       const cudaLaunchConfig_t config = cluster_launch(how.cluster, p.rows, stream_, &attribute);
-      CUDA_TRY(cudaLaunchKernelExC(&config, how.entry.cluster_kernel, arguments), "launching the loss", device_, shapes_of(p));
+      CUDA_TRY(cudaLaunchKernelExC(&config, how.entry.cluster_kernel, arguments), "launching the loss", device_,
+               shapes_of(p));
       return Status::ok;
     }
     void* arguments[] = {&a};
-    CUDA_TRY(cudaLaunchKernel(how.entry.kernel, dim3(static_cast<unsigned>(grid)), dim3(kThreads), arguments, 0, stream_),
-             "launching the loss", device_, shapes_of(p));
+    CUDA_TRY(
+        cudaLaunchKernel(how.entry.kernel, dim3(static_cast<unsigned>(grid)), dim3(kThreads), arguments, 0, stream_),
+        "launching the loss", device_, shapes_of(p));
     return Status::ok;
   }
 
@@ -191,7 +201,8 @@ class Call {
 // After a failure half-way: what was put on the stream before it still uses the call's buffers. Keeps the first error.
 Status settle(const Problem& problem, Status status) {
   const Error error = last_error();
-  if (problem.rows != 0 && status != Status::aborted) static_cast<void>(synchronize(problem.tensors.ordinal, problem.stream));
+  if (problem.rows != 0 && status != Status::aborted)
+    static_cast<void>(synchronize(problem.tensors.ordinal, problem.stream));
   set_last_error(error);
   return status;
 }

@@ -2,5 +2,7 @@
 #include "entry.cuh"
 
 namespace sdpo::cuda {
-KernelEntry float64_kernel(bool plain) { return plain ? kernel_entry<Uniform<double>, true>() : kernel_entry<Uniform<double>, false>(); }
+KernelEntry float64_kernel(bool plain) {
+  return plain ? kernel_entry<Uniform<double>, true>() : kernel_entry<Uniform<double>, false>();
+}
 }  // namespace sdpo::cuda

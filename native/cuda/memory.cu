@@ -29,7 +29,8 @@ Status release(int device, void* memory) {
 Status allocate_pinned(size_t bytes, void** out) {
   *out = nullptr;
   // Portable: every device of the process may copy from and to it.
-  if (bytes > 0) CUDA_TRY(cudaHostAlloc(out, bytes, cudaHostAllocPortable), "allocating pinned memory", -1, bytes_text(bytes));
+  if (bytes > 0)
+    CUDA_TRY(cudaHostAlloc(out, bytes, cudaHostAllocPortable), "allocating pinned memory", -1, bytes_text(bytes));
   return Status::ok;
 }
 
@@ -41,14 +42,16 @@ Status release_pinned(void* memory) {
 Status copy(int device, void* to, const void* from, size_t bytes, void* stream) {
   CUDA_ENTER(device);
   if (bytes > 0) {
-    CUDA_TRY(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, as_stream(stream)), "copying", device, bytes_text(bytes));
+    CUDA_TRY(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, as_stream(stream)), "copying", device,
+             bytes_text(bytes));
   }
   return Status::ok;
 }
 
 Status fill_zero(int device, void* to, size_t bytes, void* stream) {
   CUDA_ENTER(device);
-  if (bytes > 0) CUDA_TRY(cudaMemsetAsync(to, 0, bytes, as_stream(stream)), "filling with zeros", device, bytes_text(bytes));
+  if (bytes > 0)
+    CUDA_TRY(cudaMemsetAsync(to, 0, bytes, as_stream(stream)), "filling with zeros", device, bytes_text(bytes));
   return Status::ok;
 }
 

@@ -1,14 +1,16 @@
-// The order in which the fused kernel hands out tiles: from a ticket to a phase, a row and a tile, for host and device compilers.
+// The order in which the fused kernel hands out tiles: from a ticket to a phase, a row and a tile, for host and device
+// compilers.
 //
-// Every block draws tickets from one counter. The moments of all tiles form one sequence M(0), M(1), ..., the gradients another, G(0),
-// G(1), ..., both in row order, and the two are merged so that a gradient tile comes `lead` moments tiles behind its own:
+// Every block draws tickets from one counter. The moments of all tiles form one sequence M(0), M(1), ..., the gradients
+// another, G(0), G(1), ..., both in row order, and the two are merged so that a gradient tile comes `lead` moments
+// tiles behind its own:
 //
 //   M(0) ... M(lead-1)   G(0) M(lead) G(1) M(lead+1) ...   ... G(last)
 //
-// With lead >= tiles per row every gradient tile comes after all moments of its row. Hence a block only ever waits for tickets
-// smaller than its own, and the block that holds the smallest unfinished ticket never waits: the kernel makes progress however few of
-// its blocks run at once, without a cooperative launch. And between the two reads of a tile lie the bytes of `lead` tiles, the same
-// for every tile: one row and a little, which is what has to stay in L2.
+// With lead >= tiles per row every gradient tile comes after all moments of its row. Hence a block only ever waits for
+// tickets smaller than its own, and the block that holds the smallest unfinished ticket never waits: the kernel makes
+// progress however few of its blocks run at once, without a cooperative launch. And between the two reads of a tile lie
+// the bytes of `lead` tiles, the same for every tile: one row and a little, which is what has to stay in L2.
 #pragma once
 
 #include <cstdint>
@@ -57,7 +59,8 @@ inline TileOrder make_order(int64_t rows, int64_t moment_tiles, int64_t gradient
   order.moment_tiles = moment_tiles;
   order.gradient_tiles = gradient_tiles;
   const int64_t all = rows * moment_tiles;
-  // Phases of different lengths (sums without elements, or one phase only) do not alternate: all of the first, then all of the second.
+  // Phases of different lengths (sums without elements, or one phase only) do not alternate: all of the first, then all
+  // of the second.
   const int64_t wanted = moment_tiles == gradient_tiles ? moment_tiles + ahead : all;
   order.lead = wanted < all ? wanted : all;
   return order;

@@ -1,6 +1,8 @@
-// Element formats and memory access: conversions, packs of elements in 32-bit words, 128-bit loads and stores with cache hints.
+// Element formats and memory access: conversions, packs of elements in 32-bit words, 128-bit loads and stores with
+// cache hints.
 //
-// Everything also compiles for the host, where the same packs are read and written through memcpy: a host test runs the kernels' tiles.
+// Everything also compiles for the host, where the same packs are read and written through memcpy: a host test runs the
+// kernels' tiles.
 #pragma once
 
 #include <cmath>
@@ -26,8 +28,9 @@
 
 namespace sdpo::cuda {
 
-// ---- Arithmetic without contraction: the compiler may not fuse these into a multiply-add. So the gradient has the bits of the CPU's
-// and the moments those of the host test; the kernels wait for memory, not for the few extra instructions.
+// ---- Arithmetic without contraction: the compiler may not fuse these into a multiply-add. So the gradient has the
+// bits of the CPU's and the moments those of the host test; the kernels wait for memory, not for the few extra
+// instructions.
 
 #if defined(__CUDA_ARCH__)
 SDPO_CUDA_HD float add(float a, float b) { return __fadd_rn(a, b); }
@@ -38,11 +41,17 @@ SDPO_CUDA_HD double sub(double a, double b) { return __dsub_rn(a, b); }
 SDPO_CUDA_HD double mul(double a, double b) { return __dmul_rn(a, b); }
 #else
 template <class S>
-inline S add(S a, S b) { return a + b; }
+inline S add(S a, S b) {
+  return a + b;
+}
 template <class S>
-inline S sub(S a, S b) { return a - b; }
+inline S sub(S a, S b) {
+  return a - b;
+}
 template <class S>
-inline S mul(S a, S b) { return a * b; }
+inline S mul(S a, S b) {
+  return a * b;
+}
 #endif
 
 template <class To, class From>
@@ -53,8 +62,8 @@ SDPO_CUDA_HD To bit_cast(const From& from) {
   return to;
 }
 
-// A float32 for rounding on to 16 bits: rounding twice to nearest could turn a value just off a tie into the tie, so a double that does
-// not fit is cut to the float32 towards zero and marked as inexact in the last bit (rounding to odd).
+// A float32 for rounding on to 16 bits: rounding twice to nearest could turn a value just off a tie into the tie, so a
+// double that does not fit is cut to the float32 towards zero and marked as inexact in the last bit (rounding to odd).
 SDPO_CUDA_HD float to_odd(float x) { return x; }
 SDPO_CUDA_HD float to_odd(double x) {
 #if defined(__CUDA_ARCH__)
@@ -146,7 +155,8 @@ struct Format<Float16> {
     const uint16_t sign = static_cast<uint16_t>((u & 0x80000000u) >> 16);
     if (magnitude > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00u);
     if (magnitude >= 0x47800000u) return static_cast<uint16_t>(sign | 0x7c00u);
-    // Subnormal results: adding 0.5 lets the float unit shift and round to the 24th fraction bit, which is the last bit of a half.
+    // Subnormal results: adding 0.5 lets the float unit shift and round to the 24th fraction bit, which is the last bit
+    // of a half.
     const uint32_t small = bit_cast<uint32_t>(bit_cast<float>(magnitude) + 0.5f) - 0x3f000000u;
     const uint32_t normal = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
     return static_cast<uint16_t>(sign | (magnitude < 0x38800000u ? small : normal));
@@ -185,7 +195,8 @@ SDPO_CUDA_HD int bytes_of(DType type) {
   return bytes;
 }
 
-// ---- Cache hints: what L2 should do with a line. Descriptors are made once per thread (sm_80 and later); before, L2 decides.
+// ---- Cache hints: what L2 should do with a line. Descriptors are made once per thread (sm_80 and later); before, L2
+// decides.
 
 struct CacheHints {
   uint64_t keep;  // read again soon: evict last
@@ -201,7 +212,8 @@ SDPO_CUDA_HD CacheHints make_cache_hints() {
   return hints;
 }
 
-// ---- Words: N elements of T as 32-bit words, the form in which they wait in registers until all loads of a step are on their way.
+// ---- Words: N elements of T as 32-bit words, the form in which they wait in registers until all loads of a step are
+// on their way.
 
 template <class T, int N>
 struct Words {
@@ -240,9 +252,9 @@ struct Words {
 
 namespace access {
 
-// Hinted loads of 16 and 8 bytes at an address aligned to their size; two halves beside float64 are 4 bytes, without a hint. Not through
-// the read-only path (ld.global.nc): a gradient may be written over the policy it comes from within the same launch. L1 is passed by,
-// since no two threads want the same bytes.
+// Hinted loads of 16 and 8 bytes at an address aligned to their size; two halves beside float64 are 4 bytes, without a
+// hint. Not through the read-only path (ld.global.nc): a gradient may be written over the policy it comes from within
+// the same launch. L1 is passed by, since no two threads want the same bytes.
 SDPO_CUDA_HD void load16(const void* p, uint32_t* w, uint64_t hint) {
 #if !defined(__CUDA_ARCH__)
   memcpy(w, p, 16);
@@ -280,9 +292,10 @@ SDPO_CUDA_HD void store16(void* p, const uint32_t* w, uint64_t hint) {
   memcpy(p, w, 16);
   static_cast<void>(hint);
 #elif __CUDA_ARCH__ >= 800
-  asm volatile("st.global.L1::no_allocate.L2::cache_hint.v4.u32 [%0], {%1, %2, %3, %4}, %5;" ::"l"(__cvta_generic_to_global(p)),
-               "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3]), "l"(hint)
-               : "memory");
+  asm volatile(
+      "st.global.L1::no_allocate.L2::cache_hint.v4.u32 [%0], {%1, %2, %3, %4}, %5;" ::"l"(__cvta_generic_to_global(p)),
+      "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3]), "l"(hint)
+      : "memory");
 #else
   asm volatile("st.global.cs.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(p)), "r"(w[0]), "r"(w[1]),
                "r"(w[2]), "r"(w[3])
@@ -299,13 +312,16 @@ SDPO_CUDA_HD void store8(void* p, const uint32_t* w, uint64_t hint) {
                "r"(w[0]), "r"(w[1]), "l"(hint)
                : "memory");
 #else
-  asm volatile("st.global.cs.v2.u32 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(p)), "r"(w[0]), "r"(w[1]) : "memory");
+  asm volatile("st.global.cs.v2.u32 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(p)), "r"(w[0]), "r"(w[1])
+               : "memory");
 #endif
 }
 
 }  // namespace access
 
-SDPO_CUDA_HD bool is_aligned(const void* p, int bytes) { return (reinterpret_cast<uintptr_t>(p) & static_cast<uintptr_t>(bytes - 1)) == 0; }
+SDPO_CUDA_HD bool is_aligned(const void* p, int bytes) {
+  return (reinterpret_cast<uintptr_t>(p) & static_cast<uintptr_t>(bytes - 1)) == 0;
+}
 
 // The alignment that a vector access to N elements of T needs.
 template <class T, int N>
@@ -319,7 +335,8 @@ SDPO_CUDA_HD Words<T, N> load_words(const T* p, uint64_t hint) {
   Words<T, N> out;
   if constexpr (Words<T, N>::kBytes % 16 == 0) {
     SDPO_UNROLL
-    for (int k = 0; k < Words<T, N>::kBytes / 16; ++k) access::load16(reinterpret_cast<const char*>(p) + 16 * k, out.w + 4 * k, hint);
+    for (int k = 0; k < Words<T, N>::kBytes / 16; ++k)
+      access::load16(reinterpret_cast<const char*>(p) + 16 * k, out.w + 4 * k, hint);
   } else if constexpr (Words<T, N>::kBytes == 8) {
     access::load8(p, out.w, hint);
   } else {
@@ -334,7 +351,8 @@ SDPO_CUDA_HD void store_values(T* p, const S (&values)[N], uint64_t hint) {
   const Words<T, N> words = Words<T, N>::of(values);
   if constexpr (Words<T, N>::kBytes % 16 == 0) {
     SDPO_UNROLL
-    for (int k = 0; k < Words<T, N>::kBytes / 16; ++k) access::store16(reinterpret_cast<char*>(p) + 16 * k, words.w + 4 * k, hint);
+    for (int k = 0; k < Words<T, N>::kBytes / 16; ++k)
+      access::store16(reinterpret_cast<char*>(p) + 16 * k, words.w + 4 * k, hint);
   } else if constexpr (Words<T, N>::kBytes == 8) {
     access::store8(p, words.w, hint);
   } else {

@@ -1,7 +1,9 @@
-// Reductions of a block in one fixed order: a tree over the lanes of a warp, then the warps one after the other in float64.
+// Reductions of a block in one fixed order: a tree over the lanes of a warp, then the warps one after the other in
+// float64.
 //
-// Lanes hold the compute type (float32 for all but float64), as on the CPU: a lane has added at most 32 products before the tree, and
-// from the warps on everything is float64. CUB promises no order of its own between versions, so it is not used here.
+// Lanes hold the compute type (float32 for all but float64), as on the CPU: a lane has added at most 32 products before
+// the tree, and from the warps on everything is float64. CUB promises no order of its own between versions, so it is
+// not used here.
 #pragma once
 
 #include "arguments.h"
@@ -31,13 +33,15 @@ __device__ __forceinline__ void store_warp_totals(const S (&values)[N], T* out) 
   for (int f = 0; f < N; ++f) {
     S sum = values[f];
 #pragma unroll
-    for (int offset = 16; offset > 0; offset /= 2) sum = combine_sums(f, sum, __shfl_xor_sync(0xffffffffu, sum, offset));
+    for (int offset = 16; offset > 0; offset /= 2)
+      sum = combine_sums(f, sum, __shfl_xor_sync(0xffffffffu, sum, offset));
     if (threadIdx.x % 32 == 0) out[f] = sum;
   }
 }
 
-// Adds up `values` over kThreads threads. Thread f < N returns the total of field f, the others 0. Holds one barrier; the caller needs
-// another one before `shared` is used again. In a larger block the threads behind kThreads take part in the barrier only.
+// Adds up `values` over kThreads threads. Thread f < N returns the total of field f, the others 0. Holds one barrier;
+// the caller needs another one before `shared` is used again. In a larger block the threads behind kThreads take part
+// in the barrier only.
 template <int N, class S>
 __device__ __forceinline__ double block_total(const S (&values)[N], BlockSums& shared) {
   if (threadIdx.x < kThreads) store_warp_totals(values, shared.warp[threadIdx.x / 32]);
@@ -46,7 +50,8 @@ __device__ __forceinline__ double block_total(const S (&values)[N], BlockSums& s
   if (threadIdx.x < N) {
     total = shared.warp[0][threadIdx.x];
 #pragma unroll
-    for (int w = 1; w < kWarps; ++w) total = combine_sums(static_cast<int>(threadIdx.x), total, shared.warp[w][threadIdx.x]);
+    for (int w = 1; w < kWarps; ++w)
+      total = combine_sums(static_cast<int>(threadIdx.x), total, shared.warp[w][threadIdx.x]);
   }
   return total;
 }
@@ -69,9 +74,11 @@ inline void host_block_total(const S (*values)[N], double* totals) {
   }
 }
 
-// Tiles added up by one thread of kThreads: tiles thread, thread + 128, ..., one after the other. The first lies in slot `first` of a ring.
+// Tiles added up by one thread of kThreads: tiles thread, thread + 128, ..., one after the other. The first lies in
+// slot `first` of a ring.
 template <int N>
-SDPO_CUDA_HD void thread_total_of_tiles(const double* partials, int64_t first, int64_t tiles, int64_t ring, int thread, double (&sums)[N]) {
+SDPO_CUDA_HD void thread_total_of_tiles(const double* partials, int64_t first, int64_t tiles, int64_t ring, int thread,
+                                        double (&sums)[N]) {
   SDPO_UNROLL
   for (int f = 0; f < N; ++f) sums[f] = 0;
   int64_t slot = (first + thread) % ring;
@@ -87,7 +94,8 @@ SDPO_CUDA_HD void thread_total_of_tiles(const double* partials, int64_t first, i
 
 template <int N>
 SDPO_CUDA_HD void thread_total_of_row(const LossArguments& a, int64_t row, int thread, double (&sums)[N]) {
-  thread_total_of_tiles(a.workspace.partials, row * a.order.moment_tiles, a.order.moment_tiles, a.workspace.ring, thread, sums);
+  thread_total_of_tiles(a.workspace.partials, row * a.order.moment_tiles, a.order.moment_tiles, a.workspace.ring,
+                        thread, sums);
 }
 
 }  // namespace sdpo::cuda

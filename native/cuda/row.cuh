@@ -1,4 +1,5 @@
-// From the sums of a row to its moments, its objective and the coefficients of its gradient, for host and device compilers.
+// From the sums of a row to its moments, its objective and the coefficients of its gradient, for host and device
+// compilers.
 #pragma once
 
 #include "../core/objectives.h"
@@ -6,7 +7,8 @@
 
 namespace sdpo::cuda {
 
-SDPO_HD inline BranchMoments branch_moments(const LossArguments& a, bool chosen, int64_t row, const double* sums, double size) {
+SDPO_HD inline BranchMoments branch_moments(const LossArguments& a, bool chosen, int64_t row, const double* sums,
+                                            double size) {
   const Branch& branch = chosen ? a.chosen : a.rejected;
   const double* s = sums + (chosen ? Sum::error_c : Sum::error_r);
   BranchMoments out;
@@ -30,10 +32,10 @@ SDPO_HD inline RowCoefficients row_coefficients(const LossArguments& a, int64_t 
           scale * out[RowOutput::aRejected * a.rows + row], scale * out[RowOutput::bRejected * a.rows + row]};
 }
 
-// Writes the outputs of a row. `sums` has Sum::count entries. Returns RowFlag::ready with the coefficients, or RowFlag::invalid with
-// the failure's number (arguments.h) where the call has to fail.
-SDPO_HD inline RowFlag::Value finish_row(const LossArguments& a, int64_t row, const double* sums, RowCoefficients* coefficients,
-                                         unsigned long long* failure) {
+// Writes the outputs of a row. `sums` has Sum::count entries. Returns RowFlag::ready with the coefficients, or
+// RowFlag::invalid with the failure's number (arguments.h) where the call has to fail.
+SDPO_HD inline RowFlag::Value finish_row(const LossArguments& a, int64_t row, const double* sums,
+                                         RowCoefficients* coefficients, unsigned long long* failure) {
   const bool weighted = a.element_weights.data != nullptr;
   const double size = weighted ? sums[Sum::weights] : static_cast<double>(a.size);
   const auto fail = [&](RowFailure::Kind kind) {
@@ -41,7 +43,8 @@ SDPO_HD inline RowFlag::Value finish_row(const LossArguments& a, int64_t row, co
     return RowFlag::invalid;
   };
   if (weighted && a.wants_sums && !(size > 0 && is_finite(size) && sums[Sum::lowest_weight] >= 0)) {
-    if (a.passes & (Pass::moments | Pass::objective)) {  // what nobody looks at before it is used must not be what was there before
+    if (a.passes & (Pass::moments |
+                    Pass::objective)) {  // what nobody looks at before it is used must not be what was there before
       for (int field = 0; field < RowOutput::count; ++field) a.row_outputs[field * a.rows + row] = NAN;
       a.row_outputs[RowOutput::nonFinite * a.rows + row] = 1;
     }
@@ -53,15 +56,17 @@ SDPO_HD inline RowFlag::Value finish_row(const LossArguments& a, int64_t row, co
   if (a.passes & Pass::moments) {
     chosen = branch_moments(a, true, row, sums, size);
     rejected = branch_moments(a, false, row, sums, size);
-    store_moments(chosen, rejected, a.passes & Pass::cross ? sums[Sum::cross] / size : NAN, size, a.row_outputs, a.rows, row);
+    store_moments(chosen, rejected, a.passes & Pass::cross ? sums[Sum::cross] / size : NAN, size, a.row_outputs, a.rows,
+                  row);
     finite = finite_moments(chosen, drift_c) && finite_moments(rejected, drift_r);
   } else if (a.passes & Pass::objective) {
     chosen = load_moments(a.row_outputs, a.rows, row, true);
     rejected = load_moments(a.row_outputs, a.rows, row, false);
   }
   if (a.passes & Pass::objective) {
-    const RowResult result = evaluate_row(a.options, a.non_finite, load_row_scalars(a.row_inputs, a.rows, row), chosen, rejected, size,
-                                          drift_c, drift_r, a.gradient_scale / a.denominator, a.row_outputs[RowOutput::cross * a.rows + row]);
+    const RowResult result = evaluate_row(a.options, a.non_finite, load_row_scalars(a.row_inputs, a.rows, row), chosen,
+                                          rejected, size, drift_c, drift_r, a.gradient_scale / a.denominator,
+                                          a.row_outputs[RowOutput::cross * a.rows + row]);
     store_row_result(result, a.row_outputs, a.rows, row);
     finite = finite && !result.non_finite;
   }

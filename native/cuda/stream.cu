@@ -1,8 +1,8 @@
 // The cached workspace and staging buffers of each stream: made on first use, grown on demand, freed with the stream.
-#include "stream.h"
-
 #include <map>
 #include <utility>
+
+#include "stream.h"
 
 namespace sdpo::cuda {
 namespace {
@@ -78,11 +78,12 @@ Status StreamState::workspace(int64_t rows, int64_t ring, int sums, Workspace* o
     const Status status = grow(&rows_memory_, &rows_bytes_, bytes, "allocating a workspace");
     if (status != Status::ok) return status;
   }
-  const Status status = grow(&partials_, &partials_bytes_, static_cast<size_t>(ring) * static_cast<size_t>(sums) * sizeof(double),
-                             "allocating a workspace");
+  const Status status =
+      grow(&partials_, &partials_bytes_, static_cast<size_t>(ring) * static_cast<size_t>(sums) * sizeof(double),
+           "allocating a workspace");
   if (status != Status::ok) return status;
-  // Flags and counters from the front, coefficients from the back of the block: then, whatever the rows of the calls, no byte that was
-  // ever a coefficient becomes a counter, and counters are zero between launches.
+  // Flags and counters from the front, coefficients from the back of the block: then, whatever the rows of the calls,
+  // no byte that was ever a coefficient becomes a counter, and counters are zero between launches.
   char* const base = static_cast<char*>(rows_memory_);
   out->control = reinterpret_cast<Control*>(base);
   out->arrived = reinterpret_cast<uint32_t*>(base + control);
@@ -117,8 +118,8 @@ Status StreamState::take_staging(int64_t rows, Staging* out) {
   Staging made;
   made.rows = rows + rows / 2 + 8;
   const size_t bytes = Staging::doubles(made.rows) * sizeof(double);
-  CUDA_TRY(cudaHostAlloc(reinterpret_cast<void**>(&made.host), bytes, cudaHostAllocPortable), "allocating a staging buffer", device_,
-           std::to_string(bytes) + " bytes");
+  CUDA_TRY(cudaHostAlloc(reinterpret_cast<void**>(&made.host), bytes, cudaHostAllocPortable),
+           "allocating a staging buffer", device_, std::to_string(bytes) + " bytes");
   cudaError_t code = cudaMalloc(reinterpret_cast<void**>(&made.device), bytes);
   // All of it comes back with each call, also what a call does not write.
   if (code == cudaSuccess) code = cudaMemsetAsync(made.device, 0, bytes, stream_);

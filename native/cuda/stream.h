@@ -13,7 +13,8 @@
 namespace sdpo::cuda {
 
 // The row scalars of one call, in the same layout in pinned host memory and in device memory:
-// failure (padded to 8 doubles), metrics, row outputs, row inputs. What goes up is at the end, what comes back at the beginning.
+// failure (padded to 8 doubles), metrics, row outputs, row inputs. What goes up is at the end, what comes back at the
+// beginning.
 struct Staging {
   static constexpr size_t kHeader = 8;
   double* host = nullptr;
@@ -21,11 +22,14 @@ struct Staging {
   int64_t rows = 0;  // room
 
   static size_t doubles(int64_t rows) {
-    return kHeader + Metric::count + static_cast<size_t>(RowOutput::count + RowInput::count) * static_cast<size_t>(rows);
+    return kHeader + Metric::count +
+           static_cast<size_t>(RowOutput::count + RowInput::count) * static_cast<size_t>(rows);
   }
   static constexpr size_t metrics() { return kHeader; }
   static constexpr size_t outputs() { return kHeader + Metric::count; }
-  static size_t inputs(int64_t rows) { return outputs() + static_cast<size_t>(RowOutput::count) * static_cast<size_t>(rows); }
+  static size_t inputs(int64_t rows) {
+    return outputs() + static_cast<size_t>(RowOutput::count) * static_cast<size_t>(rows);
+  }
 };
 
 class StreamState {
@@ -38,8 +42,8 @@ class StreamState {
   // Held while a call is put on the stream: the workspace belongs to the launches of one call after the other.
   std::mutex& mutex() { return mutex_; }
 
-  // Room for `rows` rows and a ring of `ring` tiles with `sums` sums; grown by halves, so that slowly growing batches do not
-  // allocate every time. Waits for the stream when it has to grow.
+  // Room for `rows` rows and a ring of `ring` tiles with `sums` sums; grown by halves, so that slowly growing batches
+  // do not allocate every time. Waits for the stream when it has to grow.
   Status workspace(int64_t rows, int64_t ring, int sums, Workspace* out);
 
   // A staging buffer nobody else uses, until it is given back. Safe without the lock.
@@ -60,7 +64,8 @@ class StreamState {
   std::vector<Staging> idle_;
 };
 
-// The state of a stream, made on first use. Shared: a call in flight keeps it although the stream is forgotten meanwhile.
+// The state of a stream, made on first use. Shared: a call in flight keeps it although the stream is forgotten
+// meanwhile.
 std::shared_ptr<StreamState> stream_state(int device, cudaStream_t stream);
 void forget_stream(int device, cudaStream_t stream);
 

@@ -1,7 +1,7 @@
 // The work on one tile: the sums of a thread's elements for the moments, and the gradient of a thread's elements.
 //
-// A tile is `packs` times 128 packs of a row, of both branches. Thread t has packs t, t + 128, ... of it. The functions compile for the
-// host too, where a test runs them thread by thread.
+// A tile is `packs` times 128 packs of a row, of both branches. Thread t has packs t, t + 128, ... of it. The functions
+// compile for the host too, where a test runs them thread by thread.
 #pragma once
 
 #include "arguments.h"
@@ -10,7 +10,8 @@
 
 namespace sdpo::cuda {
 
-// ---- Access to elements. Uniform: every tensor of the call holds T. Mixed: each holds its own dtype and is computed in S.
+// ---- Access to elements. Uniform: every tensor of the call holds T. Mixed: each holds its own dtype and is computed
+// in S.
 
 template <class T>
 struct Uniform {
@@ -24,13 +25,17 @@ struct Uniform {
     return static_cast<const T*>(data) + row * row_stride;
   }
   SDPO_CUDA_HD static bool aligned(Source s) { return is_aligned(s, kAccessBytes); }
-  SDPO_CUDA_HD static Raw load(Source s, int64_t element, uint64_t hint) { return load_words<T, kPack>(s + element, hint); }
+  SDPO_CUDA_HD static Raw load(Source s, int64_t element, uint64_t hint) {
+    return load_words<T, kPack>(s + element, hint);
+  }
   SDPO_CUDA_HD static Compute get(const Raw& raw, int i) { return raw.get(i); }
   SDPO_CUDA_HD static Compute load_one(Source s, int64_t element) { return load_element(s + element); }
   SDPO_CUDA_HD static void store(Source s, int64_t element, const Compute (&values)[kPack], uint64_t hint) {
     store_values<T, kPack>(const_cast<T*>(s) + element, values, hint);
   }
-  SDPO_CUDA_HD static void store_one(Source s, int64_t element, Compute value) { store_element(const_cast<T*>(s) + element, value); }
+  SDPO_CUDA_HD static void store_one(Source s, int64_t element, Compute value) {
+    store_element(const_cast<T*>(s) + element, value);
+  }
 };
 
 // A row of a run-time dtype.
@@ -110,17 +115,19 @@ SDPO_CUDA_HD typename E::Source source_of(const TensorView& view, int64_t row) {
   return E::source(view.data, view.row_stride, view.dtype, row);
 }
 
-// The row of element weights, whose dtype may differ from that of the tensors even in a uniform call. `row` is null: all one.
+// The row of element weights, whose dtype may differ from that of the tensors even in a uniform call. `row` is null:
+// all one.
 SDPO_CUDA_HD AnySource weights_of(const LossArguments& a, int64_t row) {
   const TensorView& view = a.element_weights;
   if (view.data == nullptr) return {nullptr, view.dtype};
   return any_source(view.data, view.row_stride, view.dtype, row);
 }
 
-// Runs whole(element) for every pack of `thread` in a tile, and one(element) for every element of a pack that cannot be read at once.
-// Both ways add in the same order.
+// Runs whole(element) for every pack of `thread` in a tile, and one(element) for every element of a pack that cannot be
+// read at once. Both ways add in the same order.
 template <class E, class Whole, class One>
-SDPO_CUDA_HD void for_packs(const LossArguments& a, int64_t tile, int thread, bool vector, const Whole& whole, const One& one) {
+SDPO_CUDA_HD void for_packs(const LossArguments& a, int64_t tile, int thread, bool vector, const Whole& whole,
+                            const One& one) {
   int64_t element = tile * a.tile_elements + static_cast<int64_t>(thread) * E::kPack;
   SDPO_NO_UNROLL
   for (int k = 0; k < a.packs; ++k, element += kThreads * E::kPack) {
@@ -171,11 +178,11 @@ SDPO_CUDA_HD void add_weight(S e, S* sums) {
   if (e < sums[Sum::lowest_weight]) sums[Sum::lowest_weight] = e;
 }
 
-// The kernel of most batches: both references, no element weights, no cross moment. All loads of a pack come before the first use, so
-// that they are in flight together.
+// The kernel of most batches: both references, no element weights, no cross moment. All loads of a pack come before the
+// first use, so that they are in flight together.
 template <class E>
-SDPO_CUDA_HD void plain_moments(const LossArguments& a, const MomentSources<E>& s, int64_t tile, int thread, bool vector,
-                                typename E::Compute* sums) {
+SDPO_CUDA_HD void plain_moments(const LossArguments& a, const MomentSources<E>& s, int64_t tile, int thread,
+                                bool vector, typename E::Compute* sums) {
   for_packs<E>(
       a, tile, thread, vector,
       [&](int64_t element) {
@@ -186,17 +193,19 @@ SDPO_CUDA_HD void plain_moments(const LossArguments& a, const MomentSources<E>& 
         SDPO_UNROLL
         for (int i = 0; i < E::kPack; ++i) add_moments(E::get(uc, i), E::get(rc, i), E::get(tc, i), sums);
         SDPO_UNROLL
-        for (int i = 0; i < E::kPack; ++i) add_moments(E::get(ur, i), E::get(rr, i), E::get(tr, i), sums + Sum::error_r);
+        for (int i = 0; i < E::kPack; ++i)
+          add_moments(E::get(ur, i), E::get(rr, i), E::get(tr, i), sums + Sum::error_r);
       },
       [&](int64_t i) {
         add_moments(E::load_one(s.policy_c, i), E::load_one(s.reference_c, i), E::load_one(s.target_c, i), sums);
-        add_moments(E::load_one(s.policy_r, i), E::load_one(s.reference_r, i), E::load_one(s.target_r, i), sums + Sum::error_r);
+        add_moments(E::load_one(s.policy_r, i), E::load_one(s.reference_r, i), E::load_one(s.target_r, i),
+                    sums + Sum::error_r);
       });
 }
 
 template <class E>
-SDPO_CUDA_HD void general_moments(const LossArguments& a, const MomentSources<E>& s, int64_t tile, int thread, bool vector,
-                                  typename E::Compute* sums) {
+SDPO_CUDA_HD void general_moments(const LossArguments& a, const MomentSources<E>& s, int64_t tile, int thread,
+                                  bool vector, typename E::Compute* sums) {
   using S = typename E::Compute;
   const bool weighted = s.weights.row != nullptr, moments = a.passes & Pass::moments, cross = a.passes & Pass::cross;
   for_packs<E>(
@@ -219,11 +228,13 @@ SDPO_CUDA_HD void general_moments(const LossArguments& a, const MomentSources<E>
         SDPO_UNROLL
         for (int i = 0; i < E::kPack; ++i) {
           add_weighted_moments(e[i], E::get(uc, i), E::get(rc, i), E::get(tc, i), s.has_reference_c, sums);
-          add_weighted_moments(e[i], E::get(ur, i), E::get(rr, i), E::get(tr, i), s.has_reference_r, sums + Sum::error_r);
+          add_weighted_moments(e[i], E::get(ur, i), E::get(rr, i), E::get(tr, i), s.has_reference_r,
+                               sums + Sum::error_r);
         }
         if (!cross) return;
         SDPO_UNROLL
-        for (int i = 0; i < E::kPack; ++i) add_cross(e[i], E::get(uc, i), E::get(tc, i), E::get(ur, i), E::get(tr, i), sums);
+        for (int i = 0; i < E::kPack; ++i)
+          add_cross(e[i], E::get(uc, i), E::get(tc, i), E::get(ur, i), E::get(tr, i), sums);
       },
       [&](int64_t i) {
         const S e = weighted ? load_any_one<S>(s.weights, i) : S(1);
@@ -231,7 +242,8 @@ SDPO_CUDA_HD void general_moments(const LossArguments& a, const MomentSources<E>
         if (!moments) return;
         const S uc = E::load_one(s.policy_c, i), tc = E::load_one(s.target_c, i);
         const S ur = E::load_one(s.policy_r, i), tr = E::load_one(s.target_r, i);
-        const S rc = s.has_reference_c ? E::load_one(s.reference_c, i) : uc, rr = s.has_reference_r ? E::load_one(s.reference_r, i) : ur;
+        const S rc = s.has_reference_c ? E::load_one(s.reference_c, i) : uc,
+                rr = s.has_reference_r ? E::load_one(s.reference_r, i) : ur;
         add_weighted_moments(e, uc, rc, tc, s.has_reference_c, sums);
         add_weighted_moments(e, ur, rr, tr, s.has_reference_r, sums + Sum::error_r);
         if (cross) add_cross(e, uc, tc, ur, tr, sums);
@@ -240,8 +252,8 @@ SDPO_CUDA_HD void general_moments(const LossArguments& a, const MomentSources<E>
 
 // Sums over the elements of `thread` in a tile, both branches.
 template <class E, bool kPlain>
-SDPO_CUDA_HD void moments_of_tile(const LossArguments& a, const CacheHints& hints, int64_t row, int64_t tile, int thread,
-                                  typename E::Compute (&sums)[kPlain ? kPlainSums : Sum::count]) {
+SDPO_CUDA_HD void moments_of_tile(const LossArguments& a, const CacheHints& hints, int64_t row, int64_t tile,
+                                  int thread, typename E::Compute (&sums)[kPlain ? kPlainSums : Sum::count]) {
   SDPO_UNROLL
   for (auto& sum : sums) sum = 0;
   if (!a.wants_sums) return;
@@ -282,8 +294,8 @@ SDPO_CUDA_HD GradientSources<E> gradient_sources(const Branch& branch, int64_t r
 
 // Any branch: zeros for a removed row (nothing is read then), with or without drift, with or without element weights.
 template <class E, bool kPlain>
-SDPO_CUDA_HD void gradient_of_branch(const LossArguments& a, const CacheHints& hints, const Branch& branch, int64_t row, int64_t tile,
-                                     int thread, double wide_a, double wide_b) {
+SDPO_CUDA_HD void gradient_of_branch(const LossArguments& a, const CacheHints& hints, const Branch& branch, int64_t row,
+                                     int64_t tile, int thread, double wide_a, double wide_b) {
   using S = typename E::Compute;
   if (branch.gradient.data == nullptr) return;
   const GradientSources<E> s = gradient_sources<E>(branch, row);
@@ -300,7 +312,8 @@ SDPO_CUDA_HD void gradient_of_branch(const LossArguments& a, const CacheHints& h
   const S ca = static_cast<S>(wide_a), cb = static_cast<S>(wide_b);
   const bool drift = wide_b != 0 && branch.reference.data != nullptr;
   const AnySource weights = kPlain ? AnySource{nullptr, DType::float32} : weights_of(a, row);
-  const bool vector = E::aligned(s.policy) && E::aligned(s.target) && E::aligned(s.gradient) && (!drift || E::aligned(s.reference)) &&
+  const bool vector = E::aligned(s.policy) && E::aligned(s.target) && E::aligned(s.gradient) &&
+                      (!drift || E::aligned(s.reference)) &&
                       (weights.row == nullptr || aligned_pack<E::kPack>(weights));
   for_packs<E>(
       a, tile, thread, vector,
@@ -337,18 +350,18 @@ SDPO_CUDA_HD void gradient_of_branch(const LossArguments& a, const CacheHints& h
       });
 }
 
-// Writes e (a d + b h) of both branches for the elements of `thread` in a tile. The second read of the inputs is their last, and nobody
-// here reads what is stored, so L2 may drop both first.
+// Writes e (a d + b h) of both branches for the elements of `thread` in a tile. The second read of the inputs is their
+// last, and nobody here reads what is stored, so L2 may drop both first.
 template <class E, bool kPlain>
-SDPO_CUDA_HD void gradient_of_tile(const LossArguments& a, const CacheHints& hints, int64_t row, int64_t tile, int thread,
-                                   const RowCoefficients& x) {
+SDPO_CUDA_HD void gradient_of_tile(const LossArguments& a, const CacheHints& hints, int64_t row, int64_t tile,
+                                   int thread, const RowCoefficients& x) {
   using S = typename E::Compute;
   // Most rows: both branches wanted, kept and without drift. Four loads in flight instead of two.
-  if (kPlain && x.a_chosen != 0 && x.a_rejected != 0 && x.b_chosen == 0 && x.b_rejected == 0 && a.chosen.gradient.data != nullptr &&
-      a.rejected.gradient.data != nullptr) {
+  if (kPlain && x.a_chosen != 0 && x.a_rejected != 0 && x.b_chosen == 0 && x.b_rejected == 0 &&
+      a.chosen.gradient.data != nullptr && a.rejected.gradient.data != nullptr) {
     const GradientSources<E> c = gradient_sources<E>(a.chosen, row), r = gradient_sources<E>(a.rejected, row);
-    if (E::aligned(c.policy) && E::aligned(c.target) && E::aligned(c.gradient) && E::aligned(r.policy) && E::aligned(r.target) &&
-        E::aligned(r.gradient)) {
+    if (E::aligned(c.policy) && E::aligned(c.target) && E::aligned(c.gradient) && E::aligned(r.policy) &&
+        E::aligned(r.target) && E::aligned(r.gradient)) {
       const S ac = static_cast<S>(x.a_chosen), ar = static_cast<S>(x.a_rejected);
       for_packs<E>(
           a, tile, thread, true,

@@ -2,9 +2,9 @@
 #include <napi.h>
 
 #include "../core/backends.h"
+#include "../core/row_inputs.h"
 #include "call.h"
 #include "device_addon.h"
-#include "../core/row_inputs.h"
 #include "worker.h"
 
 namespace sdpo {
@@ -35,7 +35,8 @@ Location location_at(const Napi::CallbackInfo& info, size_t index) {
 // An address for `dtype`; with nothing to read or write it may be null.
 void* aligned_address(const Napi::Value& value, DType dtype, bool empty) {
   void* const data = address(value);
-  if (reinterpret_cast<uintptr_t>(data) % dtype_size(dtype) != 0) fail(value.Env(), "an address is not aligned to its dtype");
+  if (reinterpret_cast<uintptr_t>(data) % dtype_size(dtype) != 0)
+    fail(value.Env(), "an address is not aligned to its dtype");
   if (data == nullptr && !empty) fail(value.Env(), "an address is null");
   return data;
 }
@@ -68,8 +69,9 @@ Napi::Value combine(const Napi::CallbackInfo& info) {
       return aligned_address(info[index], type, problem.rows == 0 || problem.size == 0);
     }
     const ArrayMemory memory = array_memory(info, index);
-    const double needed =
-        problem.rows > 0 ? static_cast<double>(problem.rows - 1) * static_cast<double>(stride) + static_cast<double>(problem.size) : 0;
+    const double needed = problem.rows > 0 ? static_cast<double>(problem.rows - 1) * static_cast<double>(stride) +
+                                                 static_cast<double>(problem.size)
+                                           : 0;
     if (!memory.present || !holds(memory.type, type) || needed > static_cast<double>(memory.length)) {
       fail(env, "a tensor's array has the wrong type or is too short (detached?)");
     }
@@ -125,7 +127,8 @@ Napi::Array names(Napi::Env env, const char* const (&list)[N]) {
   return out;
 }
 
-// Every closed list and every field layout by name, so that lib/ can check at load time that it speaks to its own binary.
+// Every closed list and every field layout by name, so that lib/ can check at load time that it speaks to its own
+// binary.
 Napi::Object tables(Napi::Env env) {
   Napi::Object out = Napi::Object::New(env);
   out.Set("dtypes", names(env, kDTypeNames));

@@ -16,8 +16,10 @@ void fail(Napi::Env env, const char* message) {
 
 ArrayMemory array_memory(const Napi::Value& value) {
   ArrayMemory memory;
-  // Most values are arrays, and asking for what is not needed costs as much as the rest: the type of the value, its buffer.
-  if (napi_get_typedarray_info(value.Env(), value, &memory.type, &memory.length, &memory.data, nullptr, nullptr) == napi_ok) {
+  // Most values are arrays, and asking for what is not needed costs as much as the rest: the type of the value, its
+  // buffer.
+  if (napi_get_typedarray_info(value.Env(), value, &memory.type, &memory.length, &memory.data, nullptr, nullptr) ==
+      napi_ok) {
     memory.present = true;
   } else if (!value.IsNull() && !value.IsUndefined()) {
     fail(value.Env(), "expected a typed array or null");
@@ -66,7 +68,8 @@ namespace {
 constexpr double kLargest = 9007199254740991.0;
 
 int64_t integer(Napi::Env env, double value) {
-  if (!(value >= 0 && value <= kLargest) || value != std::floor(value)) fail(env, "a size or stride is not an integer >= 0");
+  if (!(value >= 0 && value <= kLargest) || value != std::floor(value))
+    fail(env, "a size or stride is not an integer >= 0");
   return static_cast<int64_t>(value);
 }
 
@@ -86,7 +89,8 @@ double* float64_array(const Napi::CallbackInfo& info, size_t index, double least
 
 double* float64_address(const Napi::CallbackInfo& info, size_t index) {
   void* const data = address(info[index]);
-  if (data == nullptr || reinterpret_cast<uintptr_t>(data) % sizeof(double) != 0) fail(info.Env(), "an address of scalars is null or not aligned");
+  if (data == nullptr || reinterpret_cast<uintptr_t>(data) % sizeof(double) != 0)
+    fail(info.Env(), "an address of scalars is null or not aligned");
   return static_cast<double*>(data);
 }
 
@@ -114,7 +118,8 @@ OperandMemory operand(const Napi::CallbackInfo& info, const double* header, int 
   const ArrayMemory memory = array_memory(value);
   if (!holds(memory.type, dtype)) fail(env, "a tensor's array does not hold its dtype");
   const double needed =
-      rows > 0 ? static_cast<double>(rows - 1) * static_cast<double>(integer(env, stride)) + static_cast<double>(size) : 0;
+      rows > 0 ? static_cast<double>(rows - 1) * static_cast<double>(integer(env, stride)) + static_cast<double>(size)
+               : 0;
   if (needed > static_cast<double>(memory.length)) fail(env, "a tensor's array is shorter than its rows (detached?)");
   return {memory.data != nullptr ? memory.data : &nothing, integer(env, stride), dtype};
 }
@@ -155,16 +160,20 @@ Problem read_problem(const Napi::CallbackInfo& info, double** failure) {
     *failure = problem.metrics + Metric::count;
   }
   problem.stream = address(info[kStream]);
-  const auto read = [&](Operand::Index index) { return operand(info, header, index, problem.rows, problem.size, problem.tensors); };
+  const auto read = [&](Operand::Index index) {
+    return operand(info, header, index, problem.rows, problem.size, problem.tensors);
+  };
   problem.chosen = {view<TensorView>(read(Operand::policyChosen)), view<TensorView>(read(Operand::referenceChosen)),
-                    view<TensorView>(read(Operand::targetChosen)), view<MutableTensorView>(read(Operand::gradientChosen))};
-  problem.rejected = {view<TensorView>(read(Operand::policyRejected)), view<TensorView>(read(Operand::referenceRejected)),
-                      view<TensorView>(read(Operand::targetRejected)),
-                      view<MutableTensorView>(read(Operand::gradientRejected))};
+                    view<TensorView>(read(Operand::targetChosen)),
+                    view<MutableTensorView>(read(Operand::gradientChosen))};
+  problem.rejected = {
+      view<TensorView>(read(Operand::policyRejected)), view<TensorView>(read(Operand::referenceRejected)),
+      view<TensorView>(read(Operand::targetRejected)), view<MutableTensorView>(read(Operand::gradientRejected))};
   problem.element_weights = view<TensorView>(read(Operand::elementWeights));
   for (const Branch* branch : {&problem.chosen, &problem.rejected}) {
     const bool reads = (problem.passes & (Pass::moments | Pass::gradients)) != 0;
-    if (reads && (branch->policy.data == nullptr || branch->target.data == nullptr)) fail(env, "policy or target is missing");
+    if (reads && (branch->policy.data == nullptr || branch->target.data == nullptr))
+      fail(env, "policy or target is missing");
   }
 
   problem.options.objective = enumerator<Objective>(env, at(Header::objective), std::size(kObjectiveNames));
@@ -192,7 +201,8 @@ Problem read_problem(const Napi::CallbackInfo& info, double** failure) {
   const ArrayMemory abort = array_memory(info, kAbort);
   if (abort.present) {
     if (abort.type != napi_int32_array || abort.length < 1) fail(env, "the abort flag is not an Int32Array");
-    static_assert(sizeof(std::atomic<int32_t>) == sizeof(int32_t), "JavaScript's Atomics and std::atomic share the representation");
+    static_assert(sizeof(std::atomic<int32_t>) == sizeof(int32_t),
+                  "JavaScript's Atomics and std::atomic share the representation");
     problem.abort = reinterpret_cast<const std::atomic<int32_t>*>(abort.data);
   }
   return problem;

@@ -7,18 +7,23 @@
 
 namespace sdpo {
 
-// Arguments of evaluate and evaluateAsync after the four fixed ones (header, rowInputs, rowOutputs, metrics), in this order; the abort
-// flag and the stream follow. On the host an operand is a typed array, on a device its address as a bigint.
+// Arguments of evaluate and evaluateAsync after the four fixed ones (header, rowInputs, rowOutputs, metrics), in this
+// order; the abort flag and the stream follow. On the host an operand is a typed array, on a device its address as a
+// bigint.
+// clang-format off
 #define SDPO_OPERANDS(X)                                                                    \
   X(policyChosen) X(referenceChosen) X(targetChosen) X(gradientChosen) X(policyRejected)    \
   X(referenceRejected) X(targetRejected) X(gradientRejected) X(elementWeights)
+// clang-format on
 SDPO_FIELDS(Operand, SDPO_OPERANDS)
 
 // The header is a Float64Array: these fields, then the dtype of each operand, then the row stride of each operand.
+// clang-format off
 #define SDPO_HEADER(X)                                                                                      \
   X(passes) X(rows) X(size) X(objective) X(link) X(pairWeight) X(weightRatio) X(sftScope) X(klScope)        \
   X(weightGradient) X(sumWeight) X(sumPsi) X(beta) X(labelSmoothing) X(sftWeight) X(klWeight) X(nonFinite)  \
   X(denominator) X(gradientScale) X(threads) X(safeguard) X(dmpoAlpha) X(mapoScale) X(mapoSteps) X(device)
+// clang-format on
 SDPO_FIELDS(Header, SDPO_HEADER)
 constexpr int kHeaderLength = Header::count + 2 * Operand::count;
 
@@ -48,9 +53,9 @@ Location location(Napi::Env env, double number);
 // An address or a stream handle given as a bigint; null and undefined are a null pointer.
 void* address(const Napi::Value& value);
 
-// Reads the arguments of evaluate. Row inputs, row outputs and metrics are Float64Arrays, or all three addresses on the device of the
-// tensors; then *failure is null, since such a call reports nothing. Throws a Napi::Error for anything that would read or write outside of the arrays; everything else
-// was checked in TypeScript.
+// Reads the arguments of evaluate. Row inputs, row outputs and metrics are Float64Arrays, or all three addresses on the
+// device of the tensors; then *failure is null, since such a call reports nothing. Throws a Napi::Error for anything
+// that would read or write outside of the arrays; everything else was checked in TypeScript.
 Problem read_problem(const Napi::CallbackInfo& info, double** failure);
 
 // Ends a call: writes the failure behind the metrics and gives the number of the status.

@@ -1,4 +1,5 @@
-// The exports that concern devices: the device list, owners of memory and streams, copies, and how failures become errors.
+// The exports that concern devices: the device list, owners of memory and streams, copies, and how failures become
+// errors.
 #include "device_addon.h"
 
 #include <string>
@@ -40,8 +41,8 @@ struct Owned {
 
 constexpr napi_type_tag kOwnedTag = {0x5d70cafe01b44e6aULL, 0x93f8a1d27c0e55b1ULL};
 
-// Gives back what is owned. It never throws: it runs in finalizers, and what fails here is a device whose context is lost and has
-// nothing to give back any more; later calls report that.
+// Gives back what is owned. It never throws: it runs in finalizers, and what fails here is a device whose context is
+// lost and has nothing to give back any more; later calls report that.
 void give_back(napi_env env, Owned* owned) noexcept {
   if (owned->handle == nullptr) return;
   try {
@@ -140,7 +141,8 @@ Napi::Value owned_free(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-// deviceCopy(device, rows, width, to, toStride, from, fromStride, stream): typed arrays are host memory, bigints device memory.
+// deviceCopy(device, rows, width, to, toStride, from, fromStride, stream): typed arrays are host memory, bigints device
+// memory.
 Napi::Value copy(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   Transfer t;
@@ -161,8 +163,10 @@ Napi::Value copy(const Napi::CallbackInfo& info) {
     for (int type = 0; type < kDTypeCount; ++type) {
       if (holds(memory.type, static_cast<DType>(type))) bytes_each = kDTypeSizes[type];
     }
-    const double needed = empty ? 0 : static_cast<double>(t.rows - 1) * static_cast<double>(stride) + static_cast<double>(t.width);
-    if (!memory.present || bytes_each == 0 || needed > static_cast<double>(memory.length) * static_cast<double>(bytes_each)) {
+    const double needed =
+        empty ? 0 : static_cast<double>(t.rows - 1) * static_cast<double>(stride) + static_cast<double>(t.width);
+    if (!memory.present || bytes_each == 0 ||
+        needed > static_cast<double>(memory.length) * static_cast<double>(bytes_each)) {
       fail(env, "a host array has the wrong type or is too short (detached?)");
     }
     return static_cast<char*>(memory.data);
@@ -189,8 +193,8 @@ Napi::Value stream_create(const Napi::CallbackInfo& info) {
   return owner(info.Env(), Owned::stream, device, stream, 0);
 }
 
-// streamRelease(device, stream): waits for a stream that somebody else owns and frees what was cached for it. Like every way of
-// giving something back it never throws; a device that has failed says so at its next call.
+// streamRelease(device, stream): waits for a stream that somebody else owns and frees what was cached for it. Like
+// every way of giving something back it never throws; a device that has failed says so at its next call.
 Napi::Value stream_release(const Napi::CallbackInfo& info) {
   const int device = ordinal_at(info, 0);
   static_cast<void>(cuda::release_workspace(device, address(info[1])));
@@ -220,8 +224,9 @@ Napi::Value stream_wait(const Napi::CallbackInfo& info) {
   return env.Undefined();
 }
 
-// deviceRowInputs(device, rows, given, sources, addresses, out, stream). sources: scale, factor, check and dtype of each field, then the
-// dtypes of omega of both branches and the size of the table; addresses: the list of each field, omega of both branches, the table.
+// deviceRowInputs(device, rows, given, sources, addresses, out, stream). sources: scale, factor, check and dtype of
+// each field, then the dtypes of omega of both branches and the size of the table; addresses: the list of each field,
+// omega of both branches, the table.
 Napi::Value device_row_inputs(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   constexpr size_t kFields = RowInput::count, kEach = 4;
@@ -230,9 +235,10 @@ Napi::Value device_row_inputs(const Napi::CallbackInfo& info) {
   problem.location.ordinal = ordinal_at(info, 0);
   problem.rows = static_cast<int64_t>(size_at(info, 1));
   const ArrayMemory given = array_memory(info, 2), sources = array_memory(info, 3), addresses = array_memory(info, 4);
-  if (given.type != napi_float64_array || static_cast<double>(given.length) < static_cast<double>(problem.rows) * kFields ||
-      sources.type != napi_float64_array || sources.length < kEach * kFields + 3 || addresses.type != napi_biguint64_array ||
-      addresses.length < kFields + 3) {
+  if (given.type != napi_float64_array ||
+      static_cast<double>(given.length) < static_cast<double>(problem.rows) * kFields ||
+      sources.type != napi_float64_array || sources.length < kEach * kFields + 3 ||
+      addresses.type != napi_biguint64_array || addresses.length < kFields + 3) {
     fail(env, "the sources of row inputs are missing or too short");
   }
   problem.given = static_cast<const double*>(given.data);
@@ -244,19 +250,22 @@ Napi::Value device_row_inputs(const Napi::CallbackInfo& info) {
   };
   const auto list = [&](size_t index, double number) {
     const DType dtype = static_cast<DType>(choice(number, kDTypeCount));
-    if (dtype != DType::float64 && dtype != DType::float32) fail(env, "a list of a device is neither float64 nor float32");
+    if (dtype != DType::float64 && dtype != DType::float32)
+      fail(env, "a list of a device is neither float64 nor float32");
     if (address_of[index] % dtype_size(dtype) != 0) fail(env, "an address is not aligned to its dtype");
     return RowList{reinterpret_cast<const void*>(static_cast<uintptr_t>(address_of[index])), dtype};
   };
   RowSources& out = problem.sources;
-  for (size_t branch = 0; branch < 2; ++branch) out.omega[branch] = list(kFields + branch, source[kEach * kFields + branch]);
+  for (size_t branch = 0; branch < 2; ++branch)
+    out.omega[branch] = list(kFields + branch, source[kEach * kFields + branch]);
   for (size_t f = 0; f < kFields; ++f) {
     RowField& field = out.fields[f];
     field.scale = source[kEach * f];
     field.factor = static_cast<RowFactor>(choice(source[kEach * f + 1], std::size(kRowFactorNames)));
     field.check = static_cast<RowCheck>(choice(source[kEach * f + 2], std::size(kRowCheckNames)));
     field.list = list(f, source[kEach * f + 3]);
-    if (field.factor != RowFactor::none && out.omega[f % 2].data == nullptr) fail(env, "a field has a factor and its branch has no omega");
+    if (field.factor != RowFactor::none && out.omega[f % 2].data == nullptr)
+      fail(env, "a field has a factor and its branch has no omega");
   }
   out.table = static_cast<const double*>(list(kFields + 2, 0).data);
   out.table_size = static_cast<int64_t>(source[kEach * kFields + 2]);
@@ -329,7 +338,8 @@ Napi::Value cuda_support(const Napi::CallbackInfo& info) {
   const int driver = cuda::driver_version();
   out.Set("built", true);
   out.Set("runtimeVersion", version(cuda::runtime_version()));
-  out.Set("driverVersion", driver == 0 ? env.Null() : static_cast<Napi::Value>(Napi::String::New(env, version(driver))));
+  out.Set("driverVersion",
+          driver == 0 ? env.Null() : static_cast<Napi::Value>(Napi::String::New(env, version(driver))));
   out.Set("reason", why.empty() ? env.Null() : static_cast<Napi::Value>(Napi::String::New(env, why)));
 #else
   out.Set("built", false);
@@ -394,8 +404,8 @@ void export_device(Napi::Env env, Napi::Object exports) {
   exports.Set("streamSynchronize", Napi::Function::New<stream_synchronize>(env, "streamSynchronize"));
   exports.Set("streamWait", Napi::Function::New<stream_wait>(env, "streamWait"));
 #else
-  for (const char* name : {"deviceAllocate", "deviceCopy", "deviceRowInputs", "ownedHandle", "ownedFree", "streamCreate", "streamRelease",
-                           "streamSynchronize", "streamWait"}) {
+  for (const char* name : {"deviceAllocate", "deviceCopy", "deviceRowInputs", "ownedHandle", "ownedFree",
+                           "streamCreate", "streamRelease", "streamSynchronize", "streamWait"}) {
     exports.Set(name, Napi::Function::New<not_built>(env, name));
   }
 #endif

@@ -1,4 +1,5 @@
-// Evaluations on a device that settle a promise later: from the completion thread to the thread of the environment that asked.
+// Evaluations on a device that settle a promise later: from the completion thread to the thread of the environment that
+// asked.
 #include "device_addon.h"
 
 #if defined(SDPO_WITH_CUDA)
@@ -13,8 +14,8 @@
 namespace sdpo {
 namespace {
 
-// Plain memory of one call. The completion thread writes here and never into JavaScript arrays: it may run after their environment has
-// ended, or after their buffers were transferred.
+// Plain memory of one call. The completion thread writes here and never into JavaScript arrays: it may run after their
+// environment has ended, or after their buffers were transferred.
 struct Work {
   uint64_t ticket = 0;
   std::vector<double> row_inputs, row_outputs, metrics;
@@ -39,8 +40,8 @@ struct Mailbox {
   }
 };
 
-// What belongs to JavaScript in a call; touched on the environment's thread only. The reference keeps all arguments alive. Without a
-// destructor: when an environment ends it takes its references along.
+// What belongs to JavaScript in a call; touched on the environment's thread only. The reference keeps all arguments
+// alive. Without a destructor: when an environment ends it takes its references along.
 struct Pending {
   napi_ref arguments;
   napi_deferred deferred;
@@ -56,7 +57,8 @@ class AsyncCalls {
  public:
   explicit AsyncCalls(Napi::Env env) {
     const Napi::String name = Napi::String::New(env, "sdpo:evaluate");
-    check_napi(env, napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, nullptr, this, on_wake, &mailbox_->wake));
+    check_napi(env, napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, nullptr, this, on_wake,
+                                                    &mailbox_->wake));
     // An environment stays alive for a call under way, not for the possibility of one.
     check_napi(env, napi_unref_threadsafe_function(env, mailbox_->wake));
     // Hooks run in reverse order: the mailbox is closed before Node takes the function away that wakes the environment.
@@ -153,7 +155,8 @@ class AsyncCalls {
   // Hands the results to the arrays of the call and answers its status.
   static int answer(const Napi::Array& arguments, const Work& work) {
     const ArrayMemory abort = array_memory(arguments[static_cast<uint32_t>(kAbort)]);
-    if (abort.present && abort.length > 0 && static_cast<const int32_t*>(abort.data)[0] != 0) return static_cast<int>(Status::aborted);
+    if (abort.present && abort.length > 0 && static_cast<const int32_t*>(abort.data)[0] != 0)
+      return static_cast<int>(Status::aborted);
     hand(work.row_outputs, arguments[static_cast<uint32_t>(kRowOutputs)]);
     const ArrayMemory metrics = hand(work.metrics, arguments[static_cast<uint32_t>(kMetrics)]);
     return report(work.status, work.failure, static_cast<double*>(metrics.data) + Metric::count);
@@ -161,7 +164,8 @@ class AsyncCalls {
 
   static ArrayMemory hand(const std::vector<double>& from, const Napi::Value& to) {
     const ArrayMemory memory = array_memory(to);
-    if (memory.length < from.size()) fail(to.Env(), "the arrays of a result were transferred while a call was under way");
+    if (memory.length < from.size())
+      fail(to.Env(), "the arrays of a result were transferred while a call was under way");
     if (!from.empty()) std::copy(from.begin(), from.end(), static_cast<double*>(memory.data));
     return memory;
   }
@@ -185,7 +189,9 @@ Napi::Value evaluate_on_device(const Napi::CallbackInfo& info, const Problem& pr
 
 namespace sdpo {
 
-Napi::Value evaluate_on_device(const Napi::CallbackInfo& info, const Problem&) { fail(info.Env(), "this build has no CUDA backend"); }
+Napi::Value evaluate_on_device(const Napi::CallbackInfo& info, const Problem&) {
+  fail(info.Env(), "this build has no CUDA backend");
+}
 
 }  // namespace sdpo
 

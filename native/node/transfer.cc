@@ -1,4 +1,5 @@
-// Staged copies: two pinned buffers per device take turns, so that the processor fills or empties one while the device copies the other.
+// Staged copies: two pinned buffers per device take turns, so that the processor fills or empties one while the device
+// copies the other.
 #include "transfer.h"
 
 #if defined(SDPO_WITH_CUDA)
@@ -24,7 +25,8 @@ struct Piece {
   size_t bytes;
 };
 
-// Two buffers, each with a stream of its own: waiting for one stream means that its buffer is free, while the other still copies.
+// Two buffers, each with a stream of its own: waiting for one stream means that its buffer is free, while the other
+// still copies.
 struct Stage {
   static constexpr size_t kSlots = 2;
   std::mutex mutex;
@@ -62,7 +64,8 @@ std::vector<Piece> pieces_of(const Transfer& t, size_t largest) {
   std::vector<Piece> pieces;
   for (size_t row = 0; row < rows; ++row) {
     for (size_t done = 0; done < width; done += largest) {
-      pieces.push_back({t.to + row * t.to_stride + done, t.from + row * t.from_stride + done, std::min(largest, width - done)});
+      pieces.push_back(
+          {t.to + row * t.to_stride + done, t.from + row * t.from_stride + done, std::min(largest, width - done)});
     }
   }
   return pieces;
@@ -111,7 +114,8 @@ Status direct(const Transfer& t) {
   return Status::ok;
 }
 
-// Waits for the streams of a copy, also after a failure: nothing may use the host memory when the copy returns. Keeps the first error.
+// Waits for the streams of a copy, also after a failure: nothing may use the host memory when the copy returns. Keeps
+// the first error.
 Status finish(Status status, int device, void* const* streams, size_t count, cuda::Error* error) {
   if (status != Status::ok) *error = cuda::last_error();
   for (size_t i = 0; i < count; ++i) {

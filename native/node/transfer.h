@@ -1,4 +1,5 @@
-// Copies between host memory and devices that are finished when they return, staged through pinned memory where that is faster.
+// Copies between host memory and devices that are finished when they return, staged through pinned memory where that is
+// faster.
 #pragma once
 
 #if defined(SDPO_WITH_CUDA)
@@ -7,7 +8,8 @@
 
 namespace sdpo {
 
-// `rows` runs of `width` bytes; consecutive runs start `to_stride` and `from_stride` bytes apart. At most one side is host memory.
+// `rows` runs of `width` bytes; consecutive runs start `to_stride` and `from_stride` bytes apart. At most one side is
+// host memory.
 struct Transfer {
   enum Kind { upload, download, on_device } kind = on_device;
   int device = 0;  // of the copy's stream
@@ -19,7 +21,8 @@ struct Transfer {
   void* stream = nullptr;  // what the data waits for: it is copied after everything that was put on this stream
 };
 
-// Returns when the bytes have arrived. On failure nothing of the host memory is in use any more, and `error` says what was wrong.
+// Returns when the bytes have arrived. On failure nothing of the host memory is in use any more, and `error` says what
+// was wrong.
 Status transfer(const Transfer& transfer, cuda::Error* error);
 
 }  // namespace sdpo

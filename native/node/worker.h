@@ -1,4 +1,5 @@
-// An evaluation on the CPU off the event loop: plain data in, a promise out; JavaScript values are touched on the main thread only.
+// An evaluation on the CPU off the event loop: plain data in, a promise out; JavaScript values are touched on the main
+// thread only.
 #pragma once
 
 #include <napi.h>
@@ -7,8 +8,8 @@
 
 namespace sdpo {
 
-// Life: constructed and queued on the main thread -> Execute on a pool thread -> OnOK or OnError on the main thread -> deleted. The
-// reference keeps every array of the call alive and in place until then.
+// Life: constructed and queued on the main thread -> Execute on a pool thread -> OnOK or OnError on the main thread ->
+// deleted. The reference keeps every array of the call alive and in place until then.
 class EvaluateWorker : public Napi::AsyncWorker {
  public:
   static Napi::Value start(const Napi::CallbackInfo& info, const Problem& problem, double* failure) {
@@ -29,8 +30,9 @@ class EvaluateWorker : public Napi::AsyncWorker {
  protected:
   void Execute() override { status_ = cpu_backend().evaluate(problem_, &failure_); }
 
-  // Plain Node-API calls whose failure is ignored: they fail where a worker thread is being terminated, which can run no JavaScript any
-  // more. Nobody waits for the promise then, and a C++ exception could not be turned into a JavaScript one.
+  // Plain Node-API calls whose failure is ignored: they fail where a worker thread is being terminated, which can run
+  // no JavaScript any more. Nobody waits for the promise then, and a C++ exception could not be turned into a
+  // JavaScript one.
   void OnOK() override {
     napi_value status = nullptr;
     if (napi_create_int32(Env(), report(status_, failure_, failure_out_), &status) == napi_ok) {

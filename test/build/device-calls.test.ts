@@ -9,7 +9,7 @@ const url = (file: string) => JSON.stringify(new URL(file, import.meta.url).href
 
 const prelude = `
   const { CudaError, devices, noise, NoiseSchedule, PreferenceLoss, split, Stream, Tensor } = await import(${library});
-  const { makeBatch } = await import(${url('../lib/selftest/batches.ts')});
+  const { makeBatch } = await import(${url('../../lib/selftest/batches.ts')});
   const D = 'cuda:0';
   const used = () => devices()[1].totalMemory;
   const streams = () => devices()[1].multiprocessors;
@@ -257,7 +257,7 @@ if ('missing' in fake) {
         import { register } from 'tsx/esm/api';
         register();
         const { PreferenceLoss } = await import(${library.replaceAll('"', "'")});
-        const { makeBatch } = await import(${url('../lib/selftest/batches.ts').replaceAll('"', "'")});
+        const { makeBatch } = await import(${url('../../lib/selftest/batches.ts').replaceAll('"', "'")});
         const loss = new PreferenceLoss({ objective: 'sdpo', beta: 20 });
         const made = makeBatch({ rows: 3, size: 1003, dtype: 'float32' }, 7, 'cuda:0');
         for (let i = 0; i < 30; i++) loss.evaluateAsync(made.batch);

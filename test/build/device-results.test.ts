@@ -34,7 +34,7 @@ const url = (file: string) => JSON.stringify(new URL(file, import.meta.url).href
 
 const prelude = `
   const { devices, NoiseSchedule, noise, PreferenceLoss, split, Stream, Tensor } = await import(${library});
-  const { makeBatch } = await import(${url('../lib/selftest/batches.ts')});
+  const { makeBatch } = await import(${url('../../lib/selftest/batches.ts')});
   const D = 'cuda:0';
   const used = () => devices()[1].totalMemory;
   const done = () => devices()[1].model.match(/\\d+/g).map(Number); // waits, allocations
@@ -291,7 +291,7 @@ if ('missing' in fake) {
 
   t.test('the checks of the self-test pass', async (t) => {
     const result = run<unknown[]>(`
-      const { deviceResultChecks } = await import(${url('../lib/selftest/device-results.ts')});
+      const { deviceResultChecks } = await import(${url('../../lib/selftest/device-results.ts')});
       const held = used();
       const out = [];
       for (const { name, run } of deviceResultChecks) {

@@ -111,7 +111,7 @@ t.test('a config is completed', async (t) => {
   });
   t.notOk('pairWeight' in config.loss, 'an option of other objectives is left out');
   t.equal(out, join(folder, 'run'));
-  t.equal(base, fileURLToPath(new URL('..', import.meta.url)).replace(/\/$/, ''));
+  t.equal(base, fileURLToPath(new URL('../helpers', import.meta.url)).replace(/\/$/, ''));
   t.equal(loadConfig(writeConfig(folder), { out: 'elsewhere' }).out, join(process.cwd(), 'elsewhere'));
 });
 
@@ -278,7 +278,7 @@ t.test('the config of the run is complete and runs again', async (t) => {
   mkdirSync(join(folder, 'deep'));
   const config = writeConfig(join(folder, 'deep'), { $schema: './train.schema.json', base: undefined, out: '../run' });
   const text = JSON.parse(readFileSync(config, 'utf8'));
-  const root = fileURLToPath(new URL('..', import.meta.url));
+  const root = fileURLToPath(new URL('../helpers', import.meta.url));
   text.policy.module = join(root, 'linear-policy.js');
   writeFileSync(
     join(folder, 'deep', 'data.js'),

@@ -68,7 +68,7 @@ t.test('what may change and what may not', async (t) => {
     ['seed=1', /^Expected seed to be 0, .* received 1$/m],
     ['data.options.count=32', /^Expected data\.options to be undefined, .* received \{"count":32\}$/m],
     ['loss.klWeight=1', /^Expected loss\.klWeight to be 0, .* received 1$/m],
-    ['base=/', /^Expected base to be .*test", .* received "\/"$/m],
+    ['base=/', /^Expected base to be .*helpers", .* received "\/"$/m],
     ['training.learningRate.decay=cosine', /^Expected training\.(learningRate\.decay|steps) to be/m],
   ];
   for (const [set, message] of refused) t.match(await resume(set), { status: 2, stdout: '', stderr: message }, set);

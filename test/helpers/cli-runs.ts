@@ -73,7 +73,7 @@ export function built(args: readonly string[]): Promise<Ended> {
 export function smallConfig(changes: Record<string, unknown> = {}): Record<string, unknown> {
   const { loss, training, ...rest } = changes;
   return {
-    base: join(root, 'test'),
+    base: join(root, 'test/helpers'),
     policy: { module: 'linear-policy.js' },
     data: { format: 'module', module: 'linear-data.js' },
     schedule: { preset: 'sd15', inferenceSteps: 20 },

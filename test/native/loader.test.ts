@@ -18,15 +18,15 @@ const glibcOfThisSystem = () =>
 /** An installed package with nothing but what loading needs; `files` are added to it. */
 function installed(t: Test, files: Record<string, string> = {}): string {
   const folder = join(t.testdir({}), 'node_modules', 'sdpo');
-  mkdirSync(join(folder, 'dist'), { recursive: true });
+  mkdirSync(join(folder, 'dist', 'native'), { recursive: true });
   cpSync(join(root, 'package.json'), join(folder, 'package.json'));
   symlinkSync(join(root, 'node_modules', 'node-gyp-build'), join(folder, '..', 'node-gyp-build'));
   for (const name of ['binding', 'errors']) {
     const compilerOptions = { module: ts.ModuleKind.ESNext, target: ts.ScriptTarget.ES2022 };
-    const { outputText } = ts.transpileModule(readFileSync(join(root, 'lib', `${name}.ts`), 'utf8'), {
+    const { outputText } = ts.transpileModule(readFileSync(join(root, 'lib', 'native', `${name}.ts`), 'utf8'), {
       compilerOptions,
     });
-    writeFileSync(join(folder, 'dist', `${name}.js`), outputText);
+    writeFileSync(join(folder, 'dist', 'native', `${name}.js`), outputText);
   }
   for (const [name, text] of Object.entries(files)) {
     mkdirSync(join(folder, name, '..'), { recursive: true });
@@ -48,7 +48,7 @@ function load(folder: string, env: Record<string, string> = {}, before = ''): Ou
   const script = `
     ${before}
     const show = (value) => console.log(JSON.stringify(value));
-    import(${JSON.stringify(join(folder, 'dist', 'binding.js'))}).then(
+    import(${JSON.stringify(join(folder, 'dist', 'native', 'binding.js'))}).then(
       ({ binding }) => show({ loaded: Object.keys(binding) }),
       ({ name, code, message, cause }) => show({ name, code, message, cause: cause?.message }),
     );`;
@@ -176,10 +176,10 @@ t.test('the built addon loads, twice and in a worker', async (t) => {
   const { loaded } = load(folder, { PREBUILDS_ONLY: '1' });
   t.ok(loaded && loaded.length > 0);
 
-  const url = JSON.stringify(join(folder, 'dist', 'binding.js'));
+  const url = JSON.stringify(join(folder, 'dist', 'native', 'binding.js'));
   const script = `const { parentPort } = require('node:worker_threads');
     import(${url}).then(({ binding }) => parentPort.postMessage(Object.keys(binding)));`;
-  const first = await import(join(folder, 'dist', 'binding.js'));
+  const first = await import(join(folder, 'dist', 'native', 'binding.js'));
   t.same(Object.keys(first.binding), loaded);
   const inWorker = await new Promise((done, failed) => {
     const worker = new Worker(script, { eval: true });

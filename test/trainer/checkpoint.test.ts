@@ -233,7 +233,7 @@ t.test('processes killed while they save leave a checkpoint that is whole', asyn
   const elements = 100_000;
   const url = (path: string) => JSON.stringify(new URL(path, import.meta.url).href);
   const program = `
-    import { CheckpointStore } from ${url('../lib/trainer/checkpoint.ts')};
+    import { CheckpointStore } from ${url('../../lib/trainer/checkpoint.ts')};
     const stateOf = ${stateOf.toString()};
     const store = new CheckpointStore(${JSON.stringify(folder)}, { keep: 2 });
     let step = (await store.latest())?.step ?? 0;

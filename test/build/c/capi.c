@@ -1,4 +1,5 @@
-/* Tests the C interface from C: prints one TAP line per check, then the numbers of a batch in hexadecimal for the caller to compare. */
+/* Tests the C interface from C: prints one TAP line per check, then the numbers of a batch in hexadecimal for the
+ * caller to compare. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -7,13 +8,14 @@
 
 static int checks = 0, failures = 0;
 
-static void ok(int condition, const char *what) {
+static void ok(int condition, const char* what) {
   ++checks;
   if (!condition) ++failures;
-  printf("%s %d - %s%s%s\n", condition ? "ok" : "not ok", checks, what, condition ? "" : ": ", condition ? "" : sdpo_last_error());
+  printf("%s %d - %s%s%s\n", condition ? "ok" : "not ok", checks, what, condition ? "" : ": ",
+         condition ? "" : sdpo_last_error());
 }
 
-static int says(const char *text) { return strstr(sdpo_last_error(), text) != NULL; }
+static int says(const char* text) { return strstr(sdpo_last_error(), text) != NULL; }
 
 enum { ROWS = 3, SIZE = 40, INPUTS = 64, OUTPUTS = 64, METRICS = 64 };
 
@@ -32,31 +34,35 @@ static sdpo_location host(void) {
   return location;
 }
 
-static void set_input(batch *b, const char *name, double value) {
+static void set_input(batch* b, const char* name, double value) {
   int row;
   for (row = 0; row < ROWS; ++row) b->inputs[sdpo_index("rowInputs", name) * ROWS + row] = value;
 }
 
-static double output(const batch *b, const char *name, int row) { return b->outputs[sdpo_index("rowOutputs", name) * ROWS + row]; }
+static double output(const batch* b, const char* name, int row) {
+  return b->outputs[sdpo_index("rowOutputs", name) * ROWS + row];
+}
 
-static void set_tensor(sdpo_tensor *tensor, const float *data) {
+static void set_tensor(sdpo_tensor* tensor, const float* data) {
   tensor->data = data;
   tensor->row_stride = SIZE;
   tensor->dtype = sdpo_index("dtypes", "float32");
 }
 
-static void set_gradient(sdpo_output *out, float *data) {
+static void set_gradient(sdpo_output* out, float* data) {
   out->data = data;
   out->row_stride = SIZE;
   out->dtype = sdpo_index("dtypes", "float32");
 }
 
 /* Noise as tensors, and the row scalars of Diffusion-DPO with beta = 4. */
-static void fill(batch *b) {
+static void fill(batch* b) {
   int i;
   memset(b, 0, sizeof *b);
   for (i = 0; i < 6; ++i) {
-    ok(sdpo_noise((uint64_t)i, 0, ROWS * SIZE, b->tensors[i], sdpo_index("dtypes", "float32"), host(), NULL, 1) == SDPO_OK, "noise");
+    ok(sdpo_noise((uint64_t)i, 0, ROWS * SIZE, b->tensors[i], sdpo_index("dtypes", "float32"), host(), NULL, 1) ==
+           SDPO_OK,
+       "noise");
   }
   set_input(b, "psiScaleChosen", 2);
   set_input(b, "psiScaleRejected", 2);
@@ -85,7 +91,7 @@ static void fill(batch *b) {
 }
 
 /* The loss once more, as plainly as C can say it. */
-static double expected_loss(const batch *b) {
+static double expected_loss(const batch* b) {
   double sum = 0;
   int row, i;
   for (row = 0; row < ROWS; ++row) {
@@ -94,7 +100,8 @@ static double expected_loss(const batch *b) {
     for (branch = 0; branch < 2; ++branch) {
       for (i = 0; i < SIZE; ++i) {
         const double target = b->tensors[3 * branch + 2][row * SIZE + i];
-        const double d = b->tensors[3 * branch][row * SIZE + i] - target, r = b->tensors[3 * branch + 1][row * SIZE + i] - target;
+        const double d = b->tensors[3 * branch][row * SIZE + i] - target,
+                     r = b->tensors[3 * branch + 1][row * SIZE + i] - target;
         delta[branch] += (d * d - r * r) / SIZE;
       }
     }
@@ -104,8 +111,9 @@ static double expected_loss(const batch *b) {
 }
 
 static void names(void) {
-  static const char *const lists[] = {"dtypes", "objectives", "links", "pairWeights", "weightRatios", "scopes", "nonFinite",
-                                      "rowInputs", "rowOutputs", "metrics", "statuses", "failureTensors", "locations"};
+  static const char* const lists[] = {"dtypes",   "objectives",     "links",     "pairWeights", "weightRatios",
+                                      "scopes",   "nonFinite",      "rowInputs", "rowOutputs",  "metrics",
+                                      "statuses", "failureTensors", "locations"};
   size_t i;
   for (i = 0; i < sizeof lists / sizeof lists[0]; ++i) {
     int n = 0;
@@ -115,20 +123,24 @@ static void names(void) {
     }
     ok(n > 0 && sdpo_name(lists[i], n) == NULL, lists[i]);
   }
-  ok(sdpo_index("objectives", "unknown") == -1 && sdpo_index("unknown", "sdpo") == -1, "an unknown name has no position");
-  ok(sdpo_index(NULL, "sdpo") == -1 && sdpo_index("objectives", NULL) == -1 && sdpo_name(NULL, 0) == NULL, "NULL is an unknown name");
-  ok(sdpo_name("links", -1) == NULL && strcmp(sdpo_name("statuses", SDPO_NON_FINITE), "non_finite") == 0, "statuses by number");
+  ok(sdpo_index("objectives", "unknown") == -1 && sdpo_index("unknown", "sdpo") == -1,
+     "an unknown name has no position");
+  ok(sdpo_index(NULL, "sdpo") == -1 && sdpo_index("objectives", NULL) == -1 && sdpo_name(NULL, 0) == NULL,
+     "NULL is an unknown name");
+  ok(sdpo_name("links", -1) == NULL && strcmp(sdpo_name("statuses", SDPO_NON_FINITE), "non_finite") == 0,
+     "statuses by number");
   ok(strcmp(sdpo_name("locations", SDPO_CUDA), "cuda") == 0, "locations by number");
   ok(sdpo_abi_version() == SDPO_ABI_VERSION && strlen(sdpo_version()) >= 5, "versions");
   ok(sdpo_default_threads() >= 1 && strlen(sdpo_instruction_set()) > 0, "the CPU backend");
 }
 
-static void passes(batch *b) {
+static void passes(batch* b) {
   batch two = *b;
   sdpo_failure failure;
   int row;
   fill(b);
-  ok(sdpo_evaluate(&b->problem, &failure) == SDPO_OK && failure.row == -1 && strlen(sdpo_last_error()) == 0, "evaluate");
+  ok(sdpo_evaluate(&b->problem, &failure) == SDPO_OK && failure.row == -1 && strlen(sdpo_last_error()) == 0,
+     "evaluate");
   ok(fabs(b->metrics[0] - expected_loss(b)) < 1e-6, "the loss is that of the formula");
 
   fill(&two);
@@ -141,7 +153,8 @@ static void passes(batch *b) {
 
   /* Coefficients scaled by the caller between the passes scale the gradient. */
   for (row = 0; row < ROWS; ++row) two.outputs[sdpo_index("rowOutputs", "aChosen") * ROWS + row] *= 2;
-  ok(sdpo_gradients(&two.problem, NULL) == SDPO_OK && two.gradients[0][7] == 2 * b->gradients[0][7], "scaled coefficients");
+  ok(sdpo_gradients(&two.problem, NULL) == SDPO_OK && two.gradients[0][7] == 2 * b->gradients[0][7],
+     "scaled coefficients");
   ok(two.gradients[1][7] == b->gradients[1][7], "the other branch as before");
 
   two.problem.denominator = 2 * ROWS;
@@ -150,7 +163,7 @@ static void passes(batch *b) {
   ok(sdpo_evaluate(&two.problem, NULL) == SDPO_OK && two.metrics[0] == 0, "no rows");
 }
 
-static void failing_calls(batch *b) {
+static void failing_calls(batch* b) {
   sdpo_failure failure;
   sdpo_problem problem;
   sdpo_options options;
@@ -174,7 +187,8 @@ static void failing_calls(batch *b) {
   problem = b->problem;
   ok(sdpo_evaluate(NULL, NULL) == SDPO_INVALID_ARGUMENT && says("NULL"), "no problem");
   problem.struct_size = 0;
-  ok(sdpo_evaluate(&problem, NULL) == SDPO_INVALID_ARGUMENT && says("struct_size"), "a problem that was not initialised");
+  ok(sdpo_evaluate(&problem, NULL) == SDPO_INVALID_ARGUMENT && says("struct_size"),
+     "a problem that was not initialised");
   problem = b->problem;
   problem.rows = -1;
   ok(sdpo_evaluate(&problem, NULL) == SDPO_INVALID_ARGUMENT && says("problem.rows"), "negative rows");
@@ -210,24 +224,27 @@ static void failing_calls(batch *b) {
   if (!sdpo_has_cuda()) {
     problem = b->problem;
     problem.tensors.kind = problem.scalars.kind = SDPO_CUDA;
-    ok(sdpo_evaluate(&problem, NULL) == SDPO_DEVICE && says("built without CUDA"), "memory of a device that this library cannot reach");
+    ok(sdpo_evaluate(&problem, NULL) == SDPO_DEVICE && says("built without CUDA"),
+       "memory of a device that this library cannot reach");
   }
 }
 
 /* Programs of other versions of the header: structs that end earlier, or go on further. */
-static void versions(batch *b) {
+static void versions(batch* b) {
   union {
     sdpo_problem problem;
     unsigned char bytes[sizeof(sdpo_problem) + 16];
   } newer;
   sdpo_options older;
   fill(b);
-  ok(sdpo_problem_init(&newer.problem, sizeof newer) == SDPO_OK && newer.bytes[sizeof newer - 1] == 0, "a longer struct is initialised whole");
+  ok(sdpo_problem_init(&newer.problem, sizeof newer) == SDPO_OK && newer.bytes[sizeof newer - 1] == 0,
+     "a longer struct is initialised whole");
   newer.problem = b->problem;
   newer.problem.struct_size = sizeof newer;
   ok(sdpo_evaluate(&newer.problem, NULL) == SDPO_OK, "a longer problem whose new fields are zero");
   newer.bytes[sizeof newer - 1] = 1;
-  ok(sdpo_evaluate(&newer.problem, NULL) == SDPO_INVALID_ARGUMENT && says("does not know"), "a new field that is set is refused");
+  ok(sdpo_evaluate(&newer.problem, NULL) == SDPO_INVALID_ARGUMENT && says("does not know"),
+     "a new field that is set is refused");
 
   older = b->options;
   older.struct_size = offsetof(sdpo_options, safeguard);
@@ -236,25 +253,30 @@ static void versions(batch *b) {
   {
     const float gradient = b->gradients[1][0];
     b->problem.options = &older;
-    ok(sdpo_evaluate(&b->problem, NULL) == SDPO_OK && b->gradients[1][0] == gradient, "a shorter struct keeps the defaults of new fields");
+    ok(sdpo_evaluate(&b->problem, NULL) == SDPO_OK && b->gradients[1][0] == gradient,
+       "a shorter struct keeps the defaults of new fields");
     older.struct_size = sizeof older;
-    ok(sdpo_evaluate(&b->problem, NULL) == SDPO_OK && isnan(output(b, "cross", 0)) == 0, "a safeguard asks for the cross moment");
+    ok(sdpo_evaluate(&b->problem, NULL) == SDPO_OK && isnan(output(b, "cross", 0)) == 0,
+       "a safeguard asks for the cross moment");
   }
 }
 
-static void elementwise(batch *b) {
+static void elementwise(batch* b) {
   uint32_t words[8], part[3];
   const double a[ROWS] = {1, 2, 3}, c[ROWS] = {0, 1, -1};
   sdpo_tensor x = b->problem.chosen.policy, y = b->problem.chosen.target;
   sdpo_output out = b->problem.chosen.gradient;
   fill(b);
-  ok(sdpo_random_bits(5, 0, 8, words, host(), NULL, 0) == SDPO_OK && sdpo_random_bits(5, 4, 3, part, host(), NULL, 0) == SDPO_OK, "random bits");
+  ok(sdpo_random_bits(5, 0, 8, words, host(), NULL, 0) == SDPO_OK &&
+         sdpo_random_bits(5, 4, 3, part, host(), NULL, 0) == SDPO_OK,
+     "random bits");
   ok(memcmp(words + 4, part, sizeof part) == 0, "by position");
   ok(sdpo_noise(5, 0, 1, NULL, 0, host(), NULL, 0) == SDPO_INVALID_ARGUMENT, "noise into nothing");
   ok(sdpo_combine(ROWS, SIZE, a, &x, c, &y, &out, host(), NULL, 0) == SDPO_OK, "combine");
   ok(b->gradients[0][SIZE] == (float)(2.0 * b->tensors[0][SIZE] + 1.0 * b->tensors[2][SIZE]), "a x + b y");
   y.dtype = sdpo_index("dtypes", "float64");
-  ok(sdpo_combine(ROWS, SIZE, a, &x, c, &y, &out, host(), NULL, 0) == SDPO_INVALID_ARGUMENT && says("one dtype"), "of one dtype");
+  ok(sdpo_combine(ROWS, SIZE, a, &x, c, &y, &out, host(), NULL, 0) == SDPO_INVALID_ARGUMENT && says("one dtype"),
+     "of one dtype");
 }
 
 int main(void) {

@@ -1,4 +1,5 @@
-// Random batches for the checks of the CUDA kernels against the CPU backend: every dtype, odd sizes, alignments, strides and weights.
+// Random batches for the checks of the CUDA kernels against the CPU backend: every dtype, odd sizes, alignments,
+// strides and weights.
 #pragma once
 
 #include <cmath>
@@ -8,8 +9,8 @@
 #include <string>
 #include <vector>
 
-#include "../../../native/cuda/pack.cuh"
 #include "../../../native/core/problem.h"
+#include "../../../native/cuda/pack.cuh"
 
 namespace sdpo::checks {
 
@@ -51,7 +52,18 @@ inline double element(const Tensor& t, const void* base, int64_t i) {
 }
 
 struct Case {
-  enum Slot { policy_c, reference_c, target_c, gradient_c, policy_r, reference_r, target_r, gradient_r, weights, slots };
+  enum Slot {
+    policy_c,
+    reference_c,
+    target_c,
+    gradient_c,
+    policy_r,
+    reference_r,
+    target_r,
+    gradient_r,
+    weights,
+    slots
+  };
   std::string name;
   Tensor tensors[slots];
   std::vector<double> row_inputs, row_outputs, metrics;
@@ -81,7 +93,9 @@ class Maker {
   explicit Maker(unsigned seed) : random_(seed) {}
 
   int pick(int n) { return static_cast<int>(random_() % static_cast<unsigned>(n)); }
-  double uniform(double low, double high) { return low + (high - low) * (static_cast<double>(random_()) / 4294967296.0); }
+  double uniform(double low, double high) {
+    return low + (high - low) * (static_cast<double>(random_()) / 4294967296.0);
+  }
   bool chance(double p) { return uniform(0, 1) < p; }
 
   // `special`: element weights, reference errors, strides, drift and such may occur. Otherwise a plain training batch.
@@ -108,10 +122,12 @@ class Maker {
       }
       if (!t.present) continue;
       const size_t bytes = dtype_size(t.dtype);
-      const bool one_row = !gradient && special && ((slot == Case::weights && chance(0.5)) || (shared_target && slot == Case::target_c));
+      const bool one_row =
+          !gradient && special && ((slot == Case::weights && chance(0.5)) || (shared_target && slot == Case::target_c));
       t.row_stride = one_row ? 0 : size + (special && chance(0.4) ? pick(9) : 0);
       t.offset = special && chance(0.3) ? bytes * static_cast<size_t>(pick(8)) : 0;
-      t.bytes.assign(t.offset + static_cast<size_t>((rows - 1) * t.row_stride + size) * bytes, 0xff);  // NaN where nothing may be read
+      t.bytes.assign(t.offset + static_cast<size_t>((rows - 1) * t.row_stride + size) * bytes,
+                     0xff);  // NaN where nothing may be read
       if (gradient) continue;
       for (int64_t row = 0; row < (one_row ? 1 : rows); ++row) {
         for (int64_t i = 0; i < size; ++i) {
@@ -126,7 +142,8 @@ class Maker {
     if (e.present) {
       for (int64_t row = 0; row < rows; ++row) {
         for (int64_t i = 0; i < size; ++i) {
-          if (element(e, e.bytes.data(), row * e.row_stride + i) == 0 && chance(0.3) && e.row_stride == 0 && c.tensors[0].row_stride != 0) {
+          if (element(e, e.bytes.data(), row * e.row_stride + i) == 0 && chance(0.3) && e.row_stride == 0 &&
+              c.tensors[0].row_stride != 0) {
             set_element(c.tensors[Case::policy_c], row * c.tensors[Case::policy_c].row_stride + i, NAN);
           }
         }

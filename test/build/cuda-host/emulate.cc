@@ -1,4 +1,5 @@
-// Runs the kernels' tiles on the host against the CPU backend: all dtypes, odd sizes, alignments, strides, element weights, each pass.
+// Runs the kernels' tiles on the host against the CPU backend: all dtypes, odd sizes, alignments, strides, element
+// weights, each pass.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -109,8 +110,8 @@ void expect_outputs(const Case& c, const Result& a, const Result& b, int first, 
   for (int field = first; field < last; ++field) {
     for (int64_t row = 0; row < c.problem.rows; ++row) {
       const size_t i = static_cast<size_t>(field * c.problem.rows + row);
-      EXPECT(same(a.outputs[i], b.outputs[i]), "%s, %s: %s of row %d: %.17g and %.17g", c.name.c_str(), what, kRowOutputNames[field],
-             static_cast<int>(row), a.outputs[i], b.outputs[i]);
+      EXPECT(same(a.outputs[i], b.outputs[i]), "%s, %s: %s of row %d: %.17g and %.17g", c.name.c_str(), what,
+             kRowOutputNames[field], static_cast<int>(row), a.outputs[i], b.outputs[i]);
     }
   }
 }
@@ -118,8 +119,8 @@ void expect_outputs(const Case& c, const Result& a, const Result& b, int first, 
 void expect_gradients(const Case& c, const Result& a, const Result& b, const char* what) {
   for (const int slot : {Case::gradient_c, Case::gradient_r}) {
     if (!c.tensors[slot].present) continue;
-    EXPECT(same_elements(c.tensors[slot], a.tensors[static_cast<size_t>(slot)], b.tensors[static_cast<size_t>(slot)]), "%s, %s: gradient %d",
-           c.name.c_str(), what, slot);
+    EXPECT(same_elements(c.tensors[slot], a.tensors[static_cast<size_t>(slot)], b.tensors[static_cast<size_t>(slot)]),
+           "%s, %s: gradient %d", c.name.c_str(), what, slot);
   }
 }
 
@@ -149,8 +150,8 @@ Magnitudes magnitudes(const Case& c, int first, int64_t row) {
   return {m.error / size, m.delta / size, m.drift / size};
 }
 
-// Two sums of the same numbers in different orders. A number passes through at most 256 additions of the compute type (a lane of the
-// CPU's tile; fewer here) and is itself rounded a few times; both sides err by no more.
+// Two sums of the same numbers in different orders. A number passes through at most 256 additions of the compute type
+// (a lane of the CPU's tile; fewer here) and is itself rounded a few times; both sides err by no more.
 void expect_moments(const Case& c, const Result& cuda, const Result& cpu, bool wide) {
   const double epsilon = wide ? std::numeric_limits<double>::epsilon() : std::numeric_limits<float>::epsilon();
   const double steps = std::min<double>(256, static_cast<double>(c.problem.size)) + 16;
@@ -161,8 +162,8 @@ void expect_moments(const Case& c, const Result& cuda, const Result& cpu, bool w
       const auto check = [&](int field, double magnitude) {
         const size_t i = static_cast<size_t>((field + branch) * rows + row);
         const double a = cuda.outputs[i], b = cpu.outputs[i];
-        EXPECT(same(a, b) || std::fabs(a - b) <= steps * epsilon * magnitude, "%s: %s of row %d: %.17g and %.17g", c.name.c_str(),
-               kRowOutputNames[field + branch], static_cast<int>(row), a, b);
+        EXPECT(same(a, b) || std::fabs(a - b) <= steps * epsilon * magnitude, "%s: %s of row %d: %.17g and %.17g",
+               c.name.c_str(), kRowOutputNames[field + branch], static_cast<int>(row), a, b);
       };
       const bool reference = c.tensors[branch == 0 ? Case::reference_c : Case::reference_r].present;
       check(RowOutput::errorChosen, m.error);
@@ -171,16 +172,17 @@ void expect_moments(const Case& c, const Result& cuda, const Result& cpu, bool w
     }
     const size_t x = static_cast<size_t>(RowOutput::cross * rows + row);
     const double bound = magnitudes(c, Case::policy_c, row).error + magnitudes(c, Case::policy_r, row).error;
-    EXPECT(same(cuda.outputs[x], cpu.outputs[x]) || std::fabs(cuda.outputs[x] - cpu.outputs[x]) <= steps * epsilon * bound, "%s: cross",
-           c.name.c_str());
+    EXPECT(
+        same(cuda.outputs[x], cpu.outputs[x]) || std::fabs(cuda.outputs[x] - cpu.outputs[x]) <= steps * epsilon * bound,
+        "%s: cross", c.name.c_str());
   }
 }
 
 long g_clusters = 0;
 
 void check(const Case& c, Kind kind) {
-  const bool plain = !c.tensors[Case::weights].present && c.tensors[Case::reference_c].present && c.tensors[Case::reference_r].present &&
-                     !(c.problem.passes & Pass::cross);
+  const bool plain = !c.tensors[Case::weights].present && c.tensors[Case::reference_c].present &&
+                     c.tensors[Case::reference_r].present && !(c.problem.passes & Pass::cross);
   Failure failure;
 
   // The fused call, its moments against the CPU's.
@@ -189,14 +191,15 @@ void check(const Case& c, Kind kind) {
   EXPECT(cpu::evaluate(cpu.problem, &failure) == Status::ok, "%s: a failure on the CPU", c.name.c_str());
   expect_moments(c, fused, cpu, kind == Kind::float64 || kind == Kind::mixed_float64);
 
-  // From these moments on both must have the same bits: the objective, the metrics, the gradient. (A sum of element weights is summed
-  // again by the CPU, in its own order, so that its bits follow only where there is none.)
+  // From these moments on both must have the same bits: the objective, the metrics, the gradient. (A sum of element
+  // weights is summed again by the CPU, in its own order, so that its bits follow only where there is none.)
   Result rest = prepare(c, fused.outputs);
   rest.problem.passes = Pass::objective | Pass::gradients;
   EXPECT(cpu::evaluate(rest.problem, &failure) == Status::ok, "%s: a failure on the CPU", c.name.c_str());
   if (!c.tensors[Case::weights].present) {
     expect_outputs(c, fused, rest, 0, RowOutput::count, "objective");
-    for (int k = 0; k < Metric::count; ++k) EXPECT(same(fused.metrics[k], rest.metrics[k]), "%s: %s", c.name.c_str(), kMetricNames[k]);
+    for (int k = 0; k < Metric::count; ++k)
+      EXPECT(same(fused.metrics[k], rest.metrics[k]), "%s: %s", c.name.c_str(), kMetricNames[k]);
     expect_gradients(c, fused, rest, "fused");
   }
 
@@ -207,7 +210,8 @@ void check(const Case& c, Kind kind) {
     Result cluster = prepare(c, c.row_outputs);
     EXPECT(emulate_cluster(kind, cluster.problem, plan) == 0, "%s: a failure", c.name.c_str());
     expect_outputs(c, cluster, fused, 0, RowOutput::count, "cluster");
-    for (int k = 0; k < Metric::count; ++k) EXPECT(same(cluster.metrics[k], fused.metrics[k]), "%s: cluster: %s", c.name.c_str(), kMetricNames[k]);
+    for (int k = 0; k < Metric::count; ++k)
+      EXPECT(same(cluster.metrics[k], fused.metrics[k]), "%s: cluster: %s", c.name.c_str(), kMetricNames[k]);
     expect_gradients(c, cluster, fused, "cluster");
     // One gradient alone.
     for (const int slot : {Case::gradient_c, Case::gradient_r}) {
@@ -215,14 +219,16 @@ void check(const Case& c, Kind kind) {
       (slot == Case::gradient_c ? alone.problem.rejected : alone.problem.chosen).gradient.data = nullptr;
       EXPECT(emulate_cluster(kind, alone.problem, plan) == 0, "%s: a failure", c.name.c_str());
       const size_t index = static_cast<size_t>(slot);
-      EXPECT(same_elements(c.tensors[slot], alone.tensors[index], fused.tensors[index]), "%s: cluster: one gradient", c.name.c_str());
+      EXPECT(same_elements(c.tensors[slot], alone.tensors[index], fused.tensors[index]), "%s: cluster: one gradient",
+             c.name.c_str());
     }
     ++g_clusters;
   }
 
   // The passes one by one give the bits of the fused call.
   Result parts = prepare(c, c.row_outputs);
-  for (const int pass : {Pass::moments | (c.problem.passes & Pass::cross), static_cast<int>(Pass::objective), static_cast<int>(Pass::gradients)}) {
+  for (const int pass : {Pass::moments | (c.problem.passes & Pass::cross), static_cast<int>(Pass::objective),
+                         static_cast<int>(Pass::gradients)}) {
     parts.problem.passes = pass;
     EXPECT(emulate(kind, parts.problem, plain) == 0, "%s: a failure", c.name.c_str());
   }
@@ -230,7 +236,8 @@ void check(const Case& c, Kind kind) {
   expect_gradients(c, parts, fused, "passes");
 
   // Gradients over the policy itself.
-  if (c.tensors[Case::gradient_c].present && c.tensors[Case::gradient_r].present && c.tensors[Case::policy_c].row_stride != 0) {
+  if (c.tensors[Case::gradient_c].present && c.tensors[Case::gradient_r].present &&
+      c.tensors[Case::policy_c].row_stride != 0) {
     Case over = c;
     for (const int slot : {Case::gradient_c, Case::gradient_r}) {
       over.tensors[slot].row_stride = over.tensors[slot - 3].row_stride;
@@ -238,22 +245,27 @@ void check(const Case& c, Kind kind) {
       over.tensors[slot].bytes = over.tensors[slot - 3].bytes;
     }
     Result apart = prepare(over, c.row_outputs), in_place = prepare(over, c.row_outputs);
-    in_place.problem.chosen.gradient.data = in_place.tensors[Case::policy_c].data() + over.tensors[Case::policy_c].offset;
-    in_place.problem.rejected.gradient.data = in_place.tensors[Case::policy_r].data() + over.tensors[Case::policy_r].offset;
+    in_place.problem.chosen.gradient.data =
+        in_place.tensors[Case::policy_c].data() + over.tensors[Case::policy_c].offset;
+    in_place.problem.rejected.gradient.data =
+        in_place.tensors[Case::policy_r].data() + over.tensors[Case::policy_r].offset;
     emulate(kind, apart.problem, plain);
     if (plain && plan.blocks > 0) {
       emulate_cluster(kind, in_place.problem, plan);
     } else {
       emulate(kind, in_place.problem, plain);
     }
-    EXPECT(same_elements(over.tensors[Case::gradient_c], apart.tensors[Case::gradient_c], in_place.tensors[Case::policy_c]), "%s: in place",
-           c.name.c_str());
-    EXPECT(same_elements(over.tensors[Case::gradient_r], apart.tensors[Case::gradient_r], in_place.tensors[Case::policy_r]), "%s: in place",
-           c.name.c_str());
+    EXPECT(same_elements(over.tensors[Case::gradient_c], apart.tensors[Case::gradient_c],
+                         in_place.tensors[Case::policy_c]),
+           "%s: in place", c.name.c_str());
+    EXPECT(same_elements(over.tensors[Case::gradient_r], apart.tensors[Case::gradient_r],
+                         in_place.tensors[Case::policy_r]),
+           "%s: in place", c.name.c_str());
   }
 }
 
-// The sums of a row depend neither on its alignment nor on the kernel: the plain one and the general one, vectors and single elements.
+// The sums of a row depend neither on its alignment nor on the kernel: the plain one and the general one, vectors and
+// single elements.
 void check_alignment(checks::Maker& make, DType dtype, Kind kind) {
   Case c = make.make(dtype, false, 3, 2051, false);
   Result aligned = prepare(c, c.row_outputs), general = prepare(c, c.row_outputs);
@@ -277,12 +289,14 @@ void check_failures(checks::Maker& make) {
   const auto failed = [](Result& r, bool plain) { return emulate(Kind::float32, r.problem, plain); };
   Case c = make.make(DType::float32, false, 5, 1500, false);
   for (const int slot : {Case::policy_c, Case::target_r}) {
-    for (const int64_t row : {3, 1}) set_element(c.tensors[slot], row * c.tensors[slot].row_stride + 7, row == 3 ? NAN : INFINITY);
+    for (const int64_t row : {3, 1})
+      set_element(c.tensors[slot], row * c.tensors[slot].row_stride + 7, row == 3 ? NAN : INFINITY);
   }
   c.problem.non_finite = NonFinite::fail;
   Result r = prepare(c, c.row_outputs);
   const unsigned long long code = failed(r, true);
-  EXPECT(code != 0 && (cuda::kFailureBase - code) / 2 == 1 && (cuda::kFailureBase - code) % 2 == cuda::RowFailure::non_finite,
+  EXPECT(code != 0 && (cuda::kFailureBase - code) / 2 == 1 &&
+             (cuda::kFailureBase - code) % 2 == cuda::RowFailure::non_finite,
          "the lowest bad row: %llu", cuda::kFailureBase - code);
   for (int64_t row = 0; row < 5; ++row) {
     const double flag = r.outputs[static_cast<size_t>(RowOutput::nonFinite * 5 + row)];
@@ -290,15 +304,18 @@ void check_failures(checks::Maker& make) {
   }
   EXPECT(r.metrics[Metric::nonFiniteRows] == 2, "two rows are counted");
   Result clustered = prepare(c, c.row_outputs);
-  EXPECT(emulate_cluster(Kind::float32, clustered.problem, plan_of(Kind::float32, 1500, 227 << 10)) == code, "the same row in a cluster");
+  EXPECT(emulate_cluster(Kind::float32, clustered.problem, plan_of(Kind::float32, 1500, 227 << 10)) == code,
+         "the same row in a cluster");
   c.problem.non_finite = NonFinite::skip;
   Result skipped = prepare(c, c.row_outputs), cpu = prepare(c, c.row_outputs);
   EXPECT(failed(skipped, true) == 0, "skip");
   Failure failure;
   EXPECT(cpu::evaluate(cpu.problem, &failure) == Status::ok, "skip");
-  EXPECT(skipped.metrics[Metric::nonFiniteRows] == 2 && cpu.metrics[Metric::nonFiniteRows] == 2, "two rows are removed");
+  EXPECT(skipped.metrics[Metric::nonFiniteRows] == 2 && cpu.metrics[Metric::nonFiniteRows] == 2,
+         "two rows are removed");
   for (int64_t i = 0; i < c.problem.size; ++i) {
-    EXPECT(element(c.tensors[Case::gradient_c], skipped.tensors[Case::gradient_c].data(), 3 * c.problem.size + i) == 0, "a removed row");
+    EXPECT(element(c.tensors[Case::gradient_c], skipped.tensors[Case::gradient_c].data(), 3 * c.problem.size + i) == 0,
+           "a removed row");
   }
 
   for (const double bad : {-1.0, static_cast<double>(NAN), static_cast<double>(INFINITY), 0.0}) {
@@ -318,7 +335,8 @@ void check_failures(checks::Maker& make) {
            "a weight of %g: %llu", bad, cuda::kFailureBase - weight_code);
     for (int field = 0; field < RowOutput::count; ++field) {
       const double out = w.outputs[static_cast<size_t>(field * 3 + 2)];
-      EXPECT(field == RowOutput::nonFinite ? out == 1 : std::isnan(out), "%s of the row: %g", kRowOutputNames[field], out);
+      EXPECT(field == RowOutput::nonFinite ? out == 1 : std::isnan(out), "%s of the row: %g", kRowOutputNames[field],
+             out);
     }
     EXPECT(w.metrics[Metric::nonFiniteRows] == 1 && std::isnan(w.metrics[Metric::batchLoss]), "the metrics tell of it");
   }
@@ -338,7 +356,8 @@ void check_formats() {
           table.widen[static_cast<int>(type)][0](&half, &wide, 1);
           const float ours = cuda::Format<T>::widen(half);
           EXPECT(same(ours, wide), "%s %04x", kDTypeNames[static_cast<int>(type)], bits);
-          EXPECT(std::isnan(ours) || cuda::Format<T>::narrow(ours) == half, "%s %04x", kDTypeNames[static_cast<int>(type)], bits);
+          EXPECT(std::isnan(ours) || cuda::Format<T>::narrow(ours) == half, "%s %04x",
+                 kDTypeNames[static_cast<int>(type)], bits);
         }
         for (int i = 0; i < 200000; ++i) {
           const uint32_t bits = random();
@@ -346,7 +365,8 @@ void check_formats() {
           std::memcpy(&x, &bits, 4);
           uint16_t half = 0;
           table.narrow[static_cast<int>(type)][0](&x, &half, 1);
-          EXPECT(std::isnan(x) || cuda::Format<T>::narrow(x) == half, "%s of %08x", kDTypeNames[static_cast<int>(type)], bits);
+          EXPECT(std::isnan(x) || cuda::Format<T>::narrow(x) == half, "%s of %08x", kDTypeNames[static_cast<int>(type)],
+                 bits);
         }
       }
     });
@@ -363,7 +383,8 @@ int main() {
   for (int type = 0; type < kDTypeCount; ++type) {
     const DType dtype = static_cast<DType>(type);
     for (const int64_t size : sizes) {
-      for (int repeat = 0; repeat < 4; ++repeat) check(make.make(dtype, false, 1 + make.pick(7), size, repeat > 0), uniform[type]);
+      for (int repeat = 0; repeat < 4; ++repeat)
+        check(make.make(dtype, false, 1 + make.pick(7), size, repeat > 0), uniform[type]);
     }
     check(make.make(dtype, false, 2, 600007, false), uniform[type]);  // several packs per thread
     check_alignment(make, dtype, uniform[type]);
@@ -379,9 +400,11 @@ int main() {
       check(c, wide ? Kind::mixed_float64 : Kind::mixed_float32);
     }
   }
-  // Rows of the models: clusters of one block to eight, whole ones and cut ones; and rows whose tiles outnumber the threads that add them up.
+  // Rows of the models: clusters of one block to eight, whole ones and cut ones; and rows whose tiles outnumber the
+  // threads that add them up.
   for (const int64_t size : {16384, 65536, 65531, 131072 + 8}) {
-    for (const Kind kind : {Kind::bfloat16, Kind::float32}) check(make.make(kind == Kind::float32 ? DType::float32 : DType::bfloat16, false, 2, size, false), kind);
+    for (const Kind kind : {Kind::bfloat16, Kind::float32})
+      check(make.make(kind == Kind::float32 ? DType::float32 : DType::bfloat16, false, 2, size, false), kind);
   }
   EXPECT(g_clusters >= 60, "%ld cases with clusters", g_clusters);
   check_failures(make);

@@ -1,4 +1,5 @@
-// The kernels on the host: the same tiles, sums, rows and order as kernel.cuh, ticket by ticket and thread by thread, and as cluster.cuh.
+// The kernels on the host: the same tiles, sums, rows and order as kernel.cuh, ticket by ticket and thread by thread,
+// and as cluster.cuh.
 #pragma once
 
 #include <algorithm>
@@ -59,7 +60,8 @@ class Emulator {
     for (int thread = 0; thread < kThreads; ++thread) {
       moments_of_tile<E, kPlain>(a_, make_cache_hints(), step.row, step.tile, thread, sums[thread]);
     }
-    if (step.index >= w.ring) EXPECT(w.flags[(step.index - w.ring) / a_.order.moment_tiles] != RowFlag::pending, "a slot in use");
+    if (step.index >= w.ring)
+      EXPECT(w.flags[(step.index - w.ring) / a_.order.moment_tiles] != RowFlag::pending, "a slot in use");
     host_block_total<kSums>(sums, w.partials + step.index % w.ring * kSums);
     if (++w.arrived[step.row] == a_.order.moment_tiles) finish(step.row);
   }
@@ -108,7 +110,8 @@ class ClusterEmulator {
   static unsigned long long run(const Problem& p, const ClusterPlan& plan) {
     ClusterEmulator emulator(make_arguments(p, E::kPack, 1), plan);
     for (int64_t row = 0; row < p.rows; ++row) emulator.run_row(row);
-    for (int k = 0; k < Metric::count; ++k) p.metrics[k] = batch_metric(k, p.options.objective, p.denominator, p.row_outputs, p.rows);
+    for (int k = 0; k < Metric::count; ++k)
+      p.metrics[k] = batch_metric(k, p.options.objective, p.denominator, p.row_outputs, p.rows);
     return emulator.failure_;
   }
 
@@ -121,9 +124,13 @@ class ClusterEmulator {
   using S = typename E::Compute;
 
   ClusterEmulator(const LossArguments& a, const ClusterPlan& plan)
-      : a_(a), plan_(plan), threads_(plan.groups * kThreads), memory_(static_cast<size_t>(plan.blocks * plan.kept_bytes) / sizeof(Chunk<S>)) {}
+      : a_(a),
+        plan_(plan),
+        threads_(plan.groups * kThreads),
+        memory_(static_cast<size_t>(plan.blocks * plan.kept_bytes) / sizeof(Chunk<S>)) {}
 
-  // Calls use(tile of the row, slot of the block's threads, kept, thread of the tile) for every thread of a block and each of its tiles.
+  // Calls use(tile of the row, slot of the block's threads, kept, thread of the tile) for every thread of a block and
+  // each of its tiles.
   template <class Use>
   void for_tiles(int rank, const Use& use) {
     const int64_t tiles = a_.order.moment_tiles;
@@ -149,7 +156,8 @@ class ClusterEmulator {
     std::vector<int> seen(static_cast<size_t>(tiles));
     for (int rank = 0; rank < plan_.blocks; ++rank) {
       for_tiles(rank, [&](int64_t tile, int slot, const Kept<E>& kept, int thread) {
-        keep_moments_of_tile<E>(a_, make_cache_hints(), row, tile, thread, slot, kept, values[static_cast<size_t>(tile)].of[thread]);
+        keep_moments_of_tile<E>(a_, make_cache_hints(), row, tile, thread, slot, kept,
+                                values[static_cast<size_t>(tile)].of[thread]);
         ++seen[static_cast<size_t>(tile)];
       });
     }
@@ -160,7 +168,8 @@ class ClusterEmulator {
       host_block_total<kPlainSums>(values[static_cast<size_t>(tile)].of, partials.data() + tile * kPlainSums);
     }
     double sums[kThreads][kPlainSums], totals[Sum::count] = {};
-    for (int thread = 0; thread < kThreads; ++thread) thread_total_of_tiles(partials.data(), 0, tiles, tiles, thread, sums[thread]);
+    for (int thread = 0; thread < kThreads; ++thread)
+      thread_total_of_tiles(partials.data(), 0, tiles, tiles, thread, sums[thread]);
     host_block_total<kPlainSums>(sums, totals);
     RowCoefficients coefficients{};
     unsigned long long failure = 0;

@@ -7,14 +7,14 @@
 inline long g_checks = 0, g_failures = 0;
 
 // A condition, and a printf message for when it does not hold.
-#define EXPECT(condition, ...)                       \
-  do {                                               \
-    ++g_checks;                                      \
-    if (!(condition) && ++g_failures <= 20) {        \
+#define EXPECT(condition, ...)                                    \
+  do {                                                            \
+    ++g_checks;                                                   \
+    if (!(condition) && ++g_failures <= 20) {                     \
       std::printf("%s:%d: %s: ", __FILE__, __LINE__, #condition); \
-      std::printf(__VA_ARGS__);                      \
-      std::printf("\n");                             \
-    }                                                \
+      std::printf(__VA_ARGS__);                                   \
+      std::printf("\n");                                          \
+    }                                                             \
   } while (0)
 
 inline int report_checks() {

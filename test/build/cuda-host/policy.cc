@@ -24,14 +24,17 @@ void check_architectures() {
     const double needed = a.bandwidth * a.latency / a.multiprocessors;
     for (const Variant variant : {Variant::plain, Variant::general, Variant::mixed}) {
       const int blocks = resident_blocks(a, kThreads, register_cap(variant), kShared);
-      EXPECT(blocks >= min_blocks(variant), "sm_%d: %d blocks, launch bounds say %d", a.capability, blocks, min_blocks(variant));
-      EXPECT(variant == Variant::mixed || bytes_in_flight(blocks) >= needed,
-             "sm_%d: %d bytes in flight, %.0f needed", a.capability, bytes_in_flight(blocks), needed);
+      EXPECT(blocks >= min_blocks(variant), "sm_%d: %d blocks, launch bounds say %d", a.capability, blocks,
+             min_blocks(variant));
+      EXPECT(variant == Variant::mixed || bytes_in_flight(blocks) >= needed, "sm_%d: %d bytes in flight, %.0f needed",
+             a.capability, bytes_in_flight(blocks), needed);
       EXPECT(blocks * (kShared + 1024) <= a.shared_per_multiprocessor, "sm_%d", a.capability);
     }
     EXPECT(kThreads * min_blocks(Variant::plain) <= a.threads_per_multiprocessor, "sm_%d", a.capability);
-    const int elementwise = resident_blocks(a, kElementwiseThreads, 65536 / (kElementwiseThreads * kElementwiseMinBlocks), 0);
-    EXPECT(elementwise >= std::min(kElementwiseMinBlocks, a.threads_per_multiprocessor / kElementwiseThreads), "sm_%d", a.capability);
+    const int elementwise =
+        resident_blocks(a, kElementwiseThreads, 65536 / (kElementwiseThreads * kElementwiseMinBlocks), 0);
+    EXPECT(elementwise >= std::min(kElementwiseMinBlocks, a.threads_per_multiprocessor / kElementwiseThreads), "sm_%d",
+           a.capability);
   }
   EXPECT(kThreads % 32 == 0 && kThreads >= 32, "whole warps");
   EXPECT(kThreads >= static_cast<int>(Metric::count), "one thread per metric");
@@ -46,8 +49,10 @@ void check_tiling() {
     for (int64_t size = 0; size <= int64_t{1} << 33; size = size * 5 / 4 + 1) {
       const Tiling t = tiling(size, pack);
       EXPECT(t.elements == int64_t{kThreads} * pack * t.packs, "%lld", static_cast<long long>(size));
-      EXPECT(t.count * t.elements >= size && (t.count == 1 || (t.count - 1) * t.elements < size), "%lld", static_cast<long long>(size));
-      EXPECT(t.packs >= last && t.packs <= kMaxPacksPerThread, "longer rows, longer tiles: %lld", static_cast<long long>(size));
+      EXPECT(t.count * t.elements >= size && (t.count == 1 || (t.count - 1) * t.elements < size), "%lld",
+             static_cast<long long>(size));
+      EXPECT(t.packs >= last && t.packs <= kMaxPacksPerThread, "longer rows, longer tiles: %lld",
+             static_cast<long long>(size));
       EXPECT(t.packs == 1 || t.count >= kLongRowTiles, "%lld", static_cast<long long>(size));
       last = t.packs;
     }
@@ -71,12 +76,15 @@ void check_tiling() {
 // Which rows fit into a cluster on each architecture, what they take, and that every tile has its place.
 void check_clusters() {
   for (const Architecture& a : kArchitectures) {
-    EXPECT(a.shared_per_block + 1024 <= a.shared_per_multiprocessor || a.capability == 75, "sm_%d: the system keeps 1 KiB", a.capability);
-    EXPECT(kClusterGroups * kThreads <= a.threads_per_multiprocessor && kClusterGroups * kThreads <= 1024, "sm_%d", a.capability);
+    EXPECT(a.shared_per_block + 1024 <= a.shared_per_multiprocessor || a.capability == 75,
+           "sm_%d: the system keeps 1 KiB", a.capability);
+    EXPECT(kClusterGroups * kThreads <= a.threads_per_multiprocessor && kClusterGroups * kThreads <= 1024, "sm_%d",
+           a.capability);
   }
   EXPECT(kClusterGroups * kThreads * 128 <= 65536, "registers of a block");
   for (int type = 0; type < kDTypeCount; ++type) {
-    const int pack = pack_elements(static_cast<DType>(type)), compute = type == static_cast<int>(DType::float64) ? 8 : 4;
+    const int pack = pack_elements(static_cast<DType>(type)),
+              compute = type == static_cast<int>(DType::float64) ? 8 : 4;
     for (const int64_t limit : {int64_t{99} << 10, int64_t{227} << 10}) {
       bool fits = true;
       for (int64_t size = 0; size <= int64_t{1} << 33; size = size * 6 / 5 + 1) {
@@ -85,28 +93,36 @@ void check_clusters() {
         EXPECT(fits || p.blocks == 0, "%lld fits and a shorter row does not", static_cast<long long>(size));
         fits = p.blocks > 0;
         if (!fits) continue;
-        EXPECT(p.blocks <= kLargestCluster && (p.blocks & (p.blocks - 1)) == 0 && p.blocks <= t.count, "%d blocks", p.blocks);
-        EXPECT(int64_t{p.tiles} * p.blocks >= t.count && int64_t{p.tiles - 1} * p.blocks < t.count, "%d tiles a block", p.tiles);
+        EXPECT(p.blocks <= kLargestCluster && (p.blocks & (p.blocks - 1)) == 0 && p.blocks <= t.count, "%d blocks",
+               p.blocks);
+        EXPECT(int64_t{p.tiles} * p.blocks >= t.count && int64_t{p.tiles - 1} * p.blocks < t.count, "%d tiles a block",
+               p.tiles);
         EXPECT(p.groups >= 1 && p.groups <= kClusterGroups && p.groups <= p.tiles, "%d groups", p.groups);
         EXPECT(p.slots * p.groups >= p.tiles * t.packs, "%d slots", p.slots);
-        EXPECT(p.kept_bytes == 2 * p.slots * p.groups * kThreads * pack * compute && p.kept_bytes % 16 == 0, "%d bytes", p.kept_bytes);
-        EXPECT(p.tile_sums_bytes == t.count * kPlainSums * 8 && p.tile_sums_bytes % 8 == 0, "%d bytes", p.tile_sums_bytes);
-        EXPECT(p.shared_bytes == p.kept_bytes + p.tile_sums_bytes + p.tiles * kWarps * kPlainSums * compute, "%d bytes", p.shared_bytes);
+        EXPECT(p.kept_bytes == 2 * p.slots * p.groups * kThreads * pack * compute && p.kept_bytes % 16 == 0, "%d bytes",
+               p.kept_bytes);
+        EXPECT(p.tile_sums_bytes == t.count * kPlainSums * 8 && p.tile_sums_bytes % 8 == 0, "%d bytes",
+               p.tile_sums_bytes);
+        EXPECT(p.shared_bytes == p.kept_bytes + p.tile_sums_bytes + p.tiles * kWarps * kPlainSums * compute, "%d bytes",
+               p.shared_bytes);
         EXPECT(p.shared_bytes + kClusterStaticShared <= limit, "%d bytes", p.shared_bytes);
       }
       EXPECT(!fits, "a row of 2^33 elements cannot fit");
     }
   }
   // The shapes of the models: SD1.5 and SDXL fit on sm_90, in 16-bit floats and in float32; the rows of videos do not.
-  constexpr int64_t kHopper = 227 << 10, kSd15 = 4 * 64 * 64, kSdxl = 4 * 128 * 128, kCogvideox = int64_t{13} * 16 * 60 * 90;
+  constexpr int64_t kHopper = 227 << 10, kSd15 = 4 * 64 * 64, kSdxl = 4 * 128 * 128,
+                    kCogvideox = int64_t{13} * 16 * 60 * 90;
   for (const int pack : {8, 4}) {
-    const ClusterPlan sd15 = cluster_plan(kSd15, pack, 4, kPlainSums, kHopper), sdxl = cluster_plan(kSdxl, pack, 4, kPlainSums, kHopper);
+    const ClusterPlan sd15 = cluster_plan(kSd15, pack, 4, kPlainSums, kHopper),
+                      sdxl = cluster_plan(kSdxl, pack, 4, kPlainSums, kHopper);
     EXPECT(sd15.blocks == 8 && sd15.kept_bytes == 16 << 10, "SD1.5: %d blocks, %d bytes", sd15.blocks, sd15.kept_bytes);
-    EXPECT(sdxl.blocks == 8 && sdxl.kept_bytes == 64 << 10 && sdxl.groups == kClusterGroups, "SDXL: %d blocks, %d bytes", sdxl.blocks,
-           sdxl.kept_bytes);
+    EXPECT(sdxl.blocks == 8 && sdxl.kept_bytes == 64 << 10 && sdxl.groups == kClusterGroups,
+           "SDXL: %d blocks, %d bytes", sdxl.blocks, sdxl.kept_bytes);
     EXPECT(cluster_plan(kSdxl, pack, 4, kPlainSums, 99 << 10).blocks == 8, "SDXL on sm_120");
     EXPECT(cluster_plan(kCogvideox, pack, 4, kPlainSums, kHopper).blocks == 0, "CogVideoX");
-    EXPECT(prefer_clusters(sdxl, 1, 132) && prefer_clusters(sdxl, 16, 132) && !prefer_clusters(sdxl, 17, 132), "as many rows as run at once");
+    EXPECT(prefer_clusters(sdxl, 1, 132) && prefer_clusters(sdxl, 16, 132) && !prefer_clusters(sdxl, 17, 132),
+           "as many rows as run at once");
   }
   EXPECT(!prefer_clusters(ClusterPlan{}, 1, 132), "a row that does not fit");
 }
@@ -115,8 +131,8 @@ struct Shape {
   int64_t rows, moments, gradients, blocks;
 };
 
-// Every tile exactly once; in order within its phase; and nobody waits for a later ticket: a gradient for the moments of its row, a
-// moments tile for the row whose slot of the ring it takes.
+// Every tile exactly once; in order within its phase; and nobody waits for a later ticket: a gradient for the moments
+// of its row, a moments tile for the row whose slot of the ring it takes.
 void check_order(const Shape& s) {
   const TileOrder order = make_order(s.rows, s.moments, s.gradients, lead_tiles(s.blocks));
   const int64_t all = s.rows * s.moments;
@@ -127,10 +143,12 @@ void check_order(const Shape& s) {
     const Step step = order.at(ticket);
     int64_t& seen = step.gradient ? gradients : moments;
     const int64_t tiles = step.gradient ? s.gradients : s.moments;
-    EXPECT(step.index == seen && step.row == seen / tiles && step.tile == seen % tiles, "rows %lld, moments %lld, ticket %lld",
-           static_cast<long long>(s.rows), static_cast<long long>(s.moments), static_cast<long long>(ticket));
+    EXPECT(step.index == seen && step.row == seen / tiles && step.tile == seen % tiles,
+           "rows %lld, moments %lld, ticket %lld", static_cast<long long>(s.rows), static_cast<long long>(s.moments),
+           static_cast<long long>(ticket));
     if (step.gradient) {
-      EXPECT(moments >= (step.row + 1) * s.moments, "a gradient before its row's moments: ticket %lld", static_cast<long long>(ticket));
+      EXPECT(moments >= (step.row + 1) * s.moments, "a gradient before its row's moments: ticket %lld",
+             static_cast<long long>(ticket));
       if (s.moments == s.gradients) furthest = std::max(furthest, moments - step.index);
     } else if (step.index >= ring) {
       EXPECT(((step.index - ring) / s.moments + 1) * s.moments <= step.index, "a ring shorter than a row: ticket %lld",
@@ -139,10 +157,12 @@ void check_order(const Shape& s) {
     ++seen;
   }
   EXPECT(moments == all && gradients == s.rows * s.gradients, "every tile once");
-  EXPECT(furthest <= s.moments + lead_tiles(s.blocks), "%lld tiles between the reads of a tile", static_cast<long long>(furthest));
+  EXPECT(furthest <= s.moments + lead_tiles(s.blocks), "%lld tiles between the reads of a tile",
+         static_cast<long long>(furthest));
 }
 
-// Blocks that run in any order, only some of them at a time, each holding the ticket it works on and the next: all work gets done.
+// Blocks that run in any order, only some of them at a time, each holding the ticket it works on and the next: all work
+// gets done.
 void check_progress(const Shape& s, int resident, unsigned seed) {
   const TileOrder order = make_order(s.rows, s.moments, s.gradients, lead_tiles(s.blocks));
   const int64_t ring = s.moments == 0 ? 0 : ring_tiles(s.moments, s.blocks, s.rows * s.moments);
@@ -167,7 +187,9 @@ void check_progress(const Shape& s, int resident, unsigned seed) {
       Block& block = running[b];
       if (block.current < order.tickets()) {
         const Step step = order.at(block.current);
-        if (step.gradient ? s.moments > 0 && !finished(step.row) : step.index >= ring && !finished((step.index - ring) / s.moments)) continue;
+        if (step.gradient ? s.moments > 0 && !finished(step.row)
+                          : step.index >= ring && !finished((step.index - ring) / s.moments))
+          continue;
         if (!step.gradient) ++arrived[static_cast<size_t>(step.row)];
         ++done;
         block.current = block.prefetched;
@@ -178,7 +200,8 @@ void check_progress(const Shape& s, int resident, unsigned seed) {
       moved = true;
       break;
     }
-    EXPECT(moved, "deadlock: %lld of %lld tickets done", static_cast<long long>(done), static_cast<long long>(order.tickets()));
+    EXPECT(moved, "deadlock: %lld of %lld tickets done", static_cast<long long>(done),
+           static_cast<long long>(order.tickets()));
     if (!moved) return;
   }
 }

@@ -1,9 +1,10 @@
-// A stand-in for the CUDA backend, for tests on machines without a GPU: the interface of native/cuda/cuda.h over host memory, with a
-// thread for every stream, so that what JavaScript and the addon do with memory, streams, promises and errors really runs.
+// A stand-in for the CUDA backend, for tests on machines without a GPU: the interface of native/cuda/cuda.h over host
+// memory, with a thread for every stream, so that what JavaScript and the addon do with memory, streams, promises and
+// errors really runs.
 //
-// It is late on purpose: every piece of work starts after a pause, freed memory is overwritten, and new memory is full of NaN, so that
-// a missing wait or a use after free shows in the numbers. As on a device, the default stream and other streams do not wait for each
-// other. The device has 256 MiB. SDPO_FAKE_LOSE=n: the n-th evaluation loses the context.
+// It is late on purpose: every piece of work starts after a pause, freed memory is overwritten, and new memory is full
+// of NaN, so that a missing wait or a use after free shows in the numbers. As on a device, the default stream and other
+// streams do not wait for each other. The device has 256 MiB. SDPO_FAKE_LOSE=n: the n-th evaluation loses the context.
 #include "../../../native/cuda/cuda.h"
 
 #include <algorithm>
@@ -37,7 +38,9 @@ Status failed(int code, const char* name, const char* text, const char* operatio
 
 class Queue {
  public:
-  Queue() { std::thread([this] { run(); }).detach(); }
+  Queue() {
+    std::thread([this] { run(); }).detach();
+  }
 
   void add(std::function<void()> work) {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -129,9 +132,9 @@ void wait(Queue& queue) {
   queue.wait(queue.added());
 }
 
-#define FAKE_ENTER()                      \
-  do {                                    \
-    const Status usable_status = usable(); \
+#define FAKE_ENTER()                                       \
+  do {                                                     \
+    const Status usable_status = usable();                 \
     if (usable_status != Status::ok) return usable_status; \
   } while (0)
 
@@ -145,8 +148,9 @@ Problem on_host(Problem problem) {
 
 template <class View>
 View row_of(View view, int64_t row) {
-  if (view.data != nullptr) view.data = static_cast<char*>(const_cast<void*>(static_cast<const void*>(view.data))) +
-                                        row * view.row_stride * static_cast<int64_t>(dtype_size(view.dtype));
+  if (view.data != nullptr)
+    view.data = static_cast<char*>(const_cast<void*>(static_cast<const void*>(view.data))) +
+                row * view.row_stride * static_cast<int64_t>(dtype_size(view.dtype));
   return view;
 }
 
@@ -156,8 +160,8 @@ void fill_nan(const MutableTensorView& view, int64_t size) {
   std::memset(view.data, 0xff, static_cast<size_t>(size) * bytes);  // a NaN in every dtype
 }
 
-// With scalars on the device nothing is reported: a row that fails is NaN, and the others are what they are. (The CPU's bits of a row do not
-// depend on the batch it comes in.)
+// With scalars on the device nothing is reported: a row that fails is NaN, and the others are what they are. (The CPU's
+// bits of a row do not depend on the batch it comes in.)
 void evaluate_rows(const Problem& problem) {
   const int64_t rows = problem.rows;
   for (int64_t row = 0; row < rows; ++row) {
@@ -167,7 +171,8 @@ void evaluate_rows(const Problem& problem) {
     Problem one = on_host(problem);
     one.rows = 1;
     for (Branch* branch : {&one.chosen, &one.rejected}) {
-      *branch = {row_of(branch->policy, row), row_of(branch->reference, row), row_of(branch->target, row), row_of(branch->gradient, row)};
+      *branch = {row_of(branch->policy, row), row_of(branch->reference, row), row_of(branch->target, row),
+                 row_of(branch->gradient, row)};
     }
     one.element_weights = row_of(one.element_weights, row);
     one.row_inputs = inputs;
@@ -190,7 +195,9 @@ void evaluate_rows(const Problem& problem) {
 
 }  // namespace
 
-std::string Error::message() const { return operation + " on cuda:" + std::to_string(device) + " (" + shapes + "): " + name + ", " + text; }
+std::string Error::message() const {
+  return operation + " on cuda:" + std::to_string(device) + " (" + shapes + "): " + name + ", " + text;
+}
 const Error& last_error() { return t_last; }
 
 Status allocate(int device, size_t bytes, void** out) {
@@ -199,7 +206,8 @@ Status allocate(int device, size_t bytes, void** out) {
   if (bytes == 0) return Status::ok;
   std::lock_guard<std::mutex> lock(the_device().mutex);
   if (bytes > kCapacity - the_device().bytes) {
-    return failed(2, "cudaErrorMemoryAllocation", "out of memory", "allocating device memory", device, std::to_string(bytes) + " bytes");
+    return failed(2, "cudaErrorMemoryAllocation", "out of memory", "allocating device memory", device,
+                  std::to_string(bytes) + " bytes");
   }
   ++the_device().allocations;
   *out = std::malloc(bytes);
@@ -299,8 +307,13 @@ Status evaluate_async(const Problem& problem, EvaluateCompletion done) {
       std::lock_guard<std::mutex> lock(the_device().mutex);
       if (lose != nullptr && ++the_device().evaluations == std::atoi(lose)) {
         the_device().lost = true;
-        the_device().cause = {700,  "cudaErrorIllegalAddress", "an illegal memory access was encountered", "running a kernel",
-                              "the fake", 0, true};
+        the_device().cause = {700,
+                              "cudaErrorIllegalAddress",
+                              "an illegal memory access was encountered",
+                              "running a kernel",
+                              "the fake",
+                              0,
+                              true};
       }
     }
     Failure failure;
@@ -337,7 +350,8 @@ Status row_inputs(const RowInputsProblem& problem) {
   FAKE_ENTER();
   const std::vector<double> given(problem.given, problem.given + RowInput::count * problem.rows);
   queue_of(problem.stream).add([=] {
-    for (int64_t row = 0; row < problem.rows; ++row) fill_row(problem.sources, given.data() + row, problem.rows, row, problem.rows, problem.out);
+    for (int64_t row = 0; row < problem.rows; ++row)
+      fill_row(problem.sources, given.data() + row, problem.rows, row, problem.rows, problem.out);
   });
   return Status::ok;
 }
@@ -367,12 +381,14 @@ int runtime_version() { return 13000; }
 int driver_version() { return 13000; }
 int device_count(std::string*) { return 1; }
 
-// What is in use and what was done, where a device tells what it has: the tests look for leaks, and for calls that wait or allocate.
+// What is in use and what was done, where a device tells what it has: the tests look for leaks, and for calls that wait
+// or allocate.
 DeviceInfo device_info(int device, bool) {
   if (device != 0) throw std::runtime_error("no such device");
   std::lock_guard<std::mutex> lock(the_device().mutex);
   DeviceInfo info;
-  info.name = std::to_string(the_device().waits) + " waits, " + std::to_string(the_device().allocations) + " allocations";
+  info.name =
+      std::to_string(the_device().waits) + " waits, " + std::to_string(the_device().allocations) + " allocations";
   info.computeMajor = 9;
   info.totalMemory = static_cast<int64_t>(the_device().bytes);
   info.multiProcessors = static_cast<int>(the_device().streams.size());

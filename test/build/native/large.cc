@@ -1,7 +1,9 @@
-// Sizes beyond 32 bits on the CPU backend: rows that share one buffer (row stride 0), offsets beyond 2^32 bytes, and a row of 2^31 elements.
+// Sizes beyond 32 bits on the CPU backend: rows that share one buffer (row stride 0), offsets beyond 2^32 bytes, and a
+// row of 2^31 elements.
 //
-// Prints one line per check, "ok <what>" or "not ok <what>", or "skip <what>" where the machine lacks the memory. Memory is reserved
-// without being touched where a check only needs addresses, so that the program stays small: untouched pages read as zeros.
+// Prints one line per check, "ok <what>" or "not ok <what>", or "skip <what>" where the machine lacks the memory.
+// Memory is reserved without being touched where a check only needs addresses, so that the program stays small:
+// untouched pages read as zeros.
 
 #include <sys/mman.h>
 #include <unistd.h>
@@ -51,7 +53,9 @@ class Reserved {
 // The scalars and results of a call with omega 0 and beta 2: psi = -delta, no weight, everything kept.
 struct Call {
   explicit Call(int64_t rows)
-      : inputs(static_cast<size_t>(rows) * RowInput::count), outputs(static_cast<size_t>(rows) * RowOutput::count), metrics(Metric::count) {
+      : inputs(static_cast<size_t>(rows) * RowInput::count),
+        outputs(static_cast<size_t>(rows) * RowOutput::count),
+        metrics(Metric::count) {
     problem.rows = rows;
     problem.denominator = static_cast<double>(rows);
     problem.options.objective = Objective::diffusion_dpo;
@@ -69,7 +73,9 @@ struct Call {
   }
 
   double& at(RowInput::Index field, int64_t row) { return inputs[static_cast<size_t>(field * problem.rows + row)]; }
-  double out(RowOutput::Index field, int64_t row) const { return outputs[static_cast<size_t>(field * problem.rows + row)]; }
+  double out(RowOutput::Index field, int64_t row) const {
+    return outputs[static_cast<size_t>(field * problem.rows + row)];
+  }
 
   Status run() { return cpu_backend().evaluate(problem, &failure); }
 
@@ -89,18 +95,24 @@ void rows_that_share_a_buffer() {
   Call call(rows);
   call.problem.size = size;
   call.problem.passes = Pass::moments | Pass::objective;
-  call.problem.chosen = {view(policy.data(), 0, DType::float32), view(zeros.data(), 0, DType::float32),
-                         view(zeros.data(), 0, DType::float32), {}};
-  call.problem.rejected = {view(zeros.data(), 0, DType::float32), view(zeros.data(), 0, DType::float32),
-                           view(policy.data(), 0, DType::float32), {}};
+  call.problem.chosen = {view(policy.data(), 0, DType::float32),
+                         view(zeros.data(), 0, DType::float32),
+                         view(zeros.data(), 0, DType::float32),
+                         {}};
+  call.problem.rejected = {view(zeros.data(), 0, DType::float32),
+                           view(zeros.data(), 0, DType::float32),
+                           view(policy.data(), 0, DType::float32),
+                           {}};
   const bool ran = call.run() == Status::ok;
   bool same = ran;
   for (int64_t row = 0; same && row < rows; ++row) {
     same = call.out(RowOutput::errorChosen, row) == 0.25 && call.out(RowOutput::deltaChosen, row) == 0.25 &&
            call.out(RowOutput::errorRejected, row) == 0.25 && call.out(RowOutput::deltaRejected, row) == 0;
   }
-  check(same, "1030 rows of 2^20 float32 elements in one buffer, more than 2^32 bytes in all: the moments of every row");
-  check(ran && std::fabs(call.metrics[Metric::batchLoss] - std::log1p(std::exp(0.25))) < 1e-12, "and the loss of the batch");
+  check(same,
+        "1030 rows of 2^20 float32 elements in one buffer, more than 2^32 bytes in all: the moments of every row");
+  check(ran && std::fabs(call.metrics[Metric::batchLoss] - std::log1p(std::exp(0.25))) < 1e-12,
+        "and the loss of the batch");
 }
 
 // Two rows 2^32 + 64 elements apart (2^33 bytes and more): an offset cut to 32 bits would read row 0 again.
@@ -120,7 +132,10 @@ void rows_far_apart() {
   Call call(2);
   call.problem.size = size;
   const TensorView zero = view(zeros.data(), 0, DType::bfloat16);
-  call.problem.chosen = {view(memory.at<uint16_t>(0), stride, DType::bfloat16), zero, zero, {out.at<uint16_t>(0), stride, DType::bfloat16}};
+  call.problem.chosen = {view(memory.at<uint16_t>(0), stride, DType::bfloat16),
+                         zero,
+                         zero,
+                         {out.at<uint16_t>(0), stride, DType::bfloat16}};
   call.problem.rejected = {zero, zero, zero, {}};
   const bool ran = call.run() == Status::ok;
   check(ran && call.out(RowOutput::errorChosen, 0) == 1 && call.out(RowOutput::errorChosen, 1) == 4,
@@ -143,7 +158,8 @@ void rows_far_apart() {
   check(sum[0] == 0x4040 && sum.back() == 0x40c0, "combine reads them there too");
 }
 
-// One row of 2^31 elements: untouched pages, which read as zeros, apart from a few elements at the far end and in the middle.
+// One row of 2^31 elements: untouched pages, which read as zeros, apart from a few elements at the far end and in the
+// middle.
 void a_row_of_two_to_the_31() {
   const int64_t size = int64_t{1} << 31;
   Reserved memory(static_cast<size_t>(size) * 2);
