@@ -1,7 +1,7 @@
 /** The config of a training: its shape, and how it is read, changed by the command line, checked and completed. */
 
 import { dirname, relative, resolve } from 'node:path';
-import { duplicateKey } from '../files/json-keys.js';
+import { jsonProblem, SOUND_JSON } from '../files/json-problem.js';
 import { readTextFile } from '../files/text.js';
 import { type PreferenceLossOptions, USED_BY } from '../loss/options.js';
 import type { DiffusersConfig, PredictionType, PresetName } from '../schedule/schedule.js';
@@ -121,10 +121,8 @@ export function readJsonObject(file: string): Record<string, unknown> {
   } catch (error) {
     throw configError(`Expected ${file} to be readable JSON, received: ${(error as Error).message}`, error);
   }
-  const twice = duplicateKey(text);
-  if (twice !== undefined) {
-    throw configError(`Expected ${file} to name everything once, received ${JSON.stringify(twice)} twice`);
-  }
+  const problem = jsonProblem(text);
+  if (problem !== undefined) throw configError(`Expected ${file} to be ${SOUND_JSON}, received ${problem}`);
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
     throw configError(`Expected ${file} to be a JSON object, received ${JSON.stringify(value).slice(0, 60)}`);
   }

@@ -12,6 +12,7 @@ import type { PairSource, Policy, Reference } from '../trainer/types.js';
 import { type LoadedConfig, readJsonObject } from './config.js';
 import { configError, withPath } from './config-error.js';
 import { callModule } from './modules.js';
+import { policyFiles } from './policy-files.js';
 
 /** The parts of a training that both `train` and `calibrate` need. */
 export interface TrainingParts {
@@ -47,17 +48,17 @@ export async function makeParts(loaded: LoadedConfig): Promise<TrainingParts> {
   const data = await makeData(loaded, dataContext);
   const context: PolicyModuleContext = { ...dataContext, shape: data.shape };
   const policy = await callModule<Policy>('policy', config.policy, base, context);
-  const reference = makeReference(loaded, schedule, data, policy);
+  const reference = await makeReference(loaded, schedule, data, policy);
   return { loss, schedule, data, policy, reference, context };
 }
 
 /** The cache of the policy's own reference, where the config asks for one. */
-function makeReference(
+async function makeReference(
   { config, base }: LoadedConfig,
   schedule: NoiseSchedule,
   data: PairSource,
   policy: Policy,
-): Reference | undefined {
+): Promise<Reference | undefined> {
   if (config.reference.kind === 'policy') return undefined;
   const { folder, content: kind = 'predictions' } = config.reference;
   const { pairsPerStep, timestepsPerPair, accumulate, noise, timesteps, sampling } = config.training;
@@ -69,10 +70,11 @@ function makeReference(
     folder: resolve(base, folder),
     kind,
     compute: async ({ inputs }) => ({ prediction: await policy.reference!(inputs) }),
-    // Whatever decides the rows and what the reference is; the weights themselves are the policy's own business.
+    // Whatever decides the rows and what the reference is: of weights that no option names only the policy itself knows.
     fingerprint: {
       ...{ data: data.fingerprint, seed: config.seed, schedule, pairsPerStep, timestepsPerPair, accumulate, noise },
       ...{ timesteps, sampling: sampling ?? null, policy: { module: resolve(base, module), ...rest } },
+      ...{ policyFiles: await policyFiles(config.policy, base), reference: policy.referenceFingerprint ?? null },
     },
   });
 }

@@ -1,9 +1,11 @@
 /** The file that holds all runs of a study: small enough to be committed, complete enough for every table and plot of the report. */
 
-import { readFileSync } from 'node:fs';
+import type { Schema } from 'ajv';
 import writeFileAtomic from 'write-file-atomic';
+import { SdpoError } from '../native/errors.js';
 import { focusOf } from './focus.js';
-import { extraSettings, makeCell } from './plan.js';
+import { listOf, number, numberOrNull, objectOf, readJsonFile, recordOf, text } from './json-file.js';
+import { extraSettings, makeCell, problemsOfStudy } from './plan.js';
 import type { Measures, StudyResults, StudyRun } from './types.js';
 
 const DIGITS = 5;
@@ -108,19 +110,38 @@ function encodeRun(run: StudyRun, measures: readonly string[], config: StudyResu
   };
 }
 
-/** Reads a file of {@link writeResults}. Throws where it is not one. */
+const numbers = listOf(numberOrNull);
+const RESULTS: Schema = objectOf({
+  ...{ title: text, config: { type: 'object' }, metrics: recordOf(text), sources: recordOf(text) },
+  ...{ environment: recordOf({ type: ['string', 'number'] }), measures: listOf(text) },
+  runs: listOf(
+    objectOf(
+      {
+        cell: { type: 'array', items: [text, text, number, number], minItems: 4, maxItems: 4 },
+        settings: recordOf({ type: ['string', 'number', 'boolean'] }),
+        ...{ final: numbers, peak: numbers, peakStep: number, steps: number, seconds: number, diverged: text },
+        trajectory: listOf({ ...numbers, items: numberOrNull, minItems: 1 }),
+        ...{ bins: recordOf(numbers), samples: listOf(text), before: listOf(text) },
+      },
+      ['cell', 'final', 'peak', 'peakStep', 'steps', 'seconds', 'trajectory'],
+    ),
+  ),
+});
+
+/**
+ * Reads a file of {@link writeResults}.
+ *
+ * @throws SdpoError `ERR_SDPO_DATA` with the path where it is none
+ */
 export function readResults(file: string): StudyResults {
-  let found: ResultsFile;
-  try {
-    found = JSON.parse(readFileSync(file, 'utf8'));
-  } catch (error) {
-    if (!(error instanceof SyntaxError)) throw error;
-    throw new Error(`Expected ${file} to be JSON`, { cause: error });
-  }
-  const { measures, runs, ...head } = found;
-  if (!Array.isArray(measures) || !Array.isArray(runs) || head.config === undefined) {
-    throw new Error(`Expected ${file} to hold the results of a study: title, config, measures and runs`);
-  }
+  const { measures, runs, ...head } = readJsonFile<ResultsFile>(file, 'the results of a study', RESULTS);
+  const problems = problemsOfStudy(head.config);
+  runs.forEach(({ cell: [arm] }, i) => {
+    if (!Object.hasOwn(head.config.arms ?? {}, arm))
+      problems.push(`Expected runs[${i}] to be of a declared arm, received ${arm}`);
+  });
+  if (problems.length > 0)
+    throw new SdpoError('ERR_SDPO_DATA', problems.map((problem) => `${file}: ${problem}`).join('\n'));
   return { ...head, runs: runs.map((run) => decodeRun(run, measures, head.config)) };
 }
 

@@ -1,7 +1,7 @@
 /** Reads and writes the safetensors container: named tensors behind a small JSON header, without code that a file could run. */
 
 import { foreignFormat } from '../files/foreign.js';
-import { duplicateKey } from '../files/json-keys.js';
+import { jsonProblem, SOUND_JSON } from '../files/json-problem.js';
 import { SdpoRangeError } from '../native/errors.js';
 import { describe, failType, failValue } from '../native/validate.js';
 
@@ -217,10 +217,8 @@ function parseHeader(bytes: Uint8Array): Record<string, unknown> {
   // The format wants the brace as the first byte, so that the start of a file can be recognised.
   if (bytes[0] !== BRACE || !isRecord(header))
     failFile('the header', 'a JSON object that starts at byte 8', describe(header));
-  const twice = duplicateKey(text);
-  if (twice !== undefined) {
-    failFile('the header', 'an object that names everything once', `${JSON.stringify(twice)} twice`);
-  }
+  const problem = jsonProblem(text);
+  if (problem !== undefined) failFile('the header', SOUND_JSON, problem);
   return header;
 }
 

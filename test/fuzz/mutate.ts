@@ -59,3 +59,40 @@ function filling(length: number, random: Random): Buffer {
   if (kind === 1) return Buffer.alloc(length);
   return Buffer.from(Array.from({ length }, () => below(random, 256)));
 }
+
+/** Values that a field may have by mistake or on purpose. */
+const ODD: readonly unknown[] = [
+  ...[null, true, false, '', 'x', '__proto__', [], {}, [null], 0, -1, 0.5, 1e308, 2 ** 53, 1e21, -0],
+  ...['\u2028', '../../etc/passwd', 'a'.repeat(5000), Array.from({ length: 50 }, () => 1)],
+];
+
+/** A JSON value with one to three of its parts replaced by something odd, taken out, or moved elsewhere; as text. */
+export function mutateJson(value: unknown, random: Random): Buffer {
+  const root = { value: structuredClone(value) };
+  for (let left = 1 + below(random, 3); left > 0; left--) {
+    const places: [parent: Record<string, unknown>, name: string][] = [];
+    const collect = (parent: Record<string, unknown>) => {
+      for (const [name, child] of Object.entries(parent)) {
+        places.push([parent, name]);
+        if (typeof child === 'object' && child !== null) collect(child as Record<string, unknown>);
+      }
+    };
+    collect(root);
+    const [parent, name] = places[below(random, places.length)];
+    const kind = below(random, 6);
+    if (kind === 0 && parent !== root) delete parent[name];
+    else if (kind === 1) parent[`${name}x`] = parent[name];
+    else if (kind === 2) {
+      const [from, other] = places[below(random, places.length)];
+      parent[name] = structuredClone(from[other]);
+    } else if (kind === 3 && typeof parent[name] === 'number')
+      parent[name] *= [-1, 0, 1e6, 0.1, 1e300][below(random, 5)];
+    else parent[name] = ODD[below(random, ODD.length)];
+  }
+  let text = JSON.stringify(root.value) ?? '';
+  // What JSON.stringify cannot write and a file can have.
+  if (random() < 0.05) text = text.replace(/\{/, '{"seed":1,"seed":2,');
+  if (random() < 0.05) text = '['.repeat(20_000) + text + ']'.repeat(20_000);
+  if (random() < 0.05) text = text.replace(/:(-?\d)/, ':$1e999');
+  return Buffer.from(text);
+}

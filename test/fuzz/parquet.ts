@@ -148,7 +148,7 @@ export async function parquetTarget(corpus?: string): Promise<Target> {
   rmSync(folder, { recursive: true });
   const names = corpus === undefined ? [] : readdirSync(corpus).filter((name) => name.endsWith('.parquet'));
   const others = names.map((name) => ({ name, bytes: readFileSync(join(corpus!, name)) }));
-  const shapeOf = (seed: Seed) => (others.includes(seed) ? [4, 4] : SHAPE);
+  const shapeOf = ({ name }: Seed) => (names.includes(name) ? [4, 4] : SHAPE);
   const whole = new Map<Seed, PreferencePair[]>();
 
   return {

@@ -2,6 +2,7 @@
 
 import { decodeSafetensors, encodeSafetensors } from '../../lib/index.js';
 import { pairsFromSafetensors } from '../../lib/trainer/data.js';
+import { mutateJson } from './mutate.js';
 import { demand, isRefusal, type Seed, type Target } from './target.js';
 
 const ROWS = 3;
@@ -16,7 +17,18 @@ function seed(): Seed {
     unused: { dtype: 'float8_e4m3', shape: [5], data: new Uint8Array(5) },
   } as const;
   const bytes = encodeSafetensors(tensors, { ids: JSON.stringify(['a', 'b', 'c"\\']) });
-  return { name: 'pairs', bytes: Buffer.from(bytes) };
+  const length = Number(new DataView(bytes.buffer).getBigUint64(0, true));
+  const header = JSON.parse(Buffer.from(bytes.subarray(8, 8 + length)).toString());
+  return {
+    name: 'pairs',
+    bytes: Buffer.from(bytes),
+    alter(random) {
+      const changed = mutateJson(header, random);
+      const size = Buffer.alloc(8);
+      size.writeBigUInt64LE(BigInt(changed.length));
+      return Buffer.concat([size, changed, bytes.subarray(8 + length)]);
+    },
+  };
 }
 
 export const safetensorsTarget = (): Target => ({

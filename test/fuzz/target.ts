@@ -8,6 +8,8 @@ export interface Seed {
   readonly bytes: Buffer;
   /** Ranges that a checksum covers: changed there, the file has to be refused or read as it was. */
   readonly covered?: readonly (readonly [begin: number, end: number])[];
+  /** The file with a part of its content replaced, rather than bytes. */
+  alter?(random: () => number): Buffer;
 }
 
 export interface Target {

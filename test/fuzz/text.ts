@@ -4,6 +4,7 @@ import { readFileSync } from 'node:fs';
 import { loadConfig } from '../../lib/cli/config.js';
 import { makeLoss, makeSchedule } from '../../lib/cli/train-setup.js';
 import { jsonlWriter } from '../../lib/trainer/writers.js';
+import { mutateJson } from './mutate.js';
 import { demand, type Seed, type Target } from './target.js';
 
 function configs(): Seed[] {
@@ -19,6 +20,7 @@ function configs(): Seed[] {
   return [config, preset].map((content, i) => ({
     name: `config ${i}`,
     bytes: Buffer.from(JSON.stringify(content, null, 1)),
+    alter: (random) => mutateJson(content, random),
   }));
 }
 

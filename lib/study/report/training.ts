@@ -1,10 +1,11 @@
 /** The report of training runs, from the metrics that they wrote line by line. */
 
-import { readFileSync } from 'node:fs';
 import { basename } from 'node:path';
+import { readTextFile } from '../../files/text.js';
+import { SdpoError } from '../../native/errors.js';
 import { drawPanel, type Panel, styleAt } from './draw.js';
 import { describeLines, type Figure, linesSpec, type Point, sharedDomain, slug } from './figures.js';
-import { formatNumber, type Table } from './format.js';
+import { formatNumber, oneLine, type Table } from './format.js';
 import { figureHtml, page, paragraph, type Section, tableHtml } from './html.js';
 
 interface Line {
@@ -21,19 +22,24 @@ export interface TrainingRun {
 
 /** Reads `metrics.jsonl`. Throws with file and line for what is not of this form; a last line that was cut off is left out. */
 export function readTrainingRun(folder: string, file: string): TrainingRun {
-  const texts = readFileSync(file, 'utf8').split('\n');
+  const texts = readTextFile(file, 'ERR_SDPO_DATA').split('\n');
   const complete = texts.slice(0, -1); // what follows the last line break was being written
   const byPlace = new Map<string, Line>();
   complete.forEach((text, i) => {
     if (text.trim() === '') return;
     const line = parseLine(text);
-    if (line === undefined)
-      throw new Error(`Expected ${file}:${i + 1} to be {"step", "kind", "metrics"}, received ${text.slice(0, 80)}`);
+    if (line === undefined) {
+      const received = text.slice(0, 80);
+      throw new SdpoError(
+        'ERR_SDPO_DATA',
+        `Expected ${file}:${i + 1} to be {"step", "kind", "metrics"}, received ${received}`,
+      );
+    }
     // A resumed run writes again the steps between its checkpoint and its end; the later ones are of the run that went on.
     byPlace.set(`${line.kind} ${line.step}`, line);
   });
-  if (byPlace.size === 0) throw new Error(`Expected ${file} to have metrics, received none`);
-  return { name: basename(folder), lines: [...byPlace.values()].sort((a, b) => a.step - b.step) };
+  if (byPlace.size === 0) throw new SdpoError('ERR_SDPO_DATA', `Expected ${file} to have metrics, received none`);
+  return { name: oneLine(basename(folder)), lines: [...byPlace.values()].sort((a, b) => a.step - b.step) };
 }
 
 function parseLine(text: string): Line | undefined {

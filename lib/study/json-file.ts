@@ -1,0 +1,42 @@
+/** Reads JSON files that a study has left, and checks that they have the shape of what was written. */
+
+import { Ajv, type Schema } from 'ajv';
+import { jsonProblem, SOUND_JSON } from '../files/json-problem.js';
+import { readTextFile } from '../files/text.js';
+import { SdpoError } from '../native/errors.js';
+
+const CODE = 'ERR_SDPO_DATA';
+
+const ajv = new Ajv({ strict: false });
+
+/** Parts of the schemas of such files; more fields than these may be there. */
+export const number = { type: 'number' };
+export const text = { type: 'string' };
+export const numberOrNull = { type: ['number', 'null'] };
+export const listOf = (items: object) => ({ type: 'array', items });
+export const recordOf = (additionalProperties: object) => ({ type: 'object', additionalProperties });
+export const objectOf = (properties: Readonly<Record<string, object>>, required = Object.keys(properties)) => ({
+  ...{ type: 'object', properties, required },
+});
+
+/**
+ * The content of a file.
+ *
+ * @param what the file should hold, for the message
+ * @throws SdpoError `ERR_SDPO_DATA` with the path: no file, no JSON, or not as the schema says, with the place
+ */
+export function readJsonFile<T>(path: string, what: string, schema: Schema): T {
+  const content = readTextFile(path, CODE);
+  let value: unknown;
+  try {
+    value = JSON.parse(content);
+  } catch (cause) {
+    throw new SdpoError(CODE, `Expected ${path} to be JSON, received: ${(cause as Error).message}`, { cause });
+  }
+  const problem = jsonProblem(content);
+  if (problem !== undefined) throw new SdpoError(CODE, `Expected ${path} to be ${SOUND_JSON}, received ${problem}`);
+  const check = ajv.compile<T>(schema);
+  if (check(value)) return value;
+  const [error] = check.errors!;
+  throw new SdpoError(CODE, `Expected ${path} to hold ${what}: ${error.instancePath || 'it'} ${error.message}`);
+}
