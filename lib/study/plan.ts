@@ -6,6 +6,7 @@ import { dirname, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { Ajv, type ErrorObject } from 'ajv';
 import { jsonProblem, SOUND_JSON } from '../files/json-problem.js';
+import { insteadOfFile } from '../files/open.js';
 import { readTextFile } from '../files/text.js';
 import { type PreferenceLossOptions, resolveOptions } from '../loss/options.js';
 import { SdpoRangeError } from '../native/errors.js';
@@ -44,9 +45,12 @@ export function problemsOfStudy(config: StudyConfig): string[] {
   return problems.length > 0 ? problems : [...referenceProblems(config), ...lossProblems(config)];
 }
 
-/** URL of the module that a study's experiment is in. */
+/** URL of the module that a study's experiment is in. Throws where there is no file: importing a FIFO waits for ever. */
 export function experimentUrl(file: string, config: StudyConfig): string {
-  return pathToFileURL(resolve(dirname(file), config.experiment)).href;
+  const path = resolve(dirname(file), config.experiment);
+  const instead = insteadOfFile(path);
+  if (instead !== undefined) refuse(file, [`Expected experiment to be a module, received ${instead}: ${path}`]);
+  return pathToFileURL(path).href;
 }
 
 function refuse(file: string, problems: readonly string[]): never {

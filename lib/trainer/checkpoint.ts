@@ -4,10 +4,11 @@ import { randomBytes } from 'node:crypto';
 import { mkdir, readdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { listFolder } from '../files/open.js';
+import { readTextFile } from '../files/text.js';
 import { SdpoError } from '../native/errors.js';
 import { checkInteger, checkOptions, describe, failType } from '../native/validate.js';
 import { decodeSafetensors, encodeSafetensors } from '../tensor/safetensors.js';
-import { readWhole, sha256, syncFolder, writeDurably } from './files.js';
+import { readRanges, sha256, syncFolder, writeDurably } from './files.js';
 import { fromPlain, toPlain } from './json.js';
 import type { PolicyTensors, TrainerProgress, TrainerState } from './types.js';
 
@@ -198,7 +199,7 @@ export class CheckpointStore {
 
 async function read({ path, step }: CheckpointEntry): Promise<TrainerState> {
   const file = join(path, PROGRESS);
-  const text = new TextDecoder().decode(await readWhole(file, 'ERR_SDPO_CHECKPOINT'));
+  const text = readTextFile(file, 'ERR_SDPO_CHECKPOINT');
   let parsed: { sha256?: unknown } & Partial<ProgressFile>;
   try {
     parsed = JSON.parse(text);
@@ -216,8 +217,8 @@ async function read({ path, step }: CheckpointEntry): Promise<TrainerState> {
   }
 
   const tensorFile = join(path, TENSORS);
-  const bytes = await readWhole(tensorFile, 'ERR_SDPO_CHECKPOINT');
-  if (bytes.length !== tensors.bytes) damaged(tensorFile, `${tensors.bytes} bytes long`, `${bytes.length} bytes`);
+  const range = { begin: 0, length: tensors.bytes };
+  const [bytes] = await readRanges(tensorFile, [range], 'ERR_SDPO_CHECKPOINT', tensors.bytes);
   if (sha256(bytes) !== tensors.sha256) damaged(tensorFile, 'as it was written', 'a content with another SHA-256');
   const state: TrainerState = {
     policy: { tensors: decodeTensors(tensorFile, bytes), scalars: fromPlain(scalars) as Record<string, unknown> },

@@ -39,13 +39,6 @@ export async function readRanges(
   });
 }
 
-/** A whole file of any size. */
-export async function readWhole(path: string, code: ErrorCode): Promise<Uint8Array> {
-  return withFile(path, code, async (file) =>
-    readExactly(file, path, { begin: 0, length: (await file.stat()).size }, code),
-  );
-}
-
 /** Opens a file, uses and closes it; what the operating system throws meanwhile is given the path. */
 export async function withFile<T>(path: string, code: ErrorCode, use: (file: FileHandle) => Promise<T>): Promise<T> {
   const file = await openFile(path, code);

@@ -5,6 +5,7 @@ import { link, mkdir, open, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { isMissing, listFolder } from '../files/open.js';
+import { readTextFile } from '../files/text.js';
 import { SdpoError } from '../native/errors.js';
 import { describe } from '../native/validate.js';
 import { encodeSafetensors, type SafetensorsEntry } from '../tensor/safetensors.js';
@@ -12,7 +13,6 @@ import {
   elementsOf,
   readRanges,
   readSafetensorsHeader,
-  readWhole,
   rowRange,
   type StoredTensor,
   syncFolder,
@@ -153,7 +153,7 @@ export class ShardFolder {
     const path = join(this.#folder, MANIFEST);
     let text: string;
     try {
-      text = new TextDecoder().decode(await readWhole(path, CODE));
+      text = readTextFile(path, CODE);
     } catch (error) {
       if (isMissing(error)) return false;
       throw error;

@@ -25,6 +25,7 @@ export interface Outcome {
   /** 'read', the code of a refusal, or what must not be. */
   readonly result: string;
   readonly error?: unknown;
+  /** Of the processor: the machine may be busy with other things. */
   readonly milliseconds: number;
 }
 
@@ -61,10 +62,11 @@ export class Fuzzer {
   async run(index: number): Promise<Outcome> {
     const { seed, bytes, covered } = this.damaged(index);
     const path = this.#write(bytes);
-    const began = performance.now();
-    const outcome = (result: string, error?: unknown) => ({
-      ...{ seed: seed.name, result, error, milliseconds: performance.now() - began },
-    });
+    const began = process.cpuUsage();
+    const outcome = (result: string, error?: unknown) => {
+      const { user, system } = process.cpuUsage(began);
+      return { seed: seed.name, result, error, milliseconds: (user + system) / 1000 };
+    };
     try {
       await this.#target.read(path, seed, bytes, covered);
       return outcome('read');

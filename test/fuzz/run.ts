@@ -46,10 +46,8 @@ async function child(): Promise<void> {
   for (let at = Number(values.from); at < Number(values.files); at++) {
     if (at % REPORT_EVERY === 0) tell({ counts });
     tell({ at });
-    let outcome = await fuzzer.run(at);
-    // Once more, since the machine may have been busy.
-    if (outcome.milliseconds > MILLISECONDS) outcome = await fuzzer.run(at);
-    if (outcome.milliseconds > MILLISECONDS) tell({ wrong: `${Math.round(outcome.milliseconds)} ms` });
+    const outcome = await fuzzer.run(at);
+    if (outcome.milliseconds > MILLISECONDS) tell({ wrong: `${outcome.seed}: ${Math.round(outcome.milliseconds)} ms` });
     if (outcome.result === 'wrong') tell({ wrong: describe(outcome) });
     if (process.memoryUsage.rss() > MEMORY) {
       tell({ wrong: `${process.memoryUsage.rss() / 2 ** 20} MiB of memory` });
