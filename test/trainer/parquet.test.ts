@@ -400,21 +400,21 @@ t.test('what unfolds to more than these rows can need', async (t) => {
     /values that unfold to 209715200 bytes/,
   );
 
-  // 4 Mi rows of one latent of 4 KiB: 16 GiB.
+  // 64 Ki rows of one latent of 16 KiB: 1 GiB.
   const constant = (name: string) =>
     bytesColumn(name, {
-      values: 2 ** 22,
+      values: 2 ** 16,
       pages: [
-        page(byteArrays(Buffer.alloc(4096)), { values: 1, kind: 'dictionary' }),
-        page(Buffer.concat([Buffer.of(1), Buffer.of(0x80, 0x80, 0x80, 0x04, 0)]), {
-          values: 2 ** 22,
+        page(byteArrays(Buffer.alloc(16_384)), { values: 1, kind: 'dictionary' }),
+        page(Buffer.concat([Buffer.of(1), Buffer.of(0x80, 0x80, 0x08, 0)]), {
+          values: 2 ** 16,
           encoding: ENCODING.RLE_DICTIONARY,
         }),
       ],
     });
-  writeFileSync(file, parquetByHand({ columns: [constant('chosen'), constant('rejected')], rows: 2 ** 22 }));
-  const data = await pairsFromParquet(file, { shape: [1024] });
-  await t.rejects(data.get(0) as Promise<unknown>, /\d+ bytes for 4194304 samples of shape \[1024\]/);
+  writeFileSync(file, parquetByHand({ columns: [constant('chosen'), constant('rejected')], rows: 2 ** 16 }));
+  const data = await pairsFromParquet(file, { shape: [4096] });
+  await t.rejects(data.get(0) as Promise<unknown>, /\d+ bytes for 65536 samples of shape \[4096\]/);
 
   // Lists of any length: 2^30 values in a run, with the levels to match.
   const endless = Buffer.concat([

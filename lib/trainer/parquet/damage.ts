@@ -13,3 +13,6 @@ export function countOf(what: string, value: unknown): number {
   if (typeof count === 'number' && Number.isSafeInteger(count) && count >= 0) return count;
   return damaged(`${what} of ${value}`);
 }
+
+/** What helps where a healthy file is beyond the limits. */
+export const SMALLER = ' (if that is right, smaller row groups are read)';

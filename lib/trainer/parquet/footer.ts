@@ -52,7 +52,7 @@ const TAIL_BYTES = 8;
 /** As of the headers of safetensors files: keeps a damaged length from asking for all memory. */
 const MAX_FOOTER_BYTES = 100_000_000;
 /** Rows of a group that need no bytes to justify them: constant columns take next to none. */
-const FREE_ROWS = 2 ** 22;
+const FREE_ROWS = 2 ** 16;
 /** Rows beyond these per byte of the group's columns are not believed. */
 const ROWS_PER_BYTE = 16;
 

@@ -5,7 +5,7 @@ import { SdpoError } from '../../native/errors.js';
 import { elementCount } from '../data-pair.js';
 import { readRanges } from '../files.js';
 import { PARSERS, readCondition, readConfidence, readId, readLatents } from './cells.js';
-import { damaged } from './damage.js';
+import { damaged, SMALLER } from './damage.js';
 import type { Chunk, Group, ParquetFooter } from './footer.js';
 import { checkColumn } from './pages.js';
 import { leavesOf } from './schema.js';
@@ -34,13 +34,16 @@ export interface GroupPairs {
 }
 
 /** Bytes that any column may unpack to; beyond, bytes of the file or elements of the latents have to justify them. */
-const FREE_BYTES = 2 ** 27;
+const FREE_BYTES = 2 ** 25;
 const UNPACKED_PER_BYTE = 16;
-/** The same for values, each of which takes tens of bytes until its list is put together. */
+/** The same for values, each of which may take a list of each level around it, of tens of bytes. */
 const FREE_VALUES = 2 ** 22;
 const VALUES_PER_BYTE = 16;
 /** The same for the latents themselves, which may be constant. */
+const FREE_LATENT_BYTES = 2 ** 27;
 const LATENTS_PER_BYTE = 64;
+/** Latents of the given shape, and a level for each axis, are needed in any case; twice as many are read for a better message. */
+const VALUES_PER_ELEMENT = 8;
 /** A latent takes at most 8 bytes an element and a few for its levels, and once more where a dictionary stands in. */
 const UNPACKED_PER_ELEMENT = 32;
 
@@ -123,8 +126,9 @@ function storedBytes(chunks: readonly Chunk[]): number {
 function checkLatentBytes(request: GroupRequest, column: string, size: number): void {
   const bytes = request.group.rows * size * Float32Array.BYTES_PER_ELEMENT;
   const stored = storedBytes(chunksOf(request, column));
-  if (bytes > Math.max(FREE_BYTES, LATENTS_PER_BYTE * stored)) {
-    fail(request, column, `${stored} bytes for ${request.group.rows} samples of shape [${request.shape}]`);
+  if (bytes > Math.max(FREE_LATENT_BYTES, LATENTS_PER_BYTE * stored)) {
+    const samples = `${request.group.rows} samples of shape [${request.shape}]`;
+    fail(request, column, `${stored} bytes for ${samples}${SMALLER}`);
   }
 }
 
@@ -165,9 +169,11 @@ function checkColumns(
   const bytes = storedBytes(chunks);
   const needed = group.rows * elements;
   const budget = { bytes: Math.max(FREE_BYTES, UNPACKED_PER_BYTE * bytes, UNPACKED_PER_ELEMENT * needed) };
-  const most = Math.max(FREE_VALUES, VALUES_PER_BYTE * bytes, 2 * (needed + group.rows));
+  const most = Math.max(FREE_VALUES, VALUES_PER_BYTE * bytes, VALUES_PER_ELEMENT * (needed + group.rows));
   return chunks.map((chunk, i) => {
-    if (chunk.values > most) damaged(`${chunk.values} values, more than ${group.rows} rows can need`);
+    // An ordinary list has three levels, of which two are lists of their own until it is put together.
+    const lists = Math.max(1, leaves[i].maxDefinition - 1);
+    if (chunk.values * lists > most) damaged(`${chunk.values} values, more than ${group.rows} rows can need${SMALLER}`);
     const { rows, bytes } = checkColumn(stored[i], leaves[i], chunk, budget);
     if (rows !== group.rows) damaged(`${rows} of its ${group.rows} rows`);
     return bytes;

@@ -8,7 +8,7 @@
 import { crc32 } from 'node:zlib';
 import type { CompressionCodec } from 'hyparquet';
 import { unpack } from './codecs.js';
-import { damaged } from './damage.js';
+import { damaged, SMALLER } from './damage.js';
 import { type PageHeader, readPageHeader, writePageHeader } from './page-header.js';
 import { sumOfHybrid } from './runs.js';
 import type { Leaf } from './schema.js';
@@ -75,7 +75,7 @@ function contentOf(bytes: Uint8Array, begin: number, header: PageHeader, budget:
     damaged(`a page of ${packedBytes} bytes where ${bytes.length - begin} are left`);
   }
   budget.bytes -= unpacked;
-  if (budget.bytes < 0) damaged(`a page that unpacks to ${unpacked} bytes, more than these rows can need`);
+  if (budget.bytes < 0) damaged(`a page that unpacks to ${unpacked} bytes, more than these rows can need${SMALLER}`);
   const packed = bytes.subarray(begin, begin + packedBytes);
   if (crc !== undefined && crc32(packed) !== crc) damaged('a page whose checksum says that it was changed');
   return packed;

@@ -1,6 +1,6 @@
 /** Checks that the values of a page take exactly the bytes that hold them, in each encoding that can be decoded. */
 
-import { damaged } from './damage.js';
+import { damaged, SMALLER } from './damage.js';
 import { deltaEnd, sumOfHybrid } from './runs.js';
 import { type Leaf, MAX_DECIMAL_BYTES } from './schema.js';
 
@@ -142,5 +142,5 @@ function deltas(page: Uint8Array, begin: number, count: number): { values: Int32
 
 function take(budget: Budget, bytes: number): void {
   budget.bytes -= bytes;
-  if (budget.bytes < 0) damaged(`values that unfold to ${bytes} bytes, more than these rows can need`);
+  if (budget.bytes < 0) damaged(`values that unfold to ${bytes} bytes, more than these rows can need${SMALLER}`);
 }
