@@ -431,6 +431,16 @@ t.test('what unfolds to more than these rows can need', async (t) => {
   t.match(await failure([...columns, condition]), /1073741824 values, more than 3 rows can need/);
 });
 
+t.test('lists that would end the process', async (t) => {
+  // As many bytes as justify the values; healthy lists of this length end hyparquet, too.
+  const pages = [page(Buffer.alloc(9_000_000), { values: 2 ** 26 + 1 })];
+  const lists = listColumn('chosen', { values: 2 ** 26 + 1, pages });
+  t.match(
+    await failure([lists, bytesColumn('rejected')]),
+    /67108865 values, more than lists can have .*smaller row groups/,
+  );
+});
+
 t.test('differences and prefixes', async (t) => {
   const columns = [bytesColumn('chosen'), bytesColumn('rejected')];
   /** A block of 128 in 4 parts, with a header for `count` integers. */

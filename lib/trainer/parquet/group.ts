@@ -36,10 +36,12 @@ export interface GroupPairs {
 /** Bytes that any column may unpack to; beyond, bytes of the file or elements of the latents have to justify them. */
 const FREE_BYTES = 2 ** 25;
 const UNPACKED_PER_BYTE = 16;
-/** The same for values, each of which may take a list of each level around it, of tens of bytes. */
+/** As these, for values, each of which may take a list of each level around it, of tens of bytes. */
 const FREE_VALUES = 2 ** 22;
 const VALUES_PER_BYTE = 16;
-/** The same for the latents themselves, which may be constant. */
+/** JavaScript ends the process where an array grows beyond 2^27 elements, and lists grow by half at a time until they are put together. */
+const MAX_LIST_VALUES = 2 ** 26;
+/** As FREE_BYTES, for the latents themselves, which may be constant. */
 const FREE_LATENT_BYTES = 2 ** 27;
 const LATENTS_PER_BYTE = 64;
 /** Latents of the given shape, and a level for each axis, are needed in any case; twice as many are read for a better message. */
@@ -174,6 +176,7 @@ function checkColumns(
     // An ordinary list has three levels, of which two are lists of their own until it is put together.
     const lists = Math.max(1, leaves[i].maxDefinition - 1);
     if (chunk.values * lists > most) damaged(`${chunk.values} values, more than ${group.rows} rows can need${SMALLER}`);
+    if (chunk.values > MAX_LIST_VALUES) damaged(`${chunk.values} values, more than lists can have${SMALLER}`);
     const { rows, bytes } = checkColumn(stored[i], leaves[i], chunk, budget);
     if (rows !== group.rows) damaged(`${rows} of its ${group.rows} rows`);
     return bytes;
