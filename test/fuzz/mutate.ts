@@ -81,13 +81,13 @@ export function mutateJson(value: unknown, random: Random): Buffer {
     const [parent, name] = places[below(random, places.length)];
     const kind = below(random, 6);
     if (kind === 0 && parent !== root) delete parent[name];
-    else if (kind === 1) parent[`${name}x`] = parent[name];
+    else if (kind === 1) parent[`${name}x`] = structuredClone(parent[name]);
     else if (kind === 2) {
       const [from, other] = places[below(random, places.length)];
       parent[name] = structuredClone(from[other]);
     } else if (kind === 3 && typeof parent[name] === 'number')
       parent[name] *= [-1, 0, 1e6, 0.1, 1e300][below(random, 5)];
-    else parent[name] = ODD[below(random, ODD.length)];
+    else parent[name] = structuredClone(ODD[below(random, ODD.length)]);
   }
   let text = JSON.stringify(root.value) ?? '';
   // What JSON.stringify cannot write and a file can have.
