@@ -19,26 +19,49 @@ export interface NativeTables {
   readonly dtypes: readonly string[];
   readonly objectives: readonly string[];
   readonly links: readonly string[];
+  /** First 'automatic': what the objective does where none is chosen. */
   readonly pairWeights: readonly string[];
   readonly weightRatios: readonly string[];
+  readonly timestepWeightings: readonly string[];
+  readonly logRatioReductions: readonly string[];
   readonly scopes: readonly string[];
+  readonly safeguardScopes: readonly string[];
   readonly nonFinite: readonly string[];
-  /** Fields of `rowInputs`, a Float64Array [fields, rows]. */
+  /** Options of the loss; enumerators are numbers of the lists above. */
+  readonly options: readonly string[];
+  /** Numbers per row, and for each what its values have to be: 'any', 'finite' or 'notNegative'. */
   readonly rowInputs: readonly string[];
+  readonly rowChecks: readonly string[];
+  /** What the number of a row input in the header is: the value of all rows, the position of a list in `lists`, or the bits of an address. */
+  readonly rowSources: readonly string[];
   /** Fields of `rowOutputs`, a Float64Array [fields, rows]. */
   readonly rowOutputs: readonly string[];
   /** Fields of `metrics`; `failureFields` follow them. */
   readonly metrics: readonly string[];
-  /** Fields of `header`; then one dtype and one row stride (elements) per operand. */
+  /**
+   * Fields of the call; in a header the options follow, then a source and then a number of every row input, then one dtype and then one row
+   * stride (elements) of every operand.
+   */
   readonly header: readonly string[];
   readonly operands: readonly string[];
   /** What evaluate answers. */
   readonly statuses: readonly string[];
   readonly failureTensors: readonly string[];
   readonly failureFields: readonly string[];
-  /** What multiplies a field of the row inputs of a device, and what the values of its list have to be; see deviceRowInputs. */
-  readonly rowFactors: readonly string[];
-  readonly rowChecks: readonly string[];
+}
+
+/** What an objective reads. */
+export interface NativeTraits {
+  /** How many weights the clip looks at in a row: 0, 1 (of the pair) or 2 (of the branches). With weights come mask, clip and their options. */
+  readonly weights: number;
+  /** Whether it reads the reference, or its error. */
+  readonly reference: boolean;
+  /** Whether its logit goes through the link. */
+  readonly link: boolean;
+  /** Whether it needs the drift, and with it reference tensors. */
+  readonly drift: boolean;
+  /** The row inputs that it uses. */
+  readonly rowInputs: readonly string[];
 }
 
 export interface NativeCpuDevice {
@@ -88,12 +111,13 @@ export interface NativeDeviceFailure {
 }
 
 /**
- * Arguments of evaluate, in order; operands may be null where `tables.operands` says they are optional. Row inputs, row outputs and metrics are
- * arrays, or all three addresses on the device of the operands (metrics without the failure fields): `evaluate` then enqueues and returns.
+ * Arguments of evaluate, in order; operands that a call does not have are null. `lists` holds the lists of numbers per row one behind the
+ * other. Row outputs and metrics are arrays, or both addresses on the device of the operands (metrics without the failure fields): `evaluate` then
+ * enqueues and returns, and numbers per row may lie on the device.
  */
 export type EvaluateArguments<Scalars extends Float64Array | bigint = Float64Array> = [
   header: Float64Array,
-  rowInputs: Scalars,
+  lists: Float64Array | null,
   rowOutputs: Scalars,
   metrics: Scalars,
   policyChosen: NativeMemory | null,
@@ -113,8 +137,14 @@ export type EvaluateArguments<Scalars extends Float64Array | bigint = Float64Arr
 
 export interface Binding {
   readonly tables: NativeTables;
+  /** By objective. */
+  readonly traits: { readonly [objective: string]: NativeTraits };
+  /** What the numbers per row are where a call has none, in the order of `tables.rowInputs`. */
+  readonly rowDefaults: readonly number[];
   /** Runs the passes that the header asks for and answers the index of a status. */
   evaluate(...args: EvaluateArguments | EvaluateArguments<bigint>): number;
+  /** Makes room for every call on such arguments in the workspace of their stream, so that none allocates. On the host there is nothing to do. */
+  reserve(...args: EvaluateArguments<bigint>): void;
   /**
    * The same on a pool thread; arrays are kept alive until the promise settles. On a device: enqueues and returns, and no thread of the pool
    * waits; memory of the device has to stay until the promise settles.
@@ -174,22 +204,7 @@ export interface Binding {
     fromStride: number,
     stream: bigint | null,
   ): void;
-  /**
-   * Enqueues the row inputs [fields, rows] of a loss: field f of row i is scale · factor · given[f, i] · list[i]. `sources` holds scale, factor, check and
-   * dtype of each field, then the dtypes of ω of both branches and the size of the table; `addresses` holds the list of each field (0n: none), ω
-   * of both branches and the table (0n: ω is listed; else what is listed is a timestep, an index of it). Lists are float64 or float32. A
-   * value that fails its check makes the row's weight NaN. `given`, `sources` and `addresses` may be written again when it returns.
-   */
-  deviceRowInputs(
-    device: NativeLocation,
-    rows: number,
-    given: Float64Array,
-    sources: Float64Array,
-    addresses: BigUint64Array,
-    out: bigint,
-    stream: bigint | null,
-  ): void;
-  /** The address of owned memory, or the handle of an owned stream; 0n once it was freed. */
+  /** The address of owned memory, or the handle of an owned stream or graph; 0n once it was freed. */
   ownedHandle(owner: NativeOwner): bigint;
   /** Frees what is owned, after the work that uses it; never throws, and again is harmless. */
   ownedFree(owner: NativeOwner): void;
@@ -197,6 +212,11 @@ export interface Binding {
   /** For a stream that somebody else owns: waits for it and frees what was cached for it; never throws. */
   streamRelease(device: NativeLocation, stream: bigint): void;
   streamSynchronize(device: NativeLocation, stream: bigint): void;
+  /** From now on what is put on the stream is recorded and does not run, up to `captureEnd`, which gives the graph. */
+  captureBegin(device: NativeLocation, stream: bigint): void;
+  captureEnd(device: NativeLocation, stream: bigint): NativeOwner;
+  /** Puts a graph on a stream: that of its capture, whose workspace it uses. */
+  graphLaunch(device: NativeLocation, graph: bigint, stream: bigint): void;
   /** What is put on `stream` from now on starts after what is on `other` now. */
   streamWait(device: NativeLocation, stream: bigint, other: bigint): void;
 }

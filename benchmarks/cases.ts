@@ -1,22 +1,22 @@
 /** What is measured: the shapes, rows, dtypes and objectives of the CPU benchmarks, and the providers that take part in each case. */
 
 export type BenchDType = 'float32' | 'bfloat16' | 'float16';
-export type BenchObjective = 'diffusion-dpo' | 'dpo-cm' | 'sdpo';
+type BenchObjective = 'diffusion-dpo' | 'dpo-cm' | 'sdpo';
 
 /** Latents of published models, without the row axis. */
-export const shapes = {
+const shapes = {
   'SD1.5': [4, 64, 64],
   SDXL: [4, 128, 128],
   CogVideoX: [13, 16, 60, 90],
   'Wan2.1': [16, 21, 60, 104],
 } as const;
-export type ShapeName = keyof typeof shapes;
+type ShapeName = keyof typeof shapes;
 
 /** The part of the report that a case belongs to. */
 export type Group = 'shapes' | 'objectives' | 'peers' | 'calls' | 'size' | 'rows';
 
 /** Which providers take part: `ceilings` are the probes, `ours` the calls of this package that reuse a result, `api` all its ways to be called, `peers` the others. */
-export type Participants = 'ceilings' | 'ours' | 'api' | 'peers';
+type Participants = 'ceilings' | 'ours' | 'api' | 'peers';
 
 export interface Case {
   group: Group;
@@ -39,7 +39,7 @@ export function caseId(c: Omit<Case, 'participants'>): string {
 
 const dtypes: readonly BenchDType[] = ['float32', 'bfloat16', 'float16'];
 
-export function sizeOf(shape: ShapeName): number {
+function sizeOf(shape: ShapeName): number {
   return shapes[shape].reduce((product: number, extent) => product * extent, 1);
 }
 

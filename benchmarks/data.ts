@@ -9,9 +9,9 @@ import type { BenchDType, Case } from './cases.js';
 
 export const branches = ['chosen', 'rejected'] as const;
 export const tensors = ['policy', 'reference', 'target'] as const;
-export type BranchName = (typeof branches)[number];
-export type TensorName = (typeof tensors)[number];
-export type PerBranch<T> = Record<BranchName, T>;
+type BranchName = (typeof branches)[number];
+type TensorName = (typeof tensors)[number];
+type PerBranch<T> = Record<BranchName, T>;
 export type Stored = Float32Array | Uint16Array;
 
 export const beta = 500;
@@ -26,7 +26,7 @@ export function gradientScaleOf(dtype: BenchDType): number {
   return dtype === 'float16' ? 2 ** 12 : 1;
 }
 
-export interface Expected {
+interface Expected {
   loss: number;
   lossTolerance: number;
   /** Entry (row, element) is at [(row mod distinct) · period + element mod period]. */
@@ -35,7 +35,7 @@ export interface Expected {
 }
 
 /** The numbers of a case, before they are laid out in memory. */
-export interface Content {
+interface Content {
   /** How many rows differ; row i repeats row i mod distinct. */
   distinct: number;
   /** A divisor of D: the elements of a row repeat after so many. */
@@ -58,7 +58,7 @@ const known = new Map<string, Content>();
  * Distinct rows of one period each, and what the oracle says about them. A row of k periods has the moments of one period, and 1/k of its
  * gradient per element.
  */
-export function contentOf(c: Case): Content {
+function contentOf(c: Case): Content {
   const distinct = Math.min(c.rows, omegas.length);
   const period = periodOf(c.size);
   const key = [distinct, period, c.dtype, c.objective].join();

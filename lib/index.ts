@@ -1,37 +1,32 @@
 /** The public surface of the package. */
 
-export type { Batch, BranchBatch, DeviceBatch, EvaluateOptions, PerBranch, RowNumbers } from './loss/batch.js';
+export type {
+  Batch,
+  BranchBatch,
+  DeviceBatch,
+  ElementWeights,
+  EvaluateOptions,
+  PerBranch,
+  RowBatch,
+  RowNumbers,
+} from './loss/batch.js';
+export type {
+  AsyncCallOptions,
+  CallOptions,
+  CoefficientInput,
+  DeviceCallOptions,
+  ObjectiveNumbers,
+  ReserveOptions,
+} from './loss/call-options.js';
 export type {
   DeviceBranchCoefficients,
   DeviceCoefficients,
   DeviceEvaluation,
   DeviceStatistics,
 } from './loss/device-result.js';
-export {
-  type AsyncCallOptions,
-  type BranchMoments,
-  type CallOptions,
-  type CoefficientInput,
-  type DeviceCallOptions,
-  type Moments,
-  PreferenceLoss,
-} from './loss/loss.js';
-export {
-  LINKS,
-  type Link,
-  type LogRatioReduction,
-  type NonFinitePolicy,
-  OBJECTIVES,
-  type Objective,
-  PAIR_WEIGHTS,
-  type PairWeight,
-  type PreferenceLossOptions,
-  type ResolvedOptions,
-  type Scope,
-  type TimestepWeighting,
-  WEIGHT_RATIOS,
-  type WeightRatio,
-} from './loss/options.js';
+export { PreferenceLoss } from './loss/loss.js';
+export { type BranchMoments, combineMoments, type Moments } from './loss/moments.js';
+export { OBJECTIVES, type Objective, type PreferenceLossOptions, type ResolvedOptions } from './loss/options.js';
 export {
   type BranchCoefficients,
   type Evaluation,
@@ -54,25 +49,44 @@ export {
   SdpoTypeError,
 } from './native/errors.js';
 export {
+  LINKS,
+  type Link,
+  type LogRatioReduction,
+  type NonFinitePolicy,
+  PAIR_WEIGHTS,
+  type PairWeight,
+  type SafeguardScope,
+  type Scope,
+  type TimestepWeighting,
+  WEIGHT_RATIOS,
+  type WeightRatio,
+} from './native/names.js';
+export {
   type BetaSchedule,
   type DiffusersConfig,
   type FlowOptions,
   type FromDiffusersOptions,
+  type LadderName,
   NoiseSchedule,
   type PredictionType,
   type PresetName,
   type PresetOptions,
+  parseSchedulerConfig,
+  type SamplerLadder,
   type SamplerOptions,
   type SampleTimestepsOptions,
   type ScheduleFamily,
   type ScheduleRecord,
+  type ShiftOptions,
   type TimestepDistribution,
   type Transition,
+  type TransitionVariance,
   type VariancePreservingOptions,
 } from './schedule/schedule.js';
 export { type Device, devices } from './tensor/device.js';
 export { DTYPES, type DType, type HostArray } from './tensor/dtypes.js';
 export type { ElementwiseOptions } from './tensor/elementwise.js';
+export { Graph } from './tensor/graph.js';
 export { createRandom, noise, type Random, randomBits, type Seed } from './tensor/noise.js';
 export type { LatentArray } from './tensor/operand.js';
 export {

@@ -1,22 +1,32 @@
 /**
- * Builds the npm package and proves that it works as a user gets it.
+ * Builds the npm packages, sdpo and sdpo-study, and proves that they work as a user gets them.
  *
  *   npm run package                       all of the steps below, for this machine's platform
  *   npm run package -- prebuild           this platform's binary into prebuilds/
- *   npm run package -- pack [--all]       the tarball, with its contents checked; --all: with the binary of every published platform
- *   npm run package -- smoke <tarball>    installs it in an empty folder, without scripts: README example, types
- *   npm run package -- source <tarball>   the same without a binary: the command that the load error names has to build one
+ *   npm run package -- pack [--all]       the tarballs, with their contents checked; --all: with the binary of every published platform
+ *   npm run package -- smoke <tarball…>   installs them in empty folders, without scripts: README example, types; a study and its report
+ *   npm run package -- source <tarball…>  sdpo without a binary: the command that the load error names has to build one
  *
  * The binary is a stripped copy of build/Release/sdpo.node, which is brought up to date first, with the options it was configured with.
  */
 import { execFileSync, spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { arch, platform, tmpdir } from 'node:os';
-import { join, resolve } from 'node:path';
+import { basename, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import ts from 'typescript';
+import { declaration, RUNS } from '../study/test/declaration.js';
 import { compareVersions, inspect } from './binary.js';
-import { firstExample, tarballProblems } from './tarball.js';
+import { firstExample, type PackageName, packages, tarballProblems } from './tarball.js';
 
 const root = fileURLToPath(new URL('..', import.meta.url)).replace(/\/$/, '');
 const here = `${platform()}-${arch()}`;
@@ -63,16 +73,30 @@ function prebuild(): void {
   run(bin, [...options, '--node-gyp', shim, '--cwd', stage, '--out', root], root);
 }
 
-/** Makes the tarball and returns its path. */
-function pack(all: boolean): string {
-  const platforms = all ? manifest.sdpo.prebuilds : [here];
+/** Makes the tarballs and returns their paths. */
+function pack(all: boolean): string[] {
+  const names = Object.keys(packages) as PackageName[];
   // Files of an earlier build whose source is gone would be shipped.
-  rmSync(join(root, 'dist'), { recursive: true, force: true });
+  for (const name of names) rmSync(join(root, packages[name].folder, 'dist'), { recursive: true, force: true });
   run('npm', ['run', '--silent', 'build:ts'], root);
+  const platforms = all ? manifest.sdpo.prebuilds : [here];
+  const problems = platforms.flatMap((name) =>
+    prebuiltProblems(name, all ? manifest.sdpo.glibc.prebuilt : manifest.sdpo.glibc.source),
+  );
+  const tarballs = names.map((name) => {
+    const { file, paths } = packOne(packages[name].folder);
+    problems.push(...tarballProblems(root, name, paths, name === 'sdpo' ? platforms : []));
+    return file;
+  });
+  if (problems.length > 0) fail(`The tarballs are not what they should be:\n  ${problems.join('\n  ')}`);
+  return tarballs;
+}
+
+function packOne(folder: string): { file: string; paths: string[] } {
   const destination = join(root, 'build');
   mkdirSync(destination, { recursive: true });
   const output = execFileSync('npm', ['pack', '--json', '--ignore-scripts', '--pack-destination', destination], {
-    cwd: root,
+    cwd: join(root, folder),
     env: environment,
     encoding: 'utf8',
   });
@@ -83,12 +107,7 @@ function pack(all: boolean): string {
   console.log(
     `${tarball.filename}: ${tarball.files.length} files, ${tarball.size} bytes packed, ${tarball.unpackedSize} unpacked`,
   );
-  const paths = tarball.files.map((file) => file.path);
-  const problems = tarballProblems(root, paths, platforms);
-  for (const name of platforms)
-    problems.push(...prebuiltProblems(name, all ? manifest.sdpo.glibc.prebuilt : manifest.sdpo.glibc.source));
-  if (problems.length > 0) fail(`The tarball is not what it should be:\n  ${problems.join('\n  ')}`);
-  return join(destination, tarball.filename);
+  return { file: join(destination, tarball.filename), paths: tarball.files.map((file) => file.path) };
 }
 
 function prebuiltProblems(name: string, limit: string): string[] {
@@ -101,24 +120,51 @@ function prebuiltProblems(name: string, limit: string): string[] {
     : [`${name} needs glibc ${glibc} (${glibcSymbols.slice(0, 5).join(', ')}), at most ${limit} is promised`];
 }
 
-/** Installs the tarball as a user would, but without scripts, into an empty folder. */
-function install(tarball: string): string {
+/** Installs tarballs as a user would, but without scripts, into an empty folder. */
+function install(...tarballs: string[]): string {
   const folder = mkdtempSync(join(tmpdir(), 'sdpo-consumer-'));
   writeFileSync(join(folder, 'package.json'), JSON.stringify({ name: 'consumer', private: true, type: 'module' }));
-  run('npm', ['install', '--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error', tarball], folder);
-  const example = firstExample(readFileSync(join(folder, 'node_modules', manifest.name, 'README.md'), 'utf8'));
-  writeFileSync(join(folder, 'example.ts'), example);
-  const compilerOptions = { module: ts.ModuleKind.ESNext, target: ts.ScriptTarget.ES2022 };
-  writeFileSync(join(folder, 'example.js'), ts.transpileModule(example, { compilerOptions }).outputText);
+  run('npm', ['install', '--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error', ...tarballs], folder);
   return folder;
 }
 
-function smoke(tarball: string): void {
+/** A folder with the package and the example of its README. */
+function installExample(tarball: string): string {
   const folder = install(tarball);
+  const example = firstExample(readFileSync(join(folder, 'node_modules', manifest.name, 'README.md'), 'utf8'));
+  writeFileSync(join(folder, 'example.ts'), example);
+  writeFileSync(join(folder, 'example.js'), javascript(example));
+  return folder;
+}
+
+function javascript(typescript: string): string {
+  const compilerOptions = { module: ts.ModuleKind.ESNext, target: ts.ScriptTarget.ES2022 };
+  return ts.transpileModule(typescript, { compilerOptions }).outputText;
+}
+
+function smoke(tarball: string): void {
+  const folder = installExample(tarball);
   runExample(folder, { PREBUILDS_ONLY: '1' });
   checkTypes(folder);
   rmSync(folder, { recursive: true });
   console.log('The README example runs from the tarball, and its types fit.');
+}
+
+/** A study of the tests, run and reported by the installed commands. */
+function smokeStudy(tarball: string, study: string): void {
+  const folder = install(tarball, study);
+  const experiment = readFileSync(join(root, 'study/test/experiment.ts'), 'utf8');
+  writeFileSync(join(folder, 'experiment.js'), javascript(experiment));
+  writeFileSync(join(folder, 'study.json'), JSON.stringify({ ...declaration, experiment: './experiment.js' }));
+  const command = join('node_modules', '.bin', 'sdpo-study');
+  run(command, ['study', 'study.json', '--out', 'results'], folder, { PREBUILDS_ONLY: '1' });
+  run(command, ['report', 'results'], folder, { PREBUILDS_ONLY: '1' });
+  const runs = readdirSync(join(folder, 'results', 'runs')).length;
+  if (runs !== RUNS) fail(`Expected ${RUNS} runs of the study, received ${runs}`);
+  const page = readFileSync(join(folder, 'report.html'), 'utf8');
+  if (!page.includes('<svg') || !page.includes('data:image/png')) fail('Expected the report to have plots and samples');
+  rmSync(folder, { recursive: true });
+  console.log('A study and its report run from the tarballs.');
 }
 
 /** The README example as a user's strict project sees it, declarations of the package included. */
@@ -149,7 +195,7 @@ function checkTypes(folder: string): void {
 }
 
 function source(tarball: string): void {
-  const folder = install(tarball);
+  const folder = installExample(tarball);
   rmSync(join(folder, 'node_modules', manifest.name, 'prebuilds'), { recursive: true, force: true });
   const { status, stderr } = spawnSync('node', ['example.js'], { cwd: folder, env: environment, encoding: 'utf8' });
   const command = /^ +(cd .+ cmake-js compile)$/m.exec(stderr)?.[1];
@@ -163,14 +209,23 @@ function source(tarball: string): void {
 }
 
 const [step, ...rest] = process.argv.slice(2);
-const tarball = () => resolve(rest[0] ?? fail(`Usage: npm run package -- ${step} <tarball>`));
+/** The tarball among those given that is of this package. */
+const tarballOf = (name: PackageName, given: readonly string[]) =>
+  resolve(
+    given.find((file) => basename(file) === `${name}-${manifest.version}.tgz`) ??
+      fail(`Usage: npm run package -- ${step} <tarball…>, with ${name}-${manifest.version}.tgz among them`),
+  );
+const smokeAll = (given: readonly string[]) => {
+  smoke(tarballOf('sdpo', given));
+  smokeStudy(tarballOf('sdpo', given), tarballOf('sdpo-study', given));
+};
 switch (step) {
   case undefined: {
     rmSync(join(root, 'prebuilds'), { recursive: true, force: true });
     prebuild();
-    const file = pack(false);
-    smoke(file);
-    source(file);
+    const files = pack(false);
+    smokeAll(files);
+    source(tarballOf('sdpo', files));
     break;
   }
   case 'prebuild':
@@ -180,10 +235,10 @@ switch (step) {
     pack(rest.includes('--all'));
     break;
   case 'smoke':
-    smoke(tarball());
+    smokeAll(rest);
     break;
   case 'source':
-    source(tarball());
+    source(tarballOf('sdpo', rest));
     break;
   default:
     fail(`Expected one of prebuild, pack, smoke, source, received ${step}`);

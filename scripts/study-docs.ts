@@ -1,7 +1,7 @@
 /**
  * Keeps the committed results of the digits study and its page together.
  *
- *   npm run study:docs                    writes the tables and findings of docs/study.md from the committed results
+ *   npm run study:docs                    writes the tables and findings of study/docs/study.md from the committed results
  *   npm run study:docs -- --check         changes nothing; exit code 1 where the page is not what the results say
  *   npm run study:docs -- <folder>        first gathers the committed results from the folder of a study
  */
@@ -9,12 +9,12 @@
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { collectResults, compactResults, readResults, updateStudyMarkdown, writeResults } from '../lib/study.js';
+import { collectResults, compactResults, readResults, updateStudyMarkdown, writeResults } from '../study/lib/index.js';
 
 const at = (path: string) => fileURLToPath(new URL(`../${path}`, import.meta.url));
 
 export const RESULTS = at('examples/digits/study-results.json');
-export const PAGE = at('docs/study.md');
+export const PAGE = at('study/docs/study.md');
 const DECLARATION = at('examples/digits/study.json');
 
 /** The page as the committed results make it. */

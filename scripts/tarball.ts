@@ -1,13 +1,33 @@
-/** What the published tarball has to contain, and nothing else: shared by the packaging script and its test. */
+/** What the published tarballs have to contain, and nothing else: shared by the packaging script and its tests. */
 import { existsSync, readdirSync } from 'node:fs';
 import { join, relative, sep } from 'node:path';
 import { entryPoints } from './entry-points.js';
 
-const singles = ['package.json', 'README.md', 'LICENSE', 'CHANGELOG.md', 'CMakeLists.txt', 'binding.d.ts'];
+const always = ['package.json', 'README.md', 'LICENSE'];
 
-/** Whatever is in the tarball has to match one of these. */
+export type PackageName = 'sdpo' | 'sdpo-study';
+
+interface Package {
+  /** Within the repository. */
+  readonly folder: string;
+  /** Files at the top of the package. */
+  readonly singles: readonly string[];
+  /** Entry points at the top of dist/. */
+  readonly flat: typeof entryPoints;
+}
+
+/** The packages of this repository; each may depend on those before it. */
+export const packages: Readonly<Record<PackageName, Package>> = {
+  sdpo: { folder: '.', singles: [...always, 'CHANGELOG.md', 'CMakeLists.txt', 'binding.d.ts'], flat: entryPoints },
+  'sdpo-study': { folder: 'study', singles: always, flat: [] },
+};
+
+/**
+ * Whatever is in a tarball has to match one of these. There are no source maps: they would either carry the sources once more or name files that
+ * are not there, and dist/ is the source without its types, comments included.
+ */
 const allowed = [
-  /^dist\/.+\.(js|js\.map|d\.ts)$/,
+  /^dist\/.+\.(js|d\.ts)$/,
   /^native\/.+\.(cc|h|inl|cu|cuh)$/,
   /^schema\/[a-z-]+\.schema\.json$/,
   /^docs\/[a-z-]+\.md$/,
@@ -15,22 +35,29 @@ const allowed = [
 ];
 
 /**
- * Names the differences between the tarball's files and what belongs into it; empty when it is right.
- * `platforms` are those that must have a prebuilt binary, as "linux-x64".
+ * Names the differences between a tarball's files and what belongs into it; empty when it is right.
+ *
+ * @param root of this repository
+ * @param platforms those that must have a prebuilt binary, as "linux-x64"
  */
-export function tarballProblems(root: string, files: readonly string[], platforms: readonly string[]): string[] {
+export function tarballProblems(
+  root: string,
+  name: PackageName,
+  files: readonly string[],
+  platforms: readonly string[] = [],
+): string[] {
+  const { folder, singles, flat } = packages[name];
+  const own = join(root, folder);
   const present = new Set(files);
-  const compiled = tree(root, 'lib').flatMap((file) => {
+  const compiled = tree(own, 'lib').flatMap((file) => {
     const base = file.replace(/^lib\//, 'dist/').replace(/\.ts$/, '');
-    return [`${base}.js`, `${base}.d.ts`, `${base}.js.map`];
+    return [`${base}.js`, `${base}.d.ts`];
   });
-  compiled.push(...entryPoints.flatMap(({ name }) => [`dist/${name}.js`, `dist/${name}.d.ts`]));
+  compiled.push(...flat.flatMap(({ name }) => [`dist/${name}.js`, `dist/${name}.d.ts`]));
   const required = [
     ...singles,
     ...compiled,
-    ...tree(root, 'native'),
-    ...tree(root, 'schema'),
-    ...tree(root, 'docs'),
+    ...['native', 'schema', 'docs'].flatMap((part) => tree(own, part)),
     ...platforms.map((platform) => `prebuilds/${platform}/sdpo.glibc.node`),
   ];
   const problems = required.filter((file) => !present.has(file)).map((file) => `missing: ${file}`);

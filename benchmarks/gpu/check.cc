@@ -1,21 +1,15 @@
 // Checks the CUDA backend on a device against its host emulation and the CPU backend, then times it, in both designs.
 // Prints one JSON object.
 //
-//   check [--device N] [--design tiles|clusters] [--quick] [--no-timing] [--only-timing] [--shape NAME] [--rows N]
-//   [--commit HASH]
+//   check [--device N] [--design tiles|clusters] [--quick|--small] [--no-timing] [--only-timing] [--shape NAME]
+//         [--rows N] [--commit HASH]
 //
-// Exit code 0: everything agreed. Without --design both are checked and timed. --shape and --rows choose among the
-// timings.
+// Exit code 0: everything agreed. Without --design both are checked and timed. --quick checks less, for sanitizers, and
+// --small least, where a processor runs the kernels. --shape and --rows choose among the timings.
 #include <algorithm>
 #include <cstring>
 
-#include "../../native/cuda/device.h"
-#include "correctness.h"
-
-// The plainest instruction set is enough for a reference.
-namespace sdpo::cpu {
-const KernelTable& kernels() { return *baseline_kernels(); }
-}  // namespace sdpo::cpu
+#include "graphs.h"
 
 namespace {
 
@@ -105,22 +99,8 @@ void time_shape(const Shape& shape, DType dtype, int64_t rows, int device, void*
     must(cuda::noise(n), "noise");
   }
   const size_t count = static_cast<size_t>(rows);
-  std::vector<double> inputs(RowInput::count * count, 0);
-  const auto fill = [&](int field, double value) {
-    std::fill_n(inputs.data() + static_cast<size_t>(field) * count, count, value);
-  };
-  fill(RowInput::psiScaleChosen, 250);
-  fill(RowInput::psiScaleRejected, 250);
-  fill(RowInput::weightScaleChosen, 0.01);
-  fill(RowInput::weightScaleRejected, 0.01);
-  fill(RowInput::logMaskFloor, -INFINITY);
-  fill(RowInput::logClipLow, std::log(0.9));
-  fill(RowInput::logClipHigh, std::log(1.1));
-  fill(RowInput::rowWeight, 1);
-  DeviceMemory row_inputs(device, inputs.size() * sizeof(double)),
-      row_outputs(device, RowOutput::count * count * sizeof(double));
+  DeviceMemory row_outputs(device, RowOutput::count * count * sizeof(double));
   DeviceMemory metrics(device, Metric::count * sizeof(double));
-  row_inputs.write(inputs.data());
   Problem p;
   p.rows = rows;
   p.size = shape.size;
@@ -133,11 +113,14 @@ void time_shape(const Shape& shape, DType dtype, int64_t rows, int device, void*
   branch(p.chosen, 0);
   branch(p.rejected, 4);
   p.tensors = p.scalars = {Location::cuda, device};
-  p.row_inputs = static_cast<const double*>(row_inputs.data());
+  p.options.objective = Objective::sdpo;
+  p.options.beta = 500;
+  p.columns.fields[RowInput::omegaChosen].value = p.columns.fields[RowInput::omegaRejected].value = 0.01;
+  p.columns.fields[RowInput::maskThreshold].value = 0;
   p.row_outputs = static_cast<double*>(row_outputs.data());
   p.metrics = static_cast<double*>(metrics.data());
   p.denominator = static_cast<double>(rows);
-  p.non_finite = NonFinite::propagate;
+  p.options.non_finite = NonFinite::propagate;
   p.stream = stream;
   Failure failure;
   bool chosen = false;  // what a call does that nobody tells
@@ -175,14 +158,15 @@ void time_shape(const Shape& shape, DType dtype, int64_t rows, int device, void*
 int usage() {
   std::fprintf(
       stderr,
-      "usage: check [--device N] [--design tiles|clusters] [--quick] [--no-timing] [--only-timing] [--shape NAME] "
+      "usage: check [--device N] [--design tiles|clusters] [--quick|--small] [--no-timing] [--only-timing] [--shape NAME] "
       "[--rows N] [--commit HASH]\n");
   return 2;
 }
 
 int main(int argc, char** argv) {
   int device = 0;
-  bool quick = false, timing = true, checking = true;
+  bool timing = true, checking = true;
+  checks::Extent extent = checks::Extent::all;
   const char *commit = "unknown", *only_shape = nullptr;
   int only_rows = 0;
   std::vector<cuda::Design> designs = {cuda::Design::tiles, cuda::Design::clusters};
@@ -197,7 +181,9 @@ int main(int argc, char** argv) {
       if (std::strcmp(name, "tiles") != 0 && std::strcmp(name, "clusters") != 0) return usage();
       designs = {std::strcmp(name, "tiles") == 0 ? cuda::Design::tiles : cuda::Design::clusters};
     } else if (is("--quick", false)) {
-      quick = true;
+      extent = checks::Extent::quick;
+    } else if (is("--small", false)) {
+      extent = checks::Extent::small;
     } else if (is("--no-timing", false)) {
       timing = false;
     } else if (is("--only-timing", false)) {
@@ -219,14 +205,15 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "no device cuda:%d: %s\n", device, why.c_str());
     return 2;
   }
-  const cuda::DeviceInfo info = cuda::device_info(device);
+  const DeviceInfo info = cuda::device_info(device);
   for (const cuda::Design design : designs) {
     if (!checking) break;
     std::fprintf(stderr, "checking %s\n", name_of(design == cuda::Design::clusters));
     cuda::set_design(design);
-    checks::check_everything(device, quick);
+    checks::check_everything(device, extent);
+    checks::check_graphs(device);
   }
-  if (checking) checks::check_designs(device);
+  if (checking) checks::check_designs(device, extent == checks::Extent::small);
   std::printf(
       "{\n  \"gpu\": \"%s\", \"computeCapability\": \"%d.%d\", \"multiProcessors\": %d, \"driver\": %d, \"runtime\": %d,\n"
       "  \"commit\": \"%s\", \"checks\": %ld, \"failures\": %ld, \"checkedInClusters\": %ld",

@@ -7,6 +7,7 @@
 #include <limits>
 #include <thread>
 
+#include "../../native/core/philox.h"
 #include "../../native/cpu/cpu.h"
 #include "../../test/build/cuda-host/emulator.h"
 #include "device_case.h"
@@ -24,7 +25,7 @@ struct HostResult {
     std::vector<void*> bases;
     for (const Tensor& t : c.tensors) tensors.push_back(t.bytes);
     for (auto& bytes : tensors) bases.push_back(bytes.data());
-    problem = c.at(bases.data(), c.row_inputs.data(), outputs.data(), metrics.data());
+    problem = c.at(bases.data(), c.numbers.data(), outputs.data(), metrics.data());
   }
 };
 
@@ -41,7 +42,7 @@ inline bool is_wide(const Case& c) {
   return false;
 }
 
-// Whether the device takes the mixed kernel for it: as dtypes_of in loss.cu, seen from the outside.
+// Whether the device takes the mixed kernel for it: as dtypes_of in design.cu, seen from the outside.
 inline bool is_mixed(const Case& c) {
   const DType type = c.tensors[Case::policy_c].dtype;
   for (int slot = 0; slot < Case::weights; ++slot) {
@@ -141,37 +142,81 @@ inline void check_case(const Case& c, int device) {
   }
 }
 
-// Row scalars in device memory: nothing waits, and the same bits come out.
+// Results in device memory, and lists there or on the host: nothing waits, and the same bits come out.
 inline void check_device_scalars(const Case& c, int device) {
-  DeviceCase host(c, device), on_device(c, device);
+  DeviceCase host(c, device);
   Failure failure;
   must(cuda::evaluate(host.problem(), &failure), "evaluate");
-  DeviceMemory inputs(device, c.row_inputs.size() * sizeof(double)),
-      outputs(device, c.row_outputs.size() * sizeof(double));
-  DeviceMemory metrics(device, Metric::count * sizeof(double));
-  inputs.write(c.row_inputs.data());
-  outputs.write(c.row_outputs.data());
-  Problem p = on_device.problem();
-  p.scalars = {Location::cuda, device};
-  p.row_inputs = static_cast<const double*>(inputs.data());
-  p.row_outputs = static_cast<double*>(outputs.data());
-  p.metrics = static_cast<double*>(metrics.data());
-  EXPECT(cuda::evaluate(p, &failure) == Status::ok, "%s: scalars on the device", c.name.c_str());
-  must(cuda::synchronize(device, nullptr), "synchronize");
-  outputs.read(on_device.outputs.data());
-  metrics.read(on_device.metrics.data());
-  for (size_t i = 0; i < host.outputs.size(); ++i)
-    EXPECT(same(host.outputs[i], on_device.outputs[i]), "%s: scalars on the device", c.name.c_str());
-  for (size_t i = 0; i < host.metrics.size(); ++i)
-    EXPECT(same(host.metrics[i], on_device.metrics[i]), "%s: scalars on the device", c.name.c_str());
-  for (const int slot : {Case::gradient_c, Case::gradient_r})
-    EXPECT(host.bytes(slot) == on_device.bytes(slot), "%s: gradient", c.name.c_str());
+  for (const bool lists_on_host : {false, true}) {
+    ScalarsThere call(c, device, nullptr, lists_on_host);
+    EXPECT(cuda::evaluate(call.problem(), &failure) == Status::ok, "%s: scalars on the device", c.name.c_str());
+    const DeviceCase& there = call.read();
+    for (size_t i = 0; i < host.outputs.size(); ++i)
+      EXPECT(same(host.outputs[i], there.outputs[i]), "%s: scalars on the device", c.name.c_str());
+    for (size_t i = 0; i < host.metrics.size(); ++i)
+      EXPECT(same(host.metrics[i], there.metrics[i]), "%s: scalars on the device", c.name.c_str());
+    for (const int slot : {Case::gradient_c, Case::gradient_r})
+      EXPECT(host.bytes(slot) == there.bytes(slot), "%s: gradient", c.name.c_str());
+  }
+}
+
+// Omega by timesteps, of either dtype and wherever they lie, from a table; a timestep that is none, and a number that
+// its column refuses, make a row that is not finite.
+inline void check_numbers(Maker& make, int device) {
+  constexpr double kTable[] = {0.1, 0.05, INFINITY, 0};
+  constexpr int64_t kRows = 7;
+  const DeviceMemory table(device, sizeof kTable), singles(device, kRows * sizeof(float));
+  table.write(kTable);
+  Case c = make.make(DType::float32, false, kRows, 1001, false);
+  c.problem.options = ObjectiveOptions();
+  c.problem.options.objective = Objective::sdpo;
+  c.problem.options.non_finite = NonFinite::propagate;
+  for (bool& listed : c.listed) listed = false;
+  for (const bool bad : {false, true}) {
+    Case expected = c;
+    float steps[kRows];
+    for (int64_t row = 0; row < kRows; ++row) {
+      const double step = bad && row == 3 ? 1.5 : bad && row == 5 ? 4 : static_cast<double>(row % 4);
+      for (const int field : {RowInput::timestepChosen, RowInput::timestepRejected}) c.number(field, row) = step;
+      for (const int field : {RowInput::omegaChosen, RowInput::omegaRejected})
+        expected.number(field, row) = step != std::floor(step) || step > 3 ? NAN : kTable[static_cast<int>(step)];
+      steps[row] = static_cast<float>(step);
+    }
+    singles.write(steps);
+    for (const int field : {RowInput::omegaChosen, RowInput::omegaRejected}) {
+      expected.listed[field] = true;
+      for (int64_t row = 0; row < kRows; ++row) c.number(field, row) = NAN;  // not given
+    }
+    for (const int field : {RowInput::timestepChosen, RowInput::timestepRejected}) c.listed[field] = true;
+    c.listed[RowInput::rowWeight] = expected.listed[RowInput::rowWeight] = true;
+    if (bad) c.number(RowInput::rowWeight, 1) = expected.number(RowInput::rowWeight, 1) = -1;
+    DeviceCase listed(expected, device);
+    Failure failure;
+    must(cuda::evaluate(listed.problem(), &failure), "evaluate");
+    for (const bool lists_on_host : {false, true}) {
+      for (const bool single : {false, true}) {
+        ScalarsThere call(c, device, nullptr, lists_on_host);
+        call.problem().columns.omega_table = static_cast<const double*>(table.data());
+        call.problem().columns.omega_count = 4;
+        for (const int field : {RowInput::timestepChosen, RowInput::timestepRejected}) {
+          RowColumn& column = call.problem().columns.fields[field];
+          if (single) column = {lists_on_host ? steps : singles.data(), 0, DType::float32, lists_on_host};
+        }
+        must(cuda::evaluate(call.problem(), &failure), "evaluate");
+        const DeviceCase& there = call.read();
+        for (size_t i = 0; i < listed.outputs.size(); ++i)
+          EXPECT(same(listed.outputs[i], there.outputs[i]), "omega from a table: %.17g and %.17g", listed.outputs[i],
+                 there.outputs[i]);
+        EXPECT(there.metrics[Metric::nonFiniteRows] == (bad ? 3 : 0), "%g rows", there.metrics[Metric::nonFiniteRows]);
+      }
+    }
+  }
 }
 
 // Many calls in flight on several streams, each settled once, each with the bits of the blocking call.
-inline void check_streams(Maker& make, int device) {
+inline void check_streams(Maker& make, int device, int64_t size) {
   constexpr int kStreams = 3, kCalls = 24;
-  const Case c = make.make(DType::bfloat16, false, 4, 70001, false);
+  const Case c = make.make(DType::bfloat16, false, 4, size, false);
   DeviceCase expected(c, device);
   Failure failure;
   must(cuda::evaluate(expected.problem(), &failure), "evaluate");
@@ -185,7 +230,7 @@ inline void check_streams(Maker& make, int device) {
     Problem p = calls.back().problem();
     p.stream = streams[i % kStreams];
     must(cuda::evaluate_async(p,
-                              [&](Status status, const Failure&, const cuda::Error*) {
+                              [&](Status status, const Failure&, const DeviceError*) {
                                 good += status == Status::ok;
                                 ++settled;
                               }),
@@ -207,8 +252,8 @@ inline void check_streams(Maker& make, int device) {
 inline void check_failures(Maker& make, int device) {
   for (const int slot : {Case::policy_c, Case::reference_r, Case::target_r}) {
     Case c = make.make(DType::float16, false, 6, 4099, false);
-    c.problem.non_finite = NonFinite::fail;
-    for (auto& x : c.row_inputs) x = std::isinf(x) ? 1 : x;
+    c.problem.options.non_finite = NonFinite::fail;
+    for (auto& x : c.numbers) x = std::isinf(x) ? 1 : x;
     set_element(c.tensors[slot], 4 * c.tensors[slot].row_stride + 1234, NAN);
     set_element(c.tensors[slot], 5 * c.tensors[slot].row_stride, INFINITY);
     DeviceCase d(c, device);
@@ -226,6 +271,13 @@ inline void check_failures(Maker& make, int device) {
   EXPECT(!cuda::last_error().context_lost && !cuda::last_error().operation.empty(), "%s",
          cuda::last_error().message().c_str());
   check_case(make.make(DType::float32, false, 2, 1000, false), device);
+}
+
+// The radius of a normal, which errors of its angle are multiplied by.
+inline double radius_of(const NoiseProblem& n, int64_t i) {
+  const uint64_t at = n.offset + static_cast<uint64_t>(i);
+  const uint32_t word = philox4x32_10(at >> 2, n.seed).v[at & 2];
+  return std::sqrt(-2 * std::log((word + 0.5) * 0x1p-32));
 }
 
 inline void check_elementwise(Maker& make, int device) {
@@ -251,15 +303,14 @@ inline void check_elementwise(Maker& make, int device) {
           EXPECT(ours == host, "words");
           continue;
         }
-        // Within a few ulp of float64; in a narrower dtype that moves a value across a rounding edge, by one unit,
-        // rarely.
-        constexpr double kUnits[] = {16 * 0x1p-53, 0x1p-23, 0x1p-10, 0x1p-7};  // by dtype
-        const double unit = kUnits[type];
+        // Rounding to a narrower dtype adds one unit in the last place, which for float16 has a smallest.
+        constexpr double kUnits[] = {0, 0x1p-23, 0x1p-10, 0x1p-7}, kSmallest[] = {0, 0, 0x1p-24, 0};  // by dtype
         Tensor t;
         t.dtype = n.dtype;
         for (int64_t i = 0; i < n.count; ++i) {
           const double a = element(t, ours.data(), i), b = element(t, host.data(), i);
-          EXPECT(std::fabs(a - b) <= unit * std::fmax(std::fabs(b), 0x1p-14), "normal %d: %.17g and %.17g",
+          const double unit = std::fmax(kUnits[type] * std::fmax(std::fabs(a), std::fabs(b)), kSmallest[type]);
+          EXPECT(std::fabs(a - b) <= kNormalError * radius_of(n, i) + unit, "normal %d: %.17g and %.17g",
                  static_cast<int>(i), a, b);
         }
       }
@@ -297,62 +348,13 @@ inline void check_elementwise(Maker& make, int device) {
   }
 }
 
-// Row inputs from a table and lists on the device: the numbers that the same function gives on the host, for few rows
-// and for many.
-inline void check_row_inputs(Maker& make, int device) {
-  const double table[] = {0.5, 1.5, INFINITY, 0};
-  for (const int64_t rows : {5, 70, 1000}) {
-    for (const bool same : {true, false}) {
-      const size_t count = static_cast<size_t>(rows);
-      std::vector<float> steps(count);
-      std::vector<double> list(count), given(RowInput::count * count), out(given.size()), expected(given.size());
-      for (size_t i = 0; i < count; ++i) {
-        steps[i] = static_cast<float>(make.pick(6)) - 1 +
-                   (make.pick(8) == 0 ? 0.5f : 0);  // some lie outside of the table or between its entries
-        list[i] = make.pick(9) == 0 ? NAN : make.uniform(-1, 2);
-      }
-      for (size_t i = 0; i < given.size(); ++i)
-        given[i] = same ? 1 + static_cast<double>(i / count) : make.uniform(-2, 2);
-      DeviceMemory dtable(device, sizeof table), dsteps(device, count * sizeof(float)),
-          dlist(device, count * sizeof(double));
-      DeviceMemory dout(device, out.size() * sizeof(double));
-      dtable.write(table);
-      dsteps.write(steps.data());
-      dlist.write(list.data());
-      RowInputsProblem p;
-      p.rows = rows;
-      p.given = given.data();
-      p.location = {Location::cuda, device};
-      RowSources& s = p.sources;
-      s.table_size = 4;
-      s.fields[RowInput::psiScaleChosen].factor = s.fields[RowInput::weightScaleRejected].factor = RowFactor::omega;
-      s.fields[RowInput::weightNoiseRejected] = {{nullptr, DType::float64}, 3, RowFactor::root, RowCheck::finite};
-      s.fields[RowInput::rowWeight].check = RowCheck::not_negative;
-      const auto at = [&](const void* t, const void* l, const void* k) {
-        s.table = static_cast<const double*>(k);
-        s.omega[0] = s.omega[1] = {t, DType::float32};
-        s.fields[RowInput::weightNoiseRejected].list = s.fields[RowInput::rowWeight].list = {l, DType::float64};
-      };
-      at(steps.data(), list.data(), table);
-      for (int64_t row = 0; row < rows; ++row) fill_row(s, given.data() + row, rows, row, rows, expected.data());
-      at(dsteps.data(), dlist.data(), dtable.data());
-      p.out = static_cast<double*>(dout.data());
-      must(cuda::row_inputs(p), "row_inputs");
-      dout.read(out.data());
-      for (size_t i = 0; i < out.size(); ++i)
-        EXPECT(checks::same(out[i], expected[i]), "row input %d: %.17g and %.17g", static_cast<int>(i), out[i],
-               expected[i]);
-    }
-  }
-}
-
 // Both designs give the same bits, also one after the other on one stream, and where rows fail.
-inline void check_designs(int device) {
+inline void check_designs(int device, bool small) {
   Maker make(7);
   for (const int64_t size : {1000, 16384, 65536, 65531, 200000}) {
     for (const DType dtype : {DType::bfloat16, DType::float32, DType::float64}) {
       for (const int64_t rows : {1, 3, 40}) {
-        if (rows * size > 3000000) continue;
+        if (rows * size > (small ? 20000 : 3000000)) continue;
         const Case c = make.make(dtype, false, rows, size, false);
         std::vector<DeviceCase> results;
         results.reserve(4);
@@ -378,25 +380,14 @@ inline void check_designs(int device) {
 // failed.
 inline void check_bad_rows(Maker& make, int device) {
   Case c = make.make(DType::float32, false, 3, 5000, false);
-  for (auto& x : c.row_inputs) x = std::isinf(x) ? 1 : x;
+  for (auto& x : c.numbers) x = std::isinf(x) ? 1 : x;
   c.problem.options.kl_weight = 0;
-  c.problem.non_finite = NonFinite::fail;
+  c.problem.options.non_finite = NonFinite::fail;
   set_element(c.tensors[Case::policy_c], c.tensors[Case::policy_c].row_stride + 77, NAN);
-  DeviceCase d(c, device);
-  DeviceMemory inputs(device, c.row_inputs.size() * sizeof(double)),
-      outputs(device, c.row_outputs.size() * sizeof(double));
-  DeviceMemory metrics(device, Metric::count * sizeof(double));
-  inputs.write(c.row_inputs.data());
-  Problem p = d.problem();
-  p.scalars = {Location::cuda, device};
-  p.row_inputs = static_cast<const double*>(inputs.data());
-  p.row_outputs = static_cast<double*>(outputs.data());
-  p.metrics = static_cast<double*>(metrics.data());
+  ScalarsThere call(c, device, nullptr);
   Failure failure;
-  must(cuda::evaluate(p, &failure), "evaluate");
-  must(cuda::synchronize(device, nullptr), "synchronize");
-  outputs.read(d.outputs.data());
-  metrics.read(d.metrics.data());
+  must(cuda::evaluate(call.problem(), &failure), "evaluate");
+  const DeviceCase& d = call.read();
   for (size_t row = 0; row < 3; ++row) {
     EXPECT(d.outputs[RowOutput::nonFinite * 3 + row] == (row == 1 ? 1 : 0), "row %d", static_cast<int>(row));
     const double g = element(c.tensors[Case::gradient_c], d.bytes(Case::gradient_c).data(),
@@ -406,26 +397,32 @@ inline void check_bad_rows(Maker& make, int device) {
   EXPECT(d.metrics[Metric::nonFiniteRows] == 1, "%g rows", d.metrics[Metric::nonFiniteRows]);
 }
 
-inline void check_everything(int device, bool quick) {
+// How much is checked: on a device all of it, under a sanitizer less, and least where a processor runs the kernels.
+enum class Extent { all, quick, small };
+
+inline void check_everything(int device, Extent extent) {
   Maker make(20260101);
   const int64_t sizes[] = {1, 7, 8, 9, 513, 1024, 1025, 4099, 65536, 70001};
+  const bool all = extent == Extent::all, small = extent == Extent::small;
   for (int type = 0; type < kDTypeCount; ++type) {
     const DType dtype = static_cast<DType>(type);
     for (const int64_t size : sizes) {
-      for (int repeat = 0; repeat < (quick ? 2 : 8); ++repeat)
-        check_case(make.make(dtype, false, 1 + make.pick(9), size, repeat > 0), device);
+      if (small && size > 1025) continue;
+      for (int repeat = 0; repeat < (all ? 8 : 2); ++repeat)
+        check_case(make.make(dtype, false, 1 + make.pick(small ? 4 : 9), size, repeat > 0), device);
     }
-    for (int repeat = 0; repeat < (quick ? 1 : 5); ++repeat) {
-      check_case(make.make(DType::float32, true, 1 + make.pick(5), 5000 + make.pick(3000), true), device);
+    for (int repeat = 0; repeat < (all ? 5 : 1); ++repeat) {
+      const int64_t size = small ? 700 + make.pick(900) : 5000 + make.pick(3000);
+      check_case(make.make(DType::float32, true, 1 + make.pick(5), size, true), device);
     }
-    if (!quick) check_case(make.make(dtype, false, 5, 600007, false), device);
-    check_device_scalars(make.make(dtype, false, 3, 9001, true), device);
+    if (all) check_case(make.make(dtype, false, 5, 600007, false), device);
+    check_device_scalars(make.make(dtype, false, 3, small ? 2051 : 9001, true), device);
   }
-  if (!quick) check_case(make.make(DType::bfloat16, false, 300, 3001, false), device);
-  check_streams(make, device);
+  if (all) check_case(make.make(DType::bfloat16, false, 300, 3001, false), device);
+  check_streams(make, device, small ? 2051 : 70001);
   check_failures(make, device);
   check_elementwise(make, device);
-  check_row_inputs(make, device);
+  check_numbers(make, device);
   check_bad_rows(make, device);
 }
 

@@ -57,13 +57,21 @@ class DeviceCase {
     }
   }
 
-  // The problem with its tensors on the device and its row scalars on the host.
-  Problem problem() {
+  // The problem with its tensors on the device, its lists and results on the host.
+  Problem problem() { return problem(case_.numbers.data(), true, outputs.data(), metrics.data()); }
+
+  Problem problem(const double* lists, bool lists_on_host, double* outputs_at, double* metrics_at) const {
     std::vector<void*> bases;
     for (const DeviceMemory& m : memory_) bases.push_back(m.data());
-    Problem p = case_.at(bases.data(), case_.row_inputs.data(), outputs.data(), metrics.data());
+    Problem p = case_.at(bases.data(), lists, outputs_at, metrics_at, lists_on_host);
     p.tensors = {Location::cuda, device_};
     return p;
+  }
+
+  // Another case of the same shapes in the same memory.
+  void write(const Case& c) const {
+    for (size_t slot = 0; slot < memory_.size(); ++slot)
+      if (memory_[slot].bytes() > 0) memory_[slot].write(c.tensors[slot].bytes.data());
   }
 
   std::vector<unsigned char> bytes(int slot) const {
@@ -79,6 +87,58 @@ class DeviceCase {
 
  public:
   std::vector<double> outputs, metrics;
+};
+
+// A call of a case whose results lie on the device, in memory of its own. Its lists lie there as well, or on the host.
+class ScalarsThere {
+ public:
+  ScalarsThere(const Case& c, int device, void* stream, bool lists_on_host = false)
+      : case_(c, device),
+        lists_(device, c.numbers.size() * sizeof(double)),
+        outputs_(device, c.row_outputs.size() * sizeof(double)),
+        metrics_(device, Metric::count * sizeof(double)),
+        problem_(case_.problem(lists_on_host ? c.numbers.data() : static_cast<const double*>(lists_.data()),
+                               lists_on_host, static_cast<double*>(outputs_.data()),
+                               static_cast<double*>(metrics_.data()))) {
+    problem_.scalars = problem_.tensors;
+    problem_.stream = stream;
+    write(c);
+  }
+
+  Problem& problem() { return problem_; }
+
+  // Another batch in the same places. Numbers that are no lists are the caller's, and stay.
+  void write(const Case& c) {
+    case_.write(c);
+    lists_.write(c.numbers.data());
+    outputs_.write(c.row_outputs.data());
+  }
+
+  // What the device has by now, with the gradients of case_.
+  DeviceCase& read() {
+    must(cuda::synchronize(problem_.tensors.ordinal, problem_.stream), "synchronize");
+    outputs_.read(case_.outputs.data());
+    metrics_.read(case_.metrics.data());
+    return case_;
+  }
+
+  // All of it: the numbers, then the gradients.
+  std::vector<unsigned char> result() {
+    must(cuda::synchronize(problem_.tensors.ordinal, problem_.stream), "synchronize");
+    std::vector<unsigned char> out(outputs_.bytes() + metrics_.bytes());
+    outputs_.read(out.data());
+    metrics_.read(out.data() + outputs_.bytes());
+    for (const int slot : {Case::gradient_c, Case::gradient_r}) {
+      const std::vector<unsigned char> bytes = case_.bytes(slot);
+      out.insert(out.end(), bytes.begin(), bytes.end());
+    }
+    return out;
+  }
+
+ private:
+  DeviceCase case_;
+  DeviceMemory lists_, outputs_, metrics_;
+  Problem problem_;
 };
 
 }  // namespace sdpo::checks

@@ -1,17 +1,23 @@
-"""Times the Diffusion-DPO loss and gradient of PyTorch on a GPU, three ways, each validated against float64 before it is timed.
+"""Times the Diffusion-DPO loss and gradient of PyTorch on a GPU, each way validated against float64 before it is timed.
 
-eager: the formula of the diffusers example, in float32; compiled: the same under torch.compile(mode="max-autotune"); triton: a
-straightforward two-kernel version. Where the Python package of this project is installed with its CUDA backend it is run beside them.
-Prints one JSON object. Usage: python3 peers.py [--ours check.json] [--quick]
+eager: the formula of the diffusers example, in float32; compiled and graphs: the same under torch.compile, tuned, without and with CUDA graphs;
+triton: a straightforward two-kernel version. Where the Python package of this project is installed it is run beside them.
+
+With --device cpu everything runs on the CPU at small shapes: a rehearsal, so that a GPU is not what finds a mistake in here. Its times mean nothing.
+Triton takes part in it with TRITON_INTERPRET=1 in the environment.
+
+Writes one JSON object to --out (default: standard output), again after every case, so that what was measured is kept when the time is up.
 """
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import time
 
 import torch
+from predicted import read_timings
 
 try:
     import triton
@@ -26,18 +32,19 @@ except ImportError:
 
 BETA = 500.0
 SHAPES = {"sd15": (4, 64, 64), "sdxl": (4, 128, 128), "cogvideox": (13, 16, 60, 90), "wan2.1": (16, 21, 60, 104)}
-ROWS = (1, 4, 16, 64)
+REHEARSAL_SHAPES = {"small": (4, 24, 25)}  # 2400 elements: a whole block of the Triton kernels and a part of one
+ROWS = (4, 1, 16, 64)  # in the order of worth
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
-def make_batch(shape, rows, dtype):
+def make_batch(shape, rows, dtype, device):
     """policy, reference and target of both branches: references near the policy, as in training."""
-    generator = torch.Generator("cuda").manual_seed(0)
+    generator = torch.Generator(device).manual_seed(0)
     batch = []
     for _ in range(2):
-        target = torch.randn((rows, *shape), device="cuda", generator=generator)
-        policy = target + 0.3 * torch.randn((rows, *shape), device="cuda", generator=generator)
-        reference = policy + 0.01 * torch.randn((rows, *shape), device="cuda", generator=generator)
+        target = torch.randn((rows, *shape), device=device, generator=generator)
+        policy = target + 0.3 * torch.randn((rows, *shape), device=device, generator=generator)
+        reference = policy + 0.01 * torch.randn((rows, *shape), device=device, generator=generator)
         batch.append(tuple(x.to(dtype) for x in (policy, reference, target)))
         del policy, reference, target
     return batch
@@ -104,7 +111,7 @@ if triton is not None:
         rows, size = batch[0][0].shape[0], batch[0][0][0].numel()
         block = 2048
         grid = (rows, triton.cdiv(size, block))
-        sums = torch.zeros((2, rows), device="cuda")
+        sums = torch.zeros((2, rows), device=batch[0][0].device)
         for branch, (policy, reference, target) in enumerate(batch):
             moments_kernel[grid](policy, reference, target, sums[branch], size, BLOCK=block)
         z = -0.5 * BETA * (sums[0] - sums[1]) / size
@@ -124,7 +131,7 @@ def ours_call():
 
     def call(batch):
         chosen, rejected = [(p.detach().requires_grad_(), r, t) for p, r, t in batch]
-        timesteps = torch.full((chosen[0].shape[0],), 500)
+        timesteps = torch.full((chosen[0].shape[0],), 500, device=chosen[0].device)
         loss = loss_fn(chosen=chosen, rejected=rejected, timesteps=timesteps).loss
         return loss.detach(), torch.autograd.grad(loss, (chosen[0], rejected[0]))
 
@@ -151,67 +158,147 @@ def validate(name, call, batch):
     return {"lossError": loss_error, "gradientError": gradient_error}
 
 
-def sample(call, batch, ballast, samples, each):
-    """Microseconds of a call, from events around `each` of them, put behind work that keeps the device busy: device time, without waits for Python."""
-    times = []
-    for _ in range(samples):
+class Gpu:
+    """Device time, from events. Before each sample the device is kept busy with other work, so that nobody waits for Python."""
+
+    def __init__(self):
+        self.name = torch.cuda.get_device_name()
+        self.ballast = torch.empty(2**28, device="cuda")
+
+    def microseconds(self, call, each):
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         for _ in range(8):
-            ballast.zero_()
+            self.ballast.zero_()
         begin.record()
         for _ in range(each):
-            call(batch)
+            call()
         end.record()
         end.synchronize()
-        times.append(begin.elapsed_time(end) * 1e3 / each)
-    return times
+        return begin.elapsed_time(end) * 1e3 / each
+
+    def extra_bytes(self, call):
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+
+    def between_cases(self):
+        torch.cuda.empty_cache()
 
 
-def measure(call, batch, ballast, repeats):
+class Cpu:
+    """Wall-clock time."""
+
+    name = "cpu"
+
+    def microseconds(self, call, each):
+        begin = time.perf_counter()
+        for _ in range(each):
+            call()
+        return (time.perf_counter() - begin) * 1e6 / each
+
+    def extra_bytes(self, call):
+        call()
+        return None
+
+    def between_cases(self):
+        pass
+
+
+def measure(machine, call, batch, samples):
     """As the check program measures: short calls many at a time. `singleCall`: one call between two events."""
+    once = lambda: call(batch)
     for _ in range(5):
-        call(batch)
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    call(batch)
-    torch.cuda.synchronize()
-    gradients = sum(p.numel() * p.element_size() for p, _, _ in batch)
-    extra = torch.cuda.max_memory_allocated() - before - gradients
-    times = sample(call, batch, ballast, repeats, 1)
+        once()
+    extra = machine.extra_bytes(once)
+    if extra is not None:
+        extra -= sum(p.numel() * p.element_size() for p, _, _ in batch)
+    times = [machine.microseconds(once, 1) for _ in range(samples)]
     single = statistics.median(times)
     if single < 100:
-        times = sample(call, batch, ballast, repeats, 16)
+        times = [machine.microseconds(once, 16) for _ in range(samples)]
     quartiles = statistics.quantiles(times, n=4)
     return {"microseconds": quartiles[1], "quartiles": [quartiles[0], quartiles[2]], "singleCall": single, "extraBytes": extra}
+
+
+def peers_of(device):
+    """The calls by name, and why others are missing."""
+    compiled = lambda mode: with_gradients(torch.compile(formula, mode=mode, dynamic=False))
+    calls = {"eager": with_gradients(formula), "compiled": compiled("max-autotune-no-cudagraphs"), "graphs": compiled("max-autotune")}
+    missing = []
+    if triton is None:
+        missing.append({"peer": "triton", "reason": "Triton is not installed"})
+    elif device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        missing.append({"peer": "triton", "reason": "on the CPU it needs TRITON_INTERPRET=1"})
+    else:
+        calls["triton"] = triton_call
+    try:
+        calls["package"] = ours_call()
+    except Exception as error:  # not installed, or its library is missing or another version's
+        missing.append({"peer": "package", "reason": first_line(error)})
+    return calls, missing
+
+
+def first_line(error):
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def times_of(file_name):
+    """What the check program timed, of the design that a call chooses by itself."""
+    if not file_name:
+        return {}
+    try:
+        timings = read_timings(file_name).get("timings", [])
+    except (OSError, ValueError) as error:  # the peers are worth measuring without it
+        print(f"{file_name}: {first_line(error)}", file=sys.stderr)
+        return {}
+    return {(t["shape"], t["dtype"], t["rows"]): t["microseconds"] for t in timings if t["chosen"]}
+
+
+def write(out, results):
+    if out is None:
+        return
+    with open(out + ".new", "w", encoding="utf-8") as file:
+        json.dump(results, file, indent=2)
+        file.write("\n")
+    os.replace(out + ".new", out)
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--ours", help="the JSON of the check program of the same run and device; its times are compared")
-    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="fewer rows and samples")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="after these no further case begins; the rest is listed as skipped")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--commit", default="unknown")
+    parser.add_argument("--out", help="the file to write; default: standard output")
     arguments = parser.parse_args()
-    if not torch.cuda.is_available():
+    if arguments.device == "cuda" and not torch.cuda.is_available():
         sys.exit("PyTorch sees no CUDA device")
-
-    calls = {"eager": with_gradients(formula), "compiled": with_gradients(torch.compile(formula, mode="max-autotune", dynamic=False))}
-    if triton is not None:
-        calls["triton"] = triton_call
-    if sdpo is not None:
-        calls["package"] = ours_call()
-    ours = {}
-    if arguments.ours:
-        with open(arguments.ours, encoding="utf-8") as file:
-            ours = {(t["shape"], t["dtype"], t["rows"]): t["microseconds"] for t in json.load(file).get("timings", []) if t["chosen"]}
+    rehearsal = arguments.device == "cpu"
+    machine = Cpu() if rehearsal else Gpu()
 
     deadline = time.monotonic() + arguments.seconds
-    ballast = torch.empty(2**28, device="cuda")
-    results, skipped = [], []
-    for shape_name, shape in SHAPES.items():
-        for dtype_name, dtype in DTYPES.items():
-            for rows in ROWS[:2] if arguments.quick else ROWS:
-                batch = make_batch(shape, rows, dtype)
+    calls, skipped = peers_of(arguments.device)
+    ours = times_of(arguments.ours)
+    results = {
+        "gpu": machine.name,
+        "commit": arguments.commit,
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "triton": triton.__version__ if triton is not None else None,
+        "package": sdpo.__version__ if sdpo is not None else None,
+        "results": [],
+        "skipped": skipped,
+    }
+    shapes = REHEARSAL_SHAPES if rehearsal else SHAPES
+    samples = 3 if rehearsal else 10 if arguments.quick else 30
+    for dtype_name, dtype in DTYPES.items():
+        for rows in ROWS[:2] if arguments.quick or rehearsal else ROWS:
+            for shape_name, shape in sorted(shapes.items(), key=lambda item: -torch.Size(item[1]).numel()):
+                batch = make_batch(shape, rows, dtype, arguments.device)
                 for name, call in calls.items():
                     case = {"peer": name, "shape": shape_name, "dtype": dtype_name, "rows": rows}
                     if time.monotonic() > deadline:
@@ -219,30 +306,20 @@ def main():
                         continue
                     try:
                         case.update(validate(name, call, batch))
-                        case.update(measure(call, batch, ballast, 10 if arguments.quick else 30))
-                    except (AssertionError, RuntimeError, sdpo.SdpoError if sdpo is not None else RuntimeError) as error:
-                        skipped.append({**case, "reason": str(error).splitlines()[0]})
-                        continue
-                    if (shape_name, dtype_name, rows) in ours:
-                        case["ratio"] = case["microseconds"] / ours[shape_name, dtype_name, rows]
-                    results.append(case)
+                        case.update(measure(machine, call, batch, samples))
+                    except Exception as error:  # whatever a compiler throws: the other peers are measured all the same
+                        skipped.append({**case, "reason": first_line(error)})
+                    else:
+                        if (shape_name, dtype_name, rows) in ours:
+                            case["ratio"] = case["microseconds"] / ours[shape_name, dtype_name, rows]
+                        results["results"].append(case)
+                    write(arguments.out, results)
                 del batch
-                torch.cuda.empty_cache()
-        torch._dynamo.reset()
-    print(
-        json.dumps(
-            {
-                "gpu": torch.cuda.get_device_name(),
-                "torch": torch.__version__,
-                "cuda": torch.version.cuda,
-                "triton": triton.__version__ if triton is not None else None,
-                "package": sdpo.__version__ if sdpo is not None else None,
-                "results": results,
-                "skipped": skipped,
-            },
-            indent=2,
-        )
-    )
+                machine.between_cases()
+                torch._dynamo.reset()  # else, beyond eight kinds of arguments, it would go on without compiling
+    write(arguments.out, results)
+    if arguments.out is None:
+        print(json.dumps(results, indent=2))
 
 
 if __name__ == "__main__":

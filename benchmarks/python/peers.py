@@ -60,7 +60,7 @@ class TorchCase:
         if case["objective"] == "dpo-cm":
             pair = (0.5 * (log_weight[0] + log_weight[1])).exp().clamp(low, high)
             return -(keep * pair * F.logsigmoid(reward[0] - reward[1])).mean()
-        weight = [l.exp().clamp(low, high) for l in log_weight]
+        weight = [value.exp().clamp(low, high) for value in log_weight]
         return -(keep * F.logsigmoid(weight[0] * reward[0] - weight[1] * reward[1])).mean()
 
     def __call__(self):
@@ -104,11 +104,11 @@ class NumpyCase:
         if objective != "diffusion-dpo":
             log_weight = [-self.omega * e for e in error]
             keep = (numpy.minimum(*log_weight) >= math.log(case["maskThreshold"])).astype(float)
-            clip = lambda l: numpy.exp(l).clip(1 - case["clipRange"], 1 + case["clipRange"])
+            clip = lambda value: numpy.exp(value).clip(1 - case["clipRange"], 1 + case["clipRange"])
             if objective == "dpo-cm":
                 pair = clip((log_weight[0] + log_weight[1]) / 2)
             else:
-                weight = [clip(l) for l in log_weight]
+                weight = [clip(value) for value in log_weight]
         logit = weight[0] * reward[0] - weight[1] * reward[1]
         loss = numpy.mean(keep * pair * numpy.logaddexp(0, -logit))
         if not case["gradients"]:

@@ -1,11 +1,11 @@
-/** The digits experiment as a study runs it (docs/study.md): one run fine-tunes a base on one source of pairs with one arm, and measures it on the way. */
+/** The digits experiment as a study runs it (study/docs/study.md): one run fine-tunes a base on one source of pairs with one arm, and measures it on the way. */
 
 import { existsSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { DivergenceError, NoiseSchedule, noise, PreferenceLoss } from 'sdpo';
-import type { Experiment, ExperimentContext, Measures, StudyCell, StudyRun } from 'sdpo/study';
 import { PreferenceTrainer } from 'sdpo/trainer';
+import type { Experiment, ExperimentContext, Measures, StudyCell, StudyRun } from 'sdpo-study';
 import { BASE_STEPS, trainBase } from './base.js';
 import { MASK_CONTROLS, type MaskControl, maskControl } from './controls.js';
 import { loadDigits, PIXELS } from './data.js';

@@ -91,7 +91,9 @@ def main(arguments=None):
 
     rank, world = 0, 1
     if args.distributed:
-        torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        owned = not torch.distributed.is_initialized()  # else the launcher's, as under Ray Train
+        if owned:
+            torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
         rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cuda":
@@ -138,10 +140,12 @@ def main(arguments=None):
             if rank == 0:
                 shown = ("loss", "implicit_accuracy", "mask_fraction", "error_chosen", "policy_error")
                 print(f"step {number:4d}  " + "  ".join(f"{name} {history[-1][name]:.4f}" for name in shown if name in history[-1]), flush=True)
-    if args.distributed:
+    if args.distributed and owned:
         torch.distributed.destroy_process_group()
     return history
 
 
 if __name__ == "__main__":
     main()
+    sys.stdout.flush()
+    os._exit(0)  # a thread of gloo may still want the interpreter's lock while it ends, and torch would abort

@@ -29,7 +29,6 @@ def make_step(objective, beta, schedule, **options):
     loss_fn = PreferenceLoss(objective=objective, beta=beta, schedule=schedule, **options)
 
     def step(policy, reference, target, timesteps, denominator=None):
-        chosen, rejected = zip(*(tensor.chunk(2) for tensor in (policy, reference, target)))
-        return loss_fn(chosen=chosen, rejected=rejected, timesteps=timesteps, denominator=denominator)
+        return loss_fn(policy=policy, reference=reference, target=target, layout="halves", timesteps=timesteps, denominator=denominator)
 
     return step

@@ -2,7 +2,8 @@
 
 import type { Array as JaxArray } from '@jax-js/jax';
 import type { Batch, BranchBatch, BranchName } from '../loss/batch.js';
-import { type AsyncCallOptions, PreferenceLoss } from '../loss/loss.js';
+import type { AsyncCallOptions } from '../loss/call-options.js';
+import { PreferenceLoss } from '../loss/loss.js';
 import type { Statistics } from '../loss/result.js';
 import { checkBoolean, checkOptions, failType, failValue } from '../native/validate.js';
 import type { DType } from '../tensor/dtypes.js';

@@ -2,7 +2,8 @@
 
 import type * as Tf from '@tensorflow/tfjs';
 import type { Batch, BranchBatch, BranchName } from '../loss/batch.js';
-import { type CallOptions, type CoefficientInput, PreferenceLoss } from '../loss/loss.js';
+import type { CallOptions, CoefficientInput } from '../loss/call-options.js';
+import { PreferenceLoss } from '../loss/loss.js';
 import type { Statistics } from '../loss/result.js';
 import { checkOptions, failType, failValue } from '../native/validate.js';
 import type { LatentArray } from '../tensor/operand.js';

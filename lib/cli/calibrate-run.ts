@@ -2,10 +2,11 @@
 
 import { USED_BY } from '../loss/options.js';
 import { calibrate, formatCalibration } from '../trainer/calibrate.js';
-import type { CalibrateCommandOptions } from './calibrate.js';
+import type { CalibrateCommandOptions } from './command-options.js';
 import { loadConfig, type TrainConfig } from './config.js';
 import { configError } from './config-error.js';
 import { EXIT, type ExitCode } from './exit.js';
+import { onInterrupt } from './interrupt.js';
 import { makeParts } from './train-setup.js';
 
 /** Share of the rows to keep where neither the command line nor the config names one. */
@@ -16,6 +17,10 @@ export async function calibrateConfig(file: string, options: CalibrateCommandOpt
   const { config } = loaded;
   const given = givenOf(config, options.propose);
   const { loss, schedule, data, policy } = await makeParts(loaded);
+  const interruption = onInterrupt(
+    () => console.error('Stopping after this batch; once more, and it stops at once.'),
+    () => {},
+  );
   try {
     const { pairsPerStep, noise, timesteps } = config.training;
     const { logRatioReduction, timestepWeighting } = loss.options;
@@ -23,7 +28,7 @@ export async function calibrateConfig(file: string, options: CalibrateCommandOpt
       ...{ policy, data, schedule, noise, timesteps, logRatioReduction, timestepWeighting, seed: config.seed },
       ...{ batches: options.batches, batchSize: pairsPerStep, bins: options.bins },
       keep: options.keep ?? config.threshold?.keep ?? DEFAULT_KEEP,
-      ...given,
+      ...{ ...given, signal: interruption.signal },
     });
     console.log(options.json ? JSON.stringify(result) : formatCalibration(result));
     const { objective } = config.loss;
@@ -34,6 +39,7 @@ export async function calibrateConfig(file: string, options: CalibrateCommandOpt
     }
     return EXIT.ok;
   } finally {
+    interruption.dispose();
     policy.dispose?.();
   }
 }

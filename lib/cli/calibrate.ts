@@ -1,20 +1,9 @@
 /** `sdpo calibrate <config>`: the arguments of the command. */
 
 import { type Command, InvalidArgumentError, Option } from 'commander';
+import { collect, positiveInteger } from './arguments.js';
+import { type CalibrateCommandOptions, PROPOSALS } from './command-options.js';
 import { EXIT_CODE_HELP, finish } from './exit.js';
-import { collect, positiveInteger } from './train.js';
-
-/** What is worked out; the other of the two is the config's. */
-export const PROPOSALS = ['kappa', 'tau', 'none'] as const;
-
-export interface CalibrateCommandOptions {
-  readonly set: readonly string[];
-  readonly propose: (typeof PROPOSALS)[number];
-  readonly keep?: number;
-  readonly batches: number;
-  readonly bins: number;
-  readonly json?: boolean;
-}
 
 export function addCalibrate(program: Command): void {
   program

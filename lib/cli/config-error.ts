@@ -33,8 +33,13 @@ export function withPath<T>(where: string | ((argument: string) => string), make
   } catch (error) {
     const { code, message } = error as SdpoError;
     if (!OPTION_ERRORS.includes(code)) throw error;
+    const renamed = message.replace(
+      /^Expected ((?:options|config|name)[\w.[\]]*)/,
+      (_, name) => `Expected ${rename(name)}`,
+    );
+    // What else it speaks of are options too.
     throw configError(
-      message.replace(/^Expected ((?:options|config|name)[\w.[\]]*)/, (_, name) => `Expected ${rename(name)}`),
+      renamed.replace(/\boptions\.\w+/g, (name) => rename(name)),
       error,
     );
   }

@@ -1,15 +1,22 @@
 /** The config of a training: its shape, and how it is read, changed by the command line, checked and completed. */
 
 import { dirname, relative, resolve } from 'node:path';
-import { jsonProblem, SOUND_JSON } from '../files/json-problem.js';
-import { readTextFile } from '../files/text.js';
 import { type PreferenceLossOptions, USED_BY } from '../loss/options.js';
-import type { DiffusersConfig, PredictionType, PresetName } from '../schedule/schedule.js';
+import { printable } from '../native/printable.js';
+import { readConfigFile } from '../schedule/config-file.js';
+import { PARAMETERS } from '../schedule/sampling.js';
+import type {
+  DiffusersConfig,
+  PredictionType,
+  PresetName,
+  SamplerOptions,
+  ShiftOptions,
+} from '../schedule/schedule.js';
 import type { ParquetPairOptions, SafetensorsPairOptions } from '../trainer/data.js';
 import type { Sampling, TimestepSampling } from '../trainer/draws.js';
 import type { LearningRateOptions } from '../trainer/learning-rate.js';
 import { configError } from './config-error.js';
-import { problemsOf, readSchema } from './schema.js';
+import { isOptionalField, problemsOf, readSchema } from './schema.js';
 import { applySetting } from './set.js';
 
 /** A function of a module of the user, and what it is given. */
@@ -19,12 +26,12 @@ export interface ModuleConfig {
   readonly options?: Readonly<Record<string, unknown>>;
 }
 
-export type DataConfig =
+type DataConfig =
   | ({ readonly format: 'safetensors'; readonly files: readonly string[] } & SafetensorsPairOptions)
   | ({ readonly format: 'parquet'; readonly files: readonly string[] } & ParquetPairOptions)
   | ({ readonly format: 'module' } & ModuleConfig);
 
-export type ReferenceConfig =
+type ReferenceConfig =
   | { readonly kind: 'policy' }
   | { readonly kind: 'cache'; readonly folder: string; readonly content?: 'predictions' | 'errors' };
 
@@ -34,14 +41,13 @@ export interface TrainConfig {
   readonly base: string;
   readonly policy: ModuleConfig;
   readonly data: DataConfig;
-  readonly schedule: {
-    readonly preset?: PresetName;
-    readonly config?: DiffusersConfig | string;
-    readonly inferenceSteps?: number;
-    readonly eta: number;
-    readonly predictionType?: PredictionType;
-    readonly ignore?: readonly string[];
-  };
+  readonly schedule: SamplerOptions &
+    ShiftOptions & {
+      readonly preset?: PresetName;
+      readonly config?: DiffusersConfig | string;
+      readonly predictionType?: PredictionType;
+      readonly ignore?: readonly string[];
+    };
   readonly loss: Omit<PreferenceLossOptions, 'schedule'>;
   readonly training: {
     readonly steps: number;
@@ -69,6 +75,8 @@ export interface TrainConfig {
     readonly warmup?: number;
   };
   readonly seed: number;
+  /** Folder of a checkpoint, of another run mostly, that this run goes on from. */
+  readonly fromCheckpoint?: string;
   readonly out: string;
 }
 
@@ -84,22 +92,26 @@ export interface LoadedConfig {
 export interface ConfigChanges {
   /** Assignments of `--set`, in their order. */
   readonly set?: readonly string[];
-  /** `--out`, relative to the working directory; takes the place of the config's `out`. */
+  /** `--out` and `--from-checkpoint`, relative to the working directory; they take the place of the config's `out` and `fromCheckpoint`. */
   readonly out?: string;
+  readonly fromCheckpoint?: string;
 }
 
 /**
  * Reads a config, applies the changes of the command line, checks it and fills in the defaults.
  * @throws SdpoError ERR_SDPO_CONFIG that names every path with a mistake.
  */
-export function loadConfig(file: string, { set = [], out }: ConfigChanges = {}): LoadedConfig {
-  const config = readJsonObject(file);
-  for (const assignment of set) applySetting(config, assignment);
+export function loadConfig(file: string, { set = [], ...paths }: ConfigChanges = {}): LoadedConfig {
+  const config: Record<string, unknown> = { ...readConfigFile(file) };
+  const schema = readSchema('train');
+  for (const assignment of set) applySetting(config, assignment, (names) => isOptionalField(schema, names));
   const folder = dirname(resolve(file));
   const base = resolve(folder, typeof config.base === 'string' ? config.base : '.');
-  if (out !== undefined) config.out = relative(base, resolve(out)) || '.';
+  for (const name of ['out', 'fromCheckpoint'] as const) {
+    const path = paths[name];
+    if (path !== undefined) config[name] = relative(base, resolve(path)) || '.';
+  }
 
-  const schema = readSchema('train');
   const problems = problemsOf(schema, config, 'the config');
   const checked = config as unknown as TrainConfig;
   if (problems.length === 0) {
@@ -107,26 +119,11 @@ export function loadConfig(file: string, { set = [], out }: ConfigChanges = {}):
     problems.push(...furtherProblems(checked));
   }
   if (problems.length > 0) {
-    throw configError(`${file} is not a valid config:\n${problems.map((problem) => `  ${problem}`).join('\n')}`);
+    throw configError(
+      `${printable(file)} is not a valid config:\n${problems.map((problem) => `  ${problem}`).join('\n')}`,
+    );
   }
   return { config: checked, base, out: resolve(base, checked.out) };
-}
-
-/** The object in a JSON file. */
-export function readJsonObject(file: string): Record<string, unknown> {
-  const text = readTextFile(file, 'ERR_SDPO_CONFIG');
-  let value: unknown;
-  try {
-    value = JSON.parse(text);
-  } catch (error) {
-    throw configError(`Expected ${file} to be readable JSON, received: ${(error as Error).message}`, error);
-  }
-  const problem = jsonProblem(text);
-  if (problem !== undefined) throw configError(`Expected ${file} to be ${SOUND_JSON}, received ${problem}`);
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
-    throw configError(`Expected ${file} to be a JSON object, received ${JSON.stringify(value).slice(0, 60)}`);
-  }
-  return value as Record<string, unknown>;
 }
 
 /** The schema's defaults are those of all objectives; a run should not state options that its objective does not have. */
@@ -165,10 +162,16 @@ function furtherProblems({ schedule, training, loss, threshold, reference }: Tra
     "absent with onNonFinite 'stop'",
     maxSkipped,
   );
-  for (const name of ['mean', 'std'] as const) {
-    const value = timesteps[name];
-    const uniform = timesteps.distribution === 'uniform';
-    demand(value === undefined || !uniform, `training.timesteps.${name}`, "absent with distribution 'uniform'", value);
+  const { distribution, steps: list, order } = timesteps;
+  for (const [name, owner] of Object.entries(PARAMETERS)) {
+    const value = timesteps[name as keyof typeof PARAMETERS];
+    const expected = `absent with distribution '${distribution}'`;
+    demand(value === undefined || owner === distribution, `training.timesteps.${name}`, expected, value);
+  }
+  if (list === undefined) demand(order === undefined, 'training.timesteps.order', 'absent without steps', order);
+  else {
+    demand(distribution === 'uniform', 'training.timesteps.distribution', 'absent with steps', distribution);
+    demand(timesteps.range === undefined, 'training.timesteps.range', 'absent with steps', timesteps.range);
   }
   if (timesteps.range !== undefined) {
     const [low, high] = timesteps.range;

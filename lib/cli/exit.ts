@@ -1,5 +1,8 @@
 /** How a command ends: the exit codes, and what is printed of an error. */
 
+import { printable } from '../native/printable.js';
+import { isSystemError } from '../trainer/file-error.js';
+
 /** Exit codes of `sdpo`; part of the public contract (docs/cli.md). */
 export const EXIT = {
   ok: 0,
@@ -9,7 +12,7 @@ export const EXIT = {
   usage: 2,
   /** The training met numbers that are not finite. */
   diverged: 3,
-  /** SIGINT or SIGTERM; as a shell reports a process that SIGINT ended. */
+  /** SIGINT, SIGTERM, SIGHUP, or output that nobody reads; as a shell reports a process that SIGINT ended. */
   interrupted: 130,
 } as const;
 
@@ -20,6 +23,7 @@ Exit codes: ${EXIT.ok} done, ${EXIT.failed} failed, ${EXIT.usage} wrong usage or
 
 const CODES: { readonly [code: string]: ExitCode } = {
   ERR_SDPO_CONFIG: EXIT.usage,
+  ERR_SDPO_LOCKED: EXIT.usage,
   ERR_SDPO_DIVERGED: EXIT.diverged,
   ERR_SDPO_ABORTED: EXIT.interrupted,
 };
@@ -34,14 +38,17 @@ export async function finish(command: () => Promise<ExitCode>, { json = false }:
   }
 }
 
-/** One line of JSON on standard output, or text on standard error; with the stack where the error is not one that this package words. */
+/**
+ * One line of JSON on standard output, or text on standard error; with the stack where the error is neither one that this package words nor one of
+ * the operating system, which has the path and the call in its message.
+ */
 export function printError(error: unknown, json: boolean): void {
   const {
     code,
     message = String(error),
     stack,
   } = (error ?? {}) as { code?: unknown; message?: string; stack?: string };
-  const ours = String(code).startsWith('ERR_SDPO_');
+  const worded = String(code).startsWith('ERR_SDPO_') || isSystemError(error);
   if (json) console.log(JSON.stringify({ error: { code, message } }));
-  else console.error(ours ? message : (stack ?? message));
+  else console.error((worded ? message : (stack ?? message)).split('\n').map(printable).join('\n')); // nothing in it acts on the terminal
 }

@@ -3,6 +3,7 @@
 import { resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { insteadOfFile } from '../files/open.js';
+import { printable } from '../native/printable.js';
 import type { ModuleConfig } from './config.js';
 import { configError } from './config-error.js';
 import { suggest } from './schema.js';
@@ -20,7 +21,7 @@ export async function callModule<T>(path: string, config: ModuleConfig, base: st
     const known = Object.keys(loaded);
     const received = made === undefined ? `a module that exports ${known.join(', ') || 'nothing'}` : typeof made;
     throw configError(
-      `Expected ${path}.module to export a function ${name}, received ${received}${suggest(name, known)} (${config.module})`,
+      `Expected ${path}.module to export a function ${name}, received ${received}${suggest(name, known)} (${printable(config.module)})`,
     );
   }
   return (await made(config.options ?? {}, context)) as T;
@@ -32,22 +33,23 @@ const UNUSABLE = /^ERR_(IMPORT_A|UNSUPPORTED_DIR_IMPORT)/;
 async function importModule(path: string, file: string): Promise<Record<string, unknown>> {
   // Importing a FIFO waits for ever, and a device never ends.
   const instead = insteadOfFile(file);
-  if (instead !== undefined) throw configError(`Expected ${path} to be a module, received ${instead}: ${file}`);
+  if (instead !== undefined)
+    throw configError(`Expected ${path} to be a module, received ${instead}: ${printable(file)}`);
   try {
     return await import(pathToFileURL(file).href);
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException;
     if (error instanceof SyntaxError || UNUSABLE.test(String(code))) {
       // Node keeps the place of a syntax error to itself until nobody catches it.
-      const hint = error instanceof SyntaxError ? ` (node ${file} shows where)` : '';
+      const hint = error instanceof SyntaxError ? ` (node ${printable(file)} shows where)` : '';
       throw configError(
-        `Expected ${path} to be a module that Node can import, received ${file}: ${message}${hint}`,
+        `Expected ${path} to be a module that Node can import, received ${printable(file)}: ${message}${hint}`,
         error,
       );
     }
     if (code !== 'ERR_UNKNOWN_FILE_EXTENSION') throw error;
     throw configError(
-      `Expected ${path} to be a module that Node ${process.versions.node} can import, received ${file}; for TypeScript: npm install tsx, and NODE_OPTIONS="--import tsx"`,
+      `Expected ${path} to be a module that Node ${process.versions.node} can import, received ${printable(file)}; for TypeScript: npm install tsx, and NODE_OPTIONS="--import tsx"`,
       error,
     );
   }

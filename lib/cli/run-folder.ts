@@ -1,12 +1,17 @@
 /** The folder of a run: what is in it, when it may be used, and the record of the config that the run has. */
 
-import { mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { arch, cpus, platform } from 'node:os';
 import { join, relative, resolve } from 'node:path';
 import writeFileAtomic from 'write-file-atomic';
+import { SdpoError } from '../native/errors.js';
+import { printable } from '../native/printable.js';
+import { describe } from '../native/validate.js';
+import { readConfigFile } from '../schedule/config-file.js';
 import { packageVersion } from '../selftest/diagnose.js';
-import { differenceOf } from '../trainer/difference.js';
-import { type LoadedConfig, readJsonObject, type TrainConfig } from './config.js';
+import { type Difference, differencesOf } from '../trainer/difference.js';
+import { makeFolder, namingFiles, namingFilesSync } from '../trainer/file-error.js';
+import type { LoadedConfig, TrainConfig } from './config.js';
 import { configError } from './config-error.js';
 import { LOCK } from './run-lock.js';
 
@@ -34,22 +39,31 @@ export function checkRunFolder({ config, base, out }: LoadedConfig, resume: bool
   if (entries.length === 0) return false;
   if (!resume) {
     const hint = entries.includes(RUN_FILES.config) ? '; --resume goes on with the run in it' : '';
-    throw configError(`Expected ${out} to be empty or new, received a folder with ${entries.length} entries${hint}`);
+    throw configError(
+      `Expected ${printable(out)} to be empty or new, received a folder with ${entries.length} entries${hint}`,
+    );
   }
   if (!entries.includes(RUN_FILES.config)) {
-    throw configError(`Expected ${out} to hold a run, received a folder without ${RUN_FILES.config}`);
+    throw configError(`Expected ${printable(out)} to hold a run, received a folder without ${RUN_FILES.config}`);
   }
   // Without a checkpoint there are no numbers to go on with: the run begins, with whatever config.
   if (list(join(out, RUN_FILES.checkpoints)).every((name) => !/^checkpoint-\d+$/.test(name))) return true;
-  const before = readJsonObject(join(out, RUN_FILES.config)) as unknown as TrainConfig;
-  const difference = differenceOf(deciding(before, resolve(out, before.base ?? '.')), deciding(config, base));
+  const [difference] = configDifferences(out, { config, base });
   if (difference !== undefined) {
     const { path, before, now } = difference;
     throw configError(
-      `Expected ${path} to be ${before}, as in the run that --resume goes on with (${join(out, RUN_FILES.config)}), received ${now}`,
+      `Expected ${printable(path)} to be ${printable(before)}, as in the run that --resume goes on with (${printable(join(out, RUN_FILES.config))}), ` +
+        `received ${printable(now)}\nA new run may go on with other settings: --from-checkpoint ${printable(join(out, RUN_FILES.checkpoints))}/checkpoint-<step> --out <folder>`,
     );
   }
   return true;
+}
+
+/** What differs between the config of the run in a folder and another one, in the parts that decide the numbers. */
+export function configDifferences(run: string, { config, base }: Pick<LoadedConfig, 'config' | 'base'>): Difference[] {
+  const before = readConfigFile(join(run, RUN_FILES.config)) as unknown as TrainConfig;
+  const folder = typeof before.base === 'string' ? before.base : '.';
+  return differencesOf(deciding(before, resolve(run, folder)), deciding(config, base));
 }
 
 function list(folder: string): string[] {
@@ -57,7 +71,10 @@ function list(folder: string): string[] {
     return readdirSync(folder);
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return [];
-    throw configError(`Expected ${folder} to be a folder, received: ${(error as Error).message}`, error);
+    throw configError(
+      `Expected ${printable(folder)} to be a folder, received: ${printable((error as Error).message)}`,
+      error,
+    );
   }
 }
 
@@ -78,24 +95,39 @@ function deciding(config: TrainConfig, base: string): unknown {
  * @param goesOn whether the run goes on from a checkpoint; without one, nothing that was logged before belongs to it
  */
 export async function recordRun({ config, base, out }: LoadedConfig, goesOn: boolean): Promise<void> {
-  mkdirSync(out, { recursive: true });
+  namingFilesSync({ task: 'make the folder of the run', path: out }, () => makeFolder(out));
   // What an earlier end left behind is not what this one will leave.
   const ends = [RUN_FILES.weights, RUN_FILES.averageWeights, RUN_FILES.summary];
-  for (const name of goesOn ? ends : [...ends, RUN_FILES.metrics]) rmSync(join(out, name), { force: true });
+  for (const name of goesOn ? ends : [...ends, RUN_FILES.metrics]) {
+    const path = join(out, name);
+    namingFilesSync({ task: 'remove what an earlier end of the run left', path }, () => rmSync(path, { force: true }));
+  }
   const record: TrainConfig = { ...config, base: relative(out, base) || '.' };
   delete (record as { $schema?: string }).$schema; // a path that was relative to another file
   const sessions = readSessions(join(out, RUN_FILES.environment));
-  await writeJson(join(out, RUN_FILES.config), record);
-  await writeJson(join(out, RUN_FILES.environment), { sessions: [...sessions, environment()] });
+  await writeJson('write the config of the run', join(out, RUN_FILES.config), record);
+  await writeJson('write the record of this start', join(out, RUN_FILES.environment), {
+    sessions: [...sessions, environment()],
+  });
 }
 
 function readSessions(file: string): unknown[] {
+  const found = namingFilesSync({ task: 'read the record of earlier starts', path: file }, () =>
+    statSync(file, { throwIfNoEntry: false }),
+  );
+  if (found === undefined) return [];
+  // A pipe would be waited for.
+  const text = found.isFile() ? readFileSync(file, 'utf8') : undefined;
   try {
-    return (JSON.parse(readFileSync(file, 'utf8')) as { sessions: unknown[] }).sessions;
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return [];
-    throw error;
+    const { sessions } = JSON.parse(text ?? '') as { sessions: unknown };
+    if (Array.isArray(sessions)) return sessions;
+  } catch {
+    // The next line says what is wrong.
   }
+  throw new SdpoError(
+    'ERR_SDPO_FILE',
+    `Expected ${printable(file)} to be JSON with a list of sessions, received ${text === undefined ? 'something else than a file' : describe(text)}; it says when and where the run was started, nothing else: move it away`,
+  );
 }
 
 function environment(): Record<string, string | number> {
@@ -110,7 +142,7 @@ function environment(): Record<string, string | number> {
   };
 }
 
-/** Writes JSON so that the file has either its old content or the new one. */
-export async function writeJson(file: string, value: unknown): Promise<void> {
-  await writeFileAtomic(file, `${JSON.stringify(value, null, 2)}\n`);
+/** Writes JSON so that the file has either its old content or the new one; `task` is for the message where that fails. */
+export async function writeJson(task: string, path: string, value: unknown): Promise<void> {
+  await namingFiles({ task, path }, () => writeFileAtomic(path, `${JSON.stringify(value, null, 2)}\n`));
 }

@@ -3,6 +3,7 @@
 import { readFileSync } from 'node:fs';
 import { Ajv, type ErrorObject } from 'ajv';
 import { closest, distance } from 'fastest-levenshtein';
+import { printable } from '../native/printable.js';
 
 /** The part of JSON Schema that our schemas use. */
 interface Schema {
@@ -44,11 +45,39 @@ export function problemsOf(schema: Schema, value: unknown, root: string): string
   const errors = validate.errors ?? [];
   // Where no alternative fits, the sentence about all of them says it; those about each would contradict one another.
   const alternatives = errors.filter(({ keyword }) => keyword === 'anyOf' || keyword === 'oneOf');
+  const isObject = (data: unknown) => typeof data === 'object' && data !== null && !Array.isArray(data);
   const shown = errors.filter(
-    ({ schemaPath }) => !alternatives.some((whole) => schemaPath.startsWith(`${whole.schemaPath}/`)),
+    ({ keyword, schemaPath, parentSchema, data }) =>
+      !alternatives.some((whole) => schemaPath.startsWith(`${whole.schemaPath}/`)) &&
+      // What is no object has none of the fields, and another sentence says that it is no object.
+      !(keyword === 'oneOf' && (parentSchema as Schema).type === 'object' && !isObject(data)),
   );
   const word = new Wording(schema, root);
   return [...new Set(shown.map((error) => word.problem(error)))];
+}
+
+/** Whether a field, given by the names on the way to it, may be absent and is not allowed to be null: what `null` can then mean is its absence. */
+export function isOptionalField(schema: Schema, names: readonly string[]): boolean {
+  const resolved = (one: Schema): Schema =>
+    one.$ref === undefined ? one : (schema.definitions?.[one.$ref.replace('#/definitions/', '')] ?? {});
+  const alternatives = (one: Schema): Schema[] => [one, ...[...(one.oneOf ?? []), ...(one.anyOf ?? [])].map(resolved)];
+  let fields = [schema];
+  let required = true;
+  for (const name of names) {
+    const owners = fields
+      .map(resolved)
+      .flatMap(alternatives)
+      .filter(({ properties = {} }) => Object.hasOwn(properties, name));
+    fields = owners.map(({ properties }) => properties![name]);
+    required = owners.every((owner) => owner.required?.includes(name));
+  }
+  return (
+    !required &&
+    !fields
+      .map(resolved)
+      .flatMap(alternatives)
+      .some(({ type }) => type === 'null')
+  );
 }
 
 class Wording {
@@ -62,7 +91,7 @@ class Wording {
 
   problem({ keyword, params, instancePath, parentSchema, data }: ErrorObject): string {
     const schema = parentSchema as Schema;
-    const path = this.#path(instancePath);
+    const path = printable(this.#path(instancePath));
     const at = path === '' ? this.#root : path;
     const below = (name: string) => (path === '' ? name : `${path}.${name}`);
     switch (keyword) {

@@ -1,34 +1,37 @@
-/** `sdpo study <config>`: the arguments of the command. */
+/** `sdpo study` and `sdpo report`: commands of a package of their own, so that who wants the loss does not install what draws plots. */
 
 import type { Command } from 'commander';
-import { EXIT_CODE_HELP, finish } from './exit.js';
-import { collect, positiveInteger } from './train.js';
-
-export interface StudyCommandOptions {
-  readonly out?: string;
-  readonly jobs?: number;
-  readonly only: readonly string[];
-  readonly quiet?: boolean;
-  readonly json?: boolean;
-}
+import { configError } from './config-error.js';
+import { finish } from './exit.js';
 
 export function addStudy(program: Command): void {
+  addElsewhere(program, 'study', 'run a study of many trainings');
+}
+
+export function addReport(program: Command): void {
+  addElsewhere(program, 'report', 'write a page about trainings or a study');
+}
+
+function addElsewhere(program: Command, name: string, purpose: string): void {
   program
-    .command('study')
-    .description('run the study that a file declares; what is done already is not done again')
-    .argument('<config>', 'JSON file that declares the study (schema/study.schema.json)')
-    .option('--out <folder>', 'folder of the results (default: results/<name of the file>, beside the file)')
-    .option('--jobs <n>', 'processes at a time (default: the cores)', positiveInteger)
-    .option(
-      '--only <condition>',
-      'runs whose name has this part, or field=value,… with group, source, beta, arm or seed (repeatable: all must hold)',
-      collect,
-      [],
-    )
-    .option('--quiet', 'print errors only')
-    .option('--json', 'print one JSON object per line: each run that ends, then a summary')
-    .addHelpText('after', EXIT_CODE_HELP)
-    .action((file: string, options: StudyCommandOptions) =>
-      finish(async () => (await import('./study-run.js')).study(file, options), options),
+    .command(name)
+    .description(`${purpose} (npm install sdpo-study)`)
+    .argument('[arguments...]')
+    .allowUnknownOption()
+    .action((given: readonly string[]) =>
+      finish(
+        async () => {
+          const command = ['npx', 'sdpo-study', name, ...given].map(quoted).join(' ');
+          throw configError(
+            `Expected a command of sdpo, received ${name}, which is one of the package sdpo-study: npm install sdpo-study, then ${command}`,
+          );
+        },
+        { json: given.includes('--json') },
+      ),
     );
+}
+
+/** As a shell takes it for one word. */
+function quoted(text: string): string {
+  return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'\\''`)}'`;
 }

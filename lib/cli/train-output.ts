@@ -1,8 +1,10 @@
 /** What a training shows while it runs: a bar on a terminal, lines elsewhere, JSON for programs, or nothing. */
 
 import cliProgress from 'cli-progress';
+import { printable } from '../native/printable.js';
 import { jsonLine } from '../trainer/jsonl.js';
 import type { MetricsWriter } from '../trainer/types.js';
+import { duration } from './duration.js';
 
 export type OutputMode = 'bar' | 'lines' | 'json' | 'quiet';
 
@@ -11,8 +13,15 @@ export interface TrainOutput extends MetricsWriter {
   start(step: number): void;
   /** Shows a sentence beside the progress; not with `json` and `quiet`. */
   note(text: string): void;
+  /** Shows, in every mode, something that is no error but that somebody should know. */
+  warn(warning: Warning): void;
   /** Ends the progress; after it the cursor is on a new line. */
   stop(): void;
+}
+
+export interface Warning {
+  readonly code: string;
+  readonly message: string;
 }
 
 export interface OutputOptions {
@@ -37,7 +46,7 @@ export function trainOutput({ mode, steps, every }: OutputOptions): TrainOutput 
     case 'json':
       return jsonLines(steps, every ?? 1);
     case 'quiet':
-      return { start() {}, write() {}, note() {}, stop() {} };
+      return { start() {}, write() {}, note() {}, warn: printWarning, stop() {} };
   }
 }
 
@@ -54,10 +63,12 @@ function terminalBar(steps: number): TrainOutput {
   });
   const pace = new Pace();
   let bar: cliProgress.SingleBar | undefined;
+  let drawn = false;
   const log = (text: string) => bars.log(`${text}\n`);
   return {
     start(step) {
       pace.start(step);
+      drawn = true;
       bar = bars.create(steps, step, { rate: '', metrics: '' });
     },
     write({ step, kind, metrics }) {
@@ -65,7 +76,10 @@ function terminalBar(steps: number): TrainOutput {
       else bar?.update(step, { rate: pace.rate(step), metrics: mainOf(metrics) });
     },
     note: log,
+    // Before the bar is drawn there is nothing that a line would disturb, and after it nobody would draw the line.
+    warn: (warning) => (drawn ? log(warningLine(warning)) : printWarning(warning)),
     stop() {
+      drawn = false;
       bars.update(); // what was logged since the last drawing
       bars.stop();
     },
@@ -84,6 +98,7 @@ function plainLines(steps: number, every: number): TrainOutput {
       }
     },
     note: line,
+    warn: printWarning,
     stop() {},
   };
 }
@@ -96,8 +111,17 @@ function jsonLines(steps: number, every: number): TrainOutput {
       if (kind === 'evaluation' || step % every === 0 || step === steps) console.log(jsonLine(entry).trimEnd());
     },
     note() {},
+    warn: (warning) => console.log(JSON.stringify({ warning })),
     stop() {},
   };
+}
+
+function warningLine({ message }: Warning): string {
+  return `Warning: ${message}`;
+}
+
+function printWarning(warning: Warning): void {
+  console.error(warningLine(warning));
 }
 
 /** How fast it goes since the start of this process. */
@@ -124,13 +148,6 @@ class Pace {
   }
 }
 
-/** 95 s, 12 min, 3 h 20 min. */
-export function duration(seconds: number): string {
-  if (seconds < 100) return `${seconds < 10 ? seconds.toFixed(1) : Math.round(seconds)} s`;
-  const minutes = Math.round(seconds / 60);
-  return minutes < 100 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
-}
-
 /** The metrics that say whether a training is well, under short names. */
 const MAIN = {
   loss: 'loss',
@@ -150,7 +167,7 @@ function mainOf(metrics: Metrics): string {
 
 function allOf(metrics: Metrics): string {
   return Object.entries(metrics)
-    .map(([name, value]) => `${name} ${shortNumber(value)}`)
+    .map(([name, value]) => `${printable(name)} ${shortNumber(value)}`)
     .join('  ');
 }
 

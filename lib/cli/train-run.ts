@@ -1,29 +1,34 @@
 /** Runs a training from its config: sets it up, shows how it goes, and leaves its files in the folder of the run. */
 
 import { existsSync } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import writeFileAtomic from 'write-file-atomic';
 import type { PreferenceLoss } from '../loss/loss.js';
 import { DivergenceError } from '../native/errors.js';
+import { printable } from '../native/printable.js';
 import { packageVersion } from '../selftest/diagnose.js';
 import { encodeSafetensors } from '../tensor/safetensors.js';
-import { CheckpointStore } from '../trainer/checkpoint.js';
+import { CheckpointStore, type LatestCheckpoint, readCheckpoint } from '../trainer/checkpoint.js';
+import { namingFiles } from '../trainer/file-error.js';
 import { learningRateSchedule } from '../trainer/learning-rate.js';
+import type { TrainingWarning } from '../trainer/learning-watch.js';
 import type { PreferenceTrainerOptions } from '../trainer/options.js';
+import { checkPolicyTensors } from '../trainer/policy-state.js';
 import { ThresholdTracker } from '../trainer/threshold-tracker.js';
 import { timestepEdges } from '../trainer/timestep-bins.js';
 import { PreferenceTrainer } from '../trainer/trainer.js';
 import type { MetricsWriter, Policy } from '../trainer/types.js';
 import { jsonlWriter } from '../trainer/writers.js';
+import type { TrainOptions } from './command-options.js';
 import { type LoadedConfig, loadConfig, type TrainConfig } from './config.js';
 import { configError, withPath } from './config-error.js';
+import { duration } from './duration.js';
 import { EXIT, type ExitCode } from './exit.js';
 import { onInterrupt } from './interrupt.js';
 import { describeProfile, type ProfileSummary, summarizeProfile } from './profile.js';
-import { checkRunFolder, RUN_FILES, recordRun, writeJson } from './run-folder.js';
+import { checkRunFolder, configDifferences, RUN_FILES, recordRun, writeJson } from './run-folder.js';
 import { lockRunFolder } from './run-lock.js';
-import type { TrainOptions } from './train.js';
-import { duration, type OutputMode, shortNumber, type TrainOutput, trainOutput } from './train-output.js';
+import { type OutputMode, shortNumber, type TrainOutput, trainOutput } from './train-output.js';
 import { makeEvaluation, makeParts, type TrainingParts } from './train-setup.js';
 
 /** How a training ended: after its last step, because the data had no more pairs, by a signal, or because it diverged. */
@@ -39,25 +44,32 @@ interface Summary {
   /** The last log entries. */
   readonly metrics: Readonly<Record<string, number>>;
   readonly evaluation?: Readonly<Record<string, number>>;
+  /** What this process warned of. */
+  readonly warnings?: readonly TrainingWarning[];
   readonly out: string;
   readonly profile?: ProfileSummary;
 }
 
+/** With the evaluation, where the config has one. */
+type RunParts = TrainingParts & Pick<PreferenceTrainerOptions, 'evaluate'>;
+
 export async function train(file: string, options: TrainOptions): Promise<ExitCode> {
   const loaded = loadConfig(file, options);
   const { steps } = loaded.config.training;
-  const goesOn = checkRunFolder(loaded, options.resume ?? false);
+  checkRunFolder(loaded, options.resume ?? false);
   const output = trainOutput({ mode: modeOf(options), steps, every: options.logEvery });
   const parts = await makeParts(loaded);
-  if (typeof parts.policy?.weights !== 'function') {
-    // Needed only after the last step, which is no time to find out.
-    throw configError('Expected policy.weights to be a function, received none');
-  }
-  const leave = lockRunFolder(loaded.out);
   try {
-    return await run(loaded, parts, goesOn, output, options);
+    const evaluate = await makeEvaluation(loaded, parts);
+    const leave = lockRunFolder(loaded.out, (message) => output.warn({ code: 'no-lock', message }));
+    try {
+      // Again, since another process may have come and gone while the model was loaded.
+      const goesOn = checkRunFolder(loaded, options.resume ?? false);
+      return await run(loaded, { ...parts, evaluate }, goesOn, output, options);
+    } finally {
+      leave();
+    }
   } finally {
-    leave();
     parts.policy.dispose?.();
   }
 }
@@ -70,7 +82,7 @@ function modeOf({ quiet, json }: TrainOptions): OutputMode {
 
 async function run(
   loaded: LoadedConfig,
-  parts: TrainingParts,
+  parts: RunParts,
   goesOn: boolean,
   output: TrainOutput,
   options: TrainOptions,
@@ -78,7 +90,7 @@ async function run(
   const { config, out } = loaded;
   const { steps } = config.training;
   const last = new LastEntries();
-  const evaluate = await makeEvaluation(loaded, parts);
+  const warnings: TrainingWarning[] = [];
   const interruption = onInterrupt(
     () => output.note('Stopping after this step, with a checkpoint; once more, and it stops at once.'),
     () => output.stop(),
@@ -86,20 +98,29 @@ async function run(
   try {
     const store = new CheckpointStore(join(out, RUN_FILES.checkpoints), { keep: config.checkpoints.keep });
     const latest = goesOn ? await store.latest() : undefined;
-    for (const warning of latest?.warnings ?? []) console.error(warning);
+    for (const message of latest?.warnings ?? []) output.warn({ code: 'damaged-checkpoint', message });
+    if (latest !== undefined) await store.prune(); // a smaller `keep` makes room before anything is written
     const log = jsonlWriter(join(out, RUN_FILES.metrics), { from: latest?.step ?? 0 });
     const trainer = makeTrainer(loaded, parts, {
-      evaluate,
       checkpoints: { store, every: config.checkpoints.every },
       writers: [log, output, last],
       signal: interruption.signal,
+      onWarning(warning) {
+        warnings.push(warning);
+        output.warn(warning);
+      },
     });
-    if (latest !== undefined) {
-      await trainer.load(latest.state);
-      output.note(`Goes on after step ${trainer.step}.`);
+    await checkWeights(parts.policy);
+    await beginOrGoOn(loaded, trainer, latest, output);
+    if (trainer.step > steps) {
+      throw configError(
+        `Expected training.steps to be at least ${trainer.step}, the updates that were made before, received ${steps}`,
+      );
     }
     // Only now, since everything before may have found that the config does not fit.
     await recordRun(loaded, latest !== undefined);
+    // From here on the run needs the other one no more.
+    if (latest === undefined && config.fromCheckpoint !== undefined) await store.save(await trainer.state());
     const first = trainer.step;
     const began = performance.now();
     output.start(first);
@@ -116,15 +137,50 @@ async function run(
       seconds: (performance.now() - began) / 1000,
       metrics: last.train,
       evaluation: last.evaluation,
+      ...(warnings.length === 0 ? {} : { warnings }),
       out,
       profile: options.profile ? profileOf(trainer.profile, trainer.step - first, loaded) : undefined,
     };
-    await writeJson(join(out, RUN_FILES.summary), summary);
+    await writeJson('write the summary of the run', join(out, RUN_FILES.summary), summary);
     printSummary(summary, first, options);
     if (failure !== undefined) throw failure;
     return status === 'interrupted' ? EXIT.interrupted : EXIT.ok;
   } finally {
     interruption.dispose();
+  }
+}
+
+/** What a policy gives as its weights is needed only after the last step, which is no time to find out that it cannot be written. */
+async function checkWeights(policy: Policy): Promise<void> {
+  if (typeof policy.weights !== 'function')
+    throw configError('Expected policy.weights to be a function, received none');
+  const weights: unknown = await policy.weights('policy');
+  withPath(
+    (argument) => argument,
+    () => checkPolicyTensors('the result of policy.weights()', weights),
+  );
+}
+
+/** Takes the state that the run goes on from: its own latest one, or where it has none that of `fromCheckpoint`. */
+async function beginOrGoOn(
+  { config, base }: LoadedConfig,
+  trainer: PreferenceTrainer,
+  latest: LatestCheckpoint | undefined,
+  output: TrainOutput,
+): Promise<void> {
+  if (latest !== undefined) {
+    await trainer.load(latest.state);
+    output.note(`Goes on after step ${trainer.step}.`);
+  } else if (config.fromCheckpoint !== undefined) {
+    const path = resolve(base, config.fromCheckpoint);
+    const differences = await trainer.load(await readCheckpoint(path), { free: 'all' });
+    output.note(`Goes on after step ${trainer.step} of ${printable(path)}.`);
+    // The config tells more than the trainer, to which a learning rate is a function.
+    const run = dirname(dirname(path));
+    const all = existsSync(join(run, RUN_FILES.config)) ? configDifferences(run, { config, base }) : differences;
+    for (const { path, before, now } of all) {
+      if (path !== 'fromCheckpoint') output.note(`  ${printable(`${path}: ${now}, there ${before}`)}`);
+    }
   }
 }
 
@@ -150,8 +206,8 @@ function statusOf(step: number, steps: number, failure: unknown, signal: AbortSi
 
 function makeTrainer(
   { config }: LoadedConfig,
-  { loss, data, policy, reference }: TrainingParts,
-  rest: Pick<PreferenceTrainerOptions, 'evaluate' | 'checkpoints' | 'writers' | 'signal'>,
+  { loss, data, policy, reference, evaluate }: RunParts,
+  rest: Pick<PreferenceTrainerOptions, 'checkpoints' | 'writers' | 'signal' | 'onWarning'>,
 ): PreferenceTrainer {
   const { steps, learningRate, maxGradientNorm, maxSkipped, ...training } = config.training;
   const { decay } = learningRate;
@@ -163,7 +219,7 @@ function makeTrainer(
     new PreferenceTrainer({
       ...training,
       ...rest,
-      ...{ policy, data, loss, reference, seed: config.seed },
+      ...{ policy, data, loss, reference, evaluate, seed: config.seed },
       threshold: threshold && makeTracker(threshold, loss),
       learningRate: rate,
       maxGradientNorm: maxGradientNorm ?? Infinity,
@@ -194,12 +250,18 @@ class LastEntries implements MetricsWriter {
   }
 }
 
+const AGAIN = 'the training is done and has a checkpoint: --resume writes the weights again';
+
 /** The parameters as files of their own; the average too, where there is one. */
 async function writeWeights({ config, out }: LoadedConfig, policy: Policy, step: number): Promise<void> {
   const metadata = { sdpo: packageVersion(), step: String(step), objective: config.loss.objective };
   const write = async (name: string, which: 'policy' | 'average') => {
     const bytes = encodeSafetensors(await policy.weights(which), { ...metadata, weights: which });
-    await writeFileAtomic(join(out, name), Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength));
+    const path = join(out, name);
+    const help = { ENOSPC: AGAIN, EDQUOT: AGAIN };
+    await namingFiles({ task: `write the weights after step ${step}`, path, help }, () =>
+      writeFileAtomic(path, Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)),
+    );
   };
   await write(RUN_FILES.weights, 'policy');
   if (config.training.ema !== undefined) await write(RUN_FILES.averageWeights, 'average');
@@ -225,7 +287,7 @@ function printSummary(summary: Summary, first: number, { json, quiet }: TrainOpt
     console.log(JSON.stringify({ summary }));
     return;
   }
-  const { status, step, steps, seconds, metrics, out, profile } = summary;
+  const { status, step, steps, seconds, metrics, warnings, out, profile } = summary;
   if (profile !== undefined) console.log(describeProfile(profile)); // asked for, hence also where it is quiet
   if (quiet) return;
   const loss = metrics.loss === undefined ? '' : `, loss ${shortNumber(metrics.loss)}`;
@@ -233,6 +295,10 @@ function printSummary(summary: Summary, first: number, { json, quiet }: TrainOpt
     `${STATUS_TEXT[status]} at step ${step} of ${steps}: ${step - first} steps in ${duration(seconds)}${loss}`,
   );
   const files = Object.values(RUN_FILES).filter((name) => existsSync(join(out, name)));
-  console.log(`${out}: ${files.join(', ')}`);
+  console.log(`${printable(out)}: ${files.join(', ')}`);
+  if (warnings !== undefined) {
+    const list = warnings.map(({ code, step: noticed }) => `${code} at step ${noticed}`).join(', ');
+    console.log(`With warnings: ${list} (${RUN_FILES.summary} has them)`);
+  }
   if (status === 'interrupted') console.log('Go on with the same command and --resume.');
 }

@@ -3,13 +3,14 @@
 import { resolve } from 'node:path';
 import { PreferenceLoss } from '../loss/loss.js';
 import { describe } from '../native/validate.js';
+import { readConfigFile } from '../schedule/config-file.js';
 import { NoiseSchedule } from '../schedule/schedule.js';
 import { pairsFromParquet, pairsFromSafetensors } from '../trainer/data.js';
 import type { EvaluationModuleContext, PolicyModuleContext } from '../trainer/modules.js';
 import type { PreferenceTrainerOptions } from '../trainer/options.js';
 import { referenceCache } from '../trainer/reference-cache.js';
 import type { PairSource, Policy, Reference } from '../trainer/types.js';
-import { type LoadedConfig, readJsonObject } from './config.js';
+import type { LoadedConfig } from './config.js';
 import { configError, withPath } from './config-error.js';
 import { callModule } from './modules.js';
 import { policyFiles } from './policy-files.js';
@@ -29,7 +30,7 @@ export interface TrainingParts {
 export function makeSchedule({ config, base }: LoadedConfig): NoiseSchedule {
   const { preset, config: scheduler, ignore, ...options } = config.schedule;
   if (preset !== undefined) return withPath('schedule', () => NoiseSchedule.preset(preset, options));
-  const content = typeof scheduler === 'string' ? readJsonObject(resolve(base, scheduler)) : scheduler!;
+  const content = typeof scheduler === 'string' ? readConfigFile(resolve(base, scheduler)) : scheduler!;
   const rename = (argument: string) => `schedule.${argument.replace(/^options\./, '')}`;
   return withPath(rename, () => NoiseSchedule.fromDiffusers(content, { ...options, ignore }));
 }
@@ -48,6 +49,9 @@ export async function makeParts(loaded: LoadedConfig): Promise<TrainingParts> {
   const data = await makeData(loaded, dataContext);
   const context: PolicyModuleContext = { ...dataContext, shape: data.shape };
   const policy = await callModule<Policy>('policy', config.policy, base, context);
+  if (typeof policy !== 'object' || policy === null) {
+    throw configError(`Expected policy.module to give a policy, received ${describe(policy)}`);
+  }
   const reference = await makeReference(loaded, schedule, data, policy);
   return { loss, schedule, data, policy, reference, context };
 }

@@ -1,17 +1,9 @@
 /** `sdpo train <config>`: the arguments of the command. */
 
-import { type Command, InvalidArgumentError } from 'commander';
+import type { Command } from 'commander';
+import { collect, positiveInteger } from './arguments.js';
+import type { TrainOptions } from './command-options.js';
 import { EXIT_CODE_HELP, finish } from './exit.js';
-
-export interface TrainOptions {
-  readonly set: readonly string[];
-  readonly out?: string;
-  readonly resume?: boolean;
-  readonly logEvery?: number;
-  readonly quiet?: boolean;
-  readonly json?: boolean;
-  readonly profile?: boolean;
-}
 
 export function addTrain(program: Command): void {
   program
@@ -21,6 +13,10 @@ export function addTrain(program: Command): void {
     .option('--set <path=value>', 'change the config: loss.beta=30 (repeatable)', collect, [])
     .option('--out <folder>', "folder of the run, in place of the config's out")
     .option('--resume', 'go on from the latest checkpoint of the run in the folder; begin where there is none')
+    .option(
+      '--from-checkpoint <folder>',
+      'begin a new run with a checkpoint of another one (…/checkpoint-700), with other settings on purpose',
+    )
     .option(
       '--log-every <steps>',
       'steps between lines of output (default: a twentieth of all; 1 with --json)',
@@ -33,15 +29,4 @@ export function addTrain(program: Command): void {
     .action((file: string, options: TrainOptions) =>
       finish(async () => (await import('./train-run.js')).train(file, options), options),
     );
-}
-
-/** For options that may be given several times. */
-export function collect(value: string, before: readonly string[]): string[] {
-  return [...before, value];
-}
-
-export function positiveInteger(text: string): number {
-  const value = Number(text);
-  if (!Number.isSafeInteger(value) || value < 1) throw new InvalidArgumentError('Expected an integer >= 1.');
-  return value;
 }

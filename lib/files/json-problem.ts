@@ -1,5 +1,7 @@
 /** Finds in JSON what JSON.parse lets pass and no file of ours has: a key that an object has twice, of which the last one counts, and endless nesting. */
 
+import { printable } from '../native/printable.js';
+
 /** Whoever walks over more than this by recursion runs out of stack sooner or later. */
 const MAX_DEPTH = 256;
 
@@ -24,7 +26,7 @@ export function jsonProblem(text: string): string | undefined {
       if (keys === undefined || !isKey(text, at + 1)) continue;
       // Two spellings of a key, one with escapes, are the same.
       const key: string = JSON.parse(text.slice(begin, at + 1));
-      if (keys.has(key)) return `${JSON.stringify(key)} twice`;
+      if (keys.has(key)) return `${printable(JSON.stringify(key))} twice`;
       keys.add(key);
     } else if (character === '{' || character === '[') {
       open.push(character === '{' ? new Set() : undefined);

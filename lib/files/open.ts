@@ -3,6 +3,7 @@
 import { closeSync, constants, fstatSync, openSync, type Stats, statSync } from 'node:fs';
 import { type FileHandle, open, readdir } from 'node:fs/promises';
 import { type ErrorCode, SdpoError } from '../native/errors.js';
+import { printable } from '../native/printable.js';
 
 /** Without it, opening a FIFO waits until somebody writes to it. Windows has no such flag. */
 const READ = constants.O_RDONLY | (constants.O_NONBLOCK ?? 0);
@@ -64,7 +65,7 @@ export async function listFolder(path: string, code: ErrorCode): Promise<string[
     return await readdir(path);
   } catch (cause) {
     if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return [];
-    throw new SdpoError(code, `Expected ${path} to be a folder, received ${reasonOf(cause)}`, { cause });
+    throw new SdpoError(code, `Expected ${printable(path)} to be a folder, received ${reasonOf(cause)}`, { cause });
   }
 }
 
@@ -77,7 +78,7 @@ export function isMissing(error: unknown): boolean {
 /** Throws as {@link openFile} does for what was opened otherwise. */
 export function checkKind(path: string, code: ErrorCode, stats: Stats): void {
   const kind = kindOf(stats);
-  if (kind !== undefined) throw new SdpoError(code, `Expected ${path} to be a file, received ${kind}`);
+  if (kind !== undefined) throw new SdpoError(code, `Expected ${printable(path)} to be a file, received ${kind}`);
 }
 
 /** Undefined for a regular file. */
@@ -89,7 +90,7 @@ function kindOf(stats: Stats): string | undefined {
 }
 
 function notAFile(path: string, code: ErrorCode, cause: unknown): SdpoError {
-  return new SdpoError(code, `Expected ${path} to be a file, received ${reasonOf(cause)}`, { cause });
+  return new SdpoError(code, `Expected ${printable(path)} to be a file, received ${reasonOf(cause)}`, { cause });
 }
 
 const REASONS: Readonly<Record<string, string>> = {
@@ -107,5 +108,5 @@ const REASONS: Readonly<Record<string, string>> = {
 function reasonOf(cause: unknown): string {
   const { code, message } = cause as NodeJS.ErrnoException;
   const reason = REASONS[code ?? ''];
-  return reason === undefined ? message : `${reason}: ${code}`;
+  return reason === undefined ? printable(message) : `${reason}: ${code}`;
 }

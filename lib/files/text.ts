@@ -2,6 +2,7 @@
 
 import { closeSync, fstatSync, readFileSync } from 'node:fs';
 import { type ErrorCode, SdpoError } from '../native/errors.js';
+import { printable } from '../native/printable.js';
 import { openFileSync } from './open.js';
 
 /** Far beyond any config or result, and what still fits into a string. */
@@ -18,12 +19,16 @@ export function readTextFile(path: string, code: ErrorCode): string {
   try {
     const { size } = fstatSync(file);
     if (size > MAX_TEXT_BYTES) {
-      throw new SdpoError(code, `Expected ${path} to be a text of at most 256 MiB, received ${size} bytes`);
+      throw new SdpoError(code, `Expected ${printable(path)} to be a text of at most 256 MiB, received ${size} bytes`);
     }
     bytes = readFileSync(file);
   } catch (cause) {
     if (cause instanceof SdpoError) throw cause;
-    throw new SdpoError(code, `Expected ${path} to be readable, received ${(cause as Error).message}`, { cause });
+    throw new SdpoError(
+      code,
+      `Expected ${printable(path)} to be readable, received ${printable((cause as Error).message)}`,
+      { cause },
+    );
   } finally {
     closeSync(file);
   }
@@ -32,6 +37,6 @@ export function readTextFile(path: string, code: ErrorCode): string {
   } catch (cause) {
     const utf16 = (bytes[0] === 0xff && bytes[1] === 0xfe) || (bytes[0] === 0xfe && bytes[1] === 0xff);
     const received = utf16 ? 'UTF-16, as PowerShell writes it; save it as UTF-8' : 'bytes that are not UTF-8';
-    throw new SdpoError(code, `Expected ${path} to be text in UTF-8, received ${received}`, { cause });
+    throw new SdpoError(code, `Expected ${printable(path)} to be text in UTF-8, received ${received}`, { cause });
   }
 }

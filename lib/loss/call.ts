@@ -3,26 +3,18 @@
 import { setImmediate } from 'node:timers/promises';
 import type { EvaluateArguments } from '../../binding.js';
 import { binding } from '../native/binding.js';
-import {
-  FAILURE_FIELD,
-  FAILURE_OFFSET,
-  FAILURE_TENSOR_NAMES,
-  HEADER_FIELD,
-  OPERAND,
-  PASS,
-  STATUS_NAMES,
-  type Status,
-} from '../native/contract.js';
+import { FAILURE_FIELD, FAILURE_OFFSET, HEADER, OPERAND, PASS } from '../native/contract.js';
 import { AbortError, NonFiniteError, SdpoError } from '../native/errors.js';
+import { FAILURE_TENSORS, STATUSES, type Status } from '../native/names.js';
 import { locationOf } from '../tensor/device.js';
 import { type Access, enlist, type Lane } from '../tensor/device-memory.js';
 import { type LatentArray, type Operand, readOperand } from '../tensor/operand.js';
 import { laneOf, Stream } from '../tensor/stream.js';
-import { BRANCHES, type Prepared, type Scalars, writeOperand } from './batch.js';
+import { BRANCHES, type Scalars } from './columns.js';
 import { DeviceResult } from './device-result.js';
 import { disposeGradients } from './gradients.js';
+import { type Prepared, writeOperand } from './prepare.js';
 import { type Gradients, ResultBuffers } from './result.js';
-import type { PreparedOnDevice, RowSources } from './row-sources.js';
 
 /** A checked call that has not begun. */
 export interface PendingCall {
@@ -42,9 +34,6 @@ export interface EnqueuedCall {
   readonly args: EvaluateArguments<bigint>;
   readonly lane: Lane;
   readonly accesses: readonly Access[];
-  /** Forms the row inputs first; undefined for a pass that has none. */
-  readonly sources: RowSources | undefined;
-  readonly rows: number;
 }
 
 /** Lays out the arguments of the native call; gradient operands are added to the header here. */
@@ -56,54 +45,47 @@ export function layOut(
   fresh = false,
 ): PendingCall {
   const { rowOutputs, metrics } = ResultBuffers.raw(result);
-  const { rowInputs } = prepared.scalars;
-  const parts = partsOf(prepared, { rowInputs, rowOutputs, metrics }, passes, gradients);
-  return { ...parts, result, scalars: prepared.scalars, fresh: fresh ? gradients : undefined };
+  const { args, lane, accesses } = partsOf(prepared, rowOutputs, metrics, passes, gradients);
+  const { scalars, stream } = prepared;
+  return { result, scalars, args, lane, stream, accesses, fresh: fresh ? gradients : undefined };
 }
 
-/** The same for a call whose row inputs are formed, and whose results stay, on the device. */
+/** The same for a call whose results stay on the device. */
 export function layOutOnDevice(
-  prepared: PreparedOnDevice,
+  prepared: Prepared,
   result: DeviceResult,
   passes: number,
   gradients?: Gradients,
 ): EnqueuedCall {
-  const { memory, ...places } = DeviceResult.raw(result);
-  const { args, lane, accesses } = partsOf(prepared, places, passes, gradients);
-  const reads = prepared.sources.memories.map((memory) => ({ memory, writes: false }));
-  const { sources, rows } = prepared;
-  return { args, lane, accesses: [...accesses, ...reads, { memory, writes: true }], sources, rows };
+  const { memory, rowOutputs, metrics } = DeviceResult.raw(result);
+  const { args, lane, accesses } = partsOf(prepared, rowOutputs, metrics, passes, gradients);
+  const reads = prepared.memories.map((memory) => ({ memory, writes: false }));
+  return { args, lane, accesses: [...accesses, ...reads, { memory, writes: true }] };
 }
 
 /** A gradient pass alone, from coefficients that an earlier call left on the device. */
 export function layOutGradients(prepared: Prepared, result: DeviceResult, gradients: Gradients): EnqueuedCall {
-  const { memory, ...places } = DeviceResult.raw(result);
-  const { args, lane, accesses } = partsOf(prepared, places, PASS.gradients, gradients);
-  return { args, lane, accesses: [...accesses, { memory, writes: false }], sources: undefined, rows: prepared.rows };
-}
-
-interface ScalarPlaces<T> {
-  readonly rowInputs: T;
-  readonly rowOutputs: T;
-  readonly metrics: T;
+  const { memory, rowOutputs, metrics } = DeviceResult.raw(result);
+  const { args, lane, accesses } = partsOf(prepared, rowOutputs, metrics, PASS.gradients, gradients);
+  return { args, lane, accesses: [...accesses, { memory, writes: false }] };
 }
 
 function partsOf<T extends Float64Array | bigint>(
   prepared: Prepared,
-  { rowInputs, rowOutputs, metrics }: ScalarPlaces<T>,
+  rowOutputs: T,
+  metrics: T,
   passes: number,
   gradients: Gradients | undefined,
-): Pick<PendingCall, 'lane' | 'stream' | 'accesses'> & { readonly args: EvaluateArguments<T> } {
+): Pick<PendingCall, 'lane' | 'accesses'> & { readonly args: EvaluateArguments<T> } {
   const { operands, device, stream } = prepared;
-  const { header } = prepared.scalars;
-  header[HEADER_FIELD.passes] = passes;
-  header[HEADER_FIELD.device] = locationOf(device);
+  const { header, lists } = prepared.scalars;
+  header[HEADER.passes] = passes;
   const chosen = gradientOperand('gradients.chosen', OPERAND.gradientChosen, gradients?.chosen, prepared);
   const rejected = gradientOperand('gradients.rejected', OPERAND.gradientRejected, gradients?.rejected, prepared);
   const lane = laneOf(stream, 'call.stream');
   const args: EvaluateArguments<T> = [
     header,
-    rowInputs,
+    lists,
     rowOutputs,
     metrics,
     operands.policyChosen?.data ?? null,
@@ -122,7 +104,7 @@ function partsOf<T extends Float64Array | bigint>(
     device === 'cpu'
       ? NOTHING
       : [...accessesOf(Object.values(operands), false), ...accessesOf([chosen, rejected], true)];
-  return { args, lane, stream, accesses };
+  return { args, lane, accesses };
 }
 
 function gradientOperand(
@@ -138,7 +120,6 @@ function gradientOperand(
 }
 
 const NOTHING: readonly Access[] = [];
-const ROW_INPUTS_ARGUMENT = 1;
 const ABORT_ARGUMENT = 13;
 
 function accessesOf(operands: readonly (Operand | undefined)[], writes: boolean): Access[] {
@@ -150,14 +131,18 @@ export function run(call: PendingCall): void {
   enlist(call.lane, call.accesses);
   const status = binding.evaluate(...call.args);
   settle(call);
-  checkStatus(STATUS_NAMES[status], call.result);
+  checkStatus(STATUSES[status], call.result);
 }
 
 /** Puts a call on its stream and returns: nobody waits, and what it uses is freed by CUDA after the work that uses it. */
-export function enqueue({ lane, accesses, args, sources, rows }: EnqueuedCall): void {
+export function enqueue({ lane, accesses, args }: EnqueuedCall): void {
   enlist(lane, accesses);
-  if (rows > 0) sources?.enqueue(args[ROW_INPUTS_ARGUMENT], lane);
   binding.evaluate(...args);
+}
+
+/** Makes room on its stream for a call that is put there later. */
+export function reserve({ args }: EnqueuedCall): void {
+  binding.reserve(...args);
 }
 
 /** Runs a call off the event loop. What it uses stays until it is over, whoever disposes it meanwhile. */
@@ -174,7 +159,7 @@ export async function runAsync(call: PendingCall, signal: AbortSignal | undefine
   for (const resource of used) resource.retain();
   try {
     enlist(call.lane, call.accesses);
-    const status = isShort(call) ? await runAtOnce(args, flag) : STATUS_NAMES[await binding.evaluateAsync(...args)];
+    const status = isShort(call) ? await runAtOnce(args, flag) : STATUSES[await binding.evaluateAsync(...args)];
     checkStatus(status, call.result, signal);
   } finally {
     for (const resource of used) resource.release();
@@ -186,14 +171,12 @@ export async function runAsync(call: PendingCall, signal: AbortSignal | undefine
 const SHORT = 4096;
 
 function isShort({ scalars: { header } }: PendingCall): boolean {
-  return (
-    header[HEADER_FIELD.device] === locationOf('cpu') && header[HEADER_FIELD.rows] * header[HEADER_FIELD.size] <= SHORT
-  );
+  return header[HEADER.device] === locationOf('cpu') && header[HEADER.rows] * header[HEADER.size] <= SHORT;
 }
 
 /** Makes a short call where it is, and settles in another turn of the event loop, as a call on another thread would: nothing is held up by a loop of such calls. */
 async function runAtOnce(args: EvaluateArguments, aborted: Int32Array | null): Promise<Status> {
-  const status = STATUS_NAMES[binding.evaluate(...args)];
+  const status = STATUSES[binding.evaluate(...args)];
   await setImmediate();
   return aborted?.[0] === 1 ? 'aborted' : status;
 }
@@ -222,7 +205,7 @@ function checkStatus(status: Status, result: ResultBuffers, signal?: AbortSignal
       throw new NonFiniteError(
         field('row'),
         BRANCHES[field('branch')],
-        FAILURE_TENSOR_NAMES[field('tensor')],
+        FAILURE_TENSORS[field('tensor')],
         field('element'),
       );
     case 'element_weights':

@@ -1,19 +1,11 @@
 /** Results that stay in device memory: one block of float64 numbers with a named view of each, and the way back to the host. */
 
-import {
-  METRIC_OFFSET,
-  METRICS,
-  type MetricName,
-  ROW_INPUT_COUNT,
-  ROW_OUTPUT,
-  ROW_OUTPUT_COUNT,
-  ROW_STATISTICS,
-  type RowStatistic,
-} from '../native/contract.js';
-import { checkOptions } from '../native/validate.js';
+import { METRIC_OFFSET, ROW_OUTPUT, ROW_OUTPUT_COUNT } from '../native/contract.js';
+import { METRICS, type MetricName, ROW_STATISTICS, type RowStatistic } from '../native/names.js';
+import { checkOptions, failType, failValue } from '../native/validate.js';
 import { DeviceMemory } from '../tensor/device-memory.js';
 import type { Stream } from '../tensor/stream.js';
-import { Tensor } from '../tensor/tensor.js';
+import { placeOf, Tensor } from '../tensor/tensor.js';
 import { type Gradients, ResultBuffers, type Statistics } from './result.js';
 
 const BYTES = Float64Array.BYTES_PER_ELEMENT;
@@ -58,7 +50,7 @@ export interface DeviceEvaluation<C extends Tensor = Tensor, R extends Tensor = 
   readonly gradients: Gradients<C, R>;
 }
 
-/** The block of memory behind such a result: row outputs [fields, rows], loss and metrics, and last the row inputs of the call, which have no name. */
+/** The block of memory behind such a result: row outputs [fields, rows], loss and metrics. */
 export class DeviceResult implements DeviceStatistics {
   readonly packed: Tensor;
   gradients: Gradients | undefined;
@@ -72,7 +64,7 @@ export class DeviceResult implements DeviceStatistics {
   constructor(device: string, count: number) {
     this.#count = count;
     const outputs = ROW_OUTPUT_COUNT * count + METRIC_COUNT;
-    this.#memory = DeviceMemory.allocate(device, (outputs + ROW_INPUT_COUNT * count) * BYTES, false);
+    this.#memory = DeviceMemory.allocate(device, outputs * BYTES, false);
     this.packed = Tensor.onDevice(this.#memory, [outputs], 'float64');
   }
 
@@ -136,14 +128,13 @@ export class DeviceResult implements DeviceStatistics {
   /** @internal */
   static raw(result: DeviceResult): {
     memory: DeviceMemory;
-    rowInputs: bigint;
     rowOutputs: bigint;
     metrics: bigint;
   } {
     const memory = result.#memory;
     const at = (first: number) => memory.address + BigInt(first * BYTES);
     const outputs = ROW_OUTPUT_COUNT * result.#count;
-    return { memory, rowOutputs: at(0), metrics: at(outputs), rowInputs: at(outputs + METRIC_COUNT) };
+    return { memory, rowOutputs: at(0), metrics: at(outputs) };
   }
 
   /** @internal Its rows, where it lives. */
@@ -158,3 +149,19 @@ export class DeviceResult implements DeviceStatistics {
 }
 
 const owners = new WeakMap<object, DeviceResult>();
+
+/** `call.into` of a call whose results stay on the device. */
+export function reuseOnDevice(into: unknown, rows: number, device: string): DeviceResult {
+  if (!(into instanceof DeviceResult)) failType('call.into', "a result of evaluate with results 'device'", into);
+  placeOf(into.packed, 'call.into');
+  const found = DeviceResult.count(into);
+  if (found.rows !== rows || found.device !== device) {
+    failValue(
+      'call.into',
+      `a result of ${rows} rows on ${device}`,
+      `one of ${found.rows} rows on ${found.device}`,
+      'ERR_SDPO_INVALID_LENGTH',
+    );
+  }
+  return into;
+}

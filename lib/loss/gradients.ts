@@ -3,7 +3,8 @@
 import { failValue } from '../native/validate.js';
 import { sameKind } from '../tensor/operand.js';
 import { split, Tensor } from '../tensor/tensor.js';
-import { type Batch, BRANCHES, type DeviceBatch } from './batch.js';
+import type { Batch, DeviceBatch } from './batch.js';
+import { BRANCHES } from './columns.js';
 import type { Gradients } from './result.js';
 
 /** Fresh gradients of the kind of each policy; views of one stacked gradient where the policies are the two views of one stacked tensor. */

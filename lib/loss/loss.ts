@@ -1,97 +1,59 @@
 /** The preference loss: checks a batch, makes one native call, and gives loss, gradients, statistics and metrics. */
 
-import { PASS, type ROW_OUTPUT } from '../native/contract.js';
+import { PASS } from '../native/contract.js';
 import { AbortError, SdpoRangeError } from '../native/errors.js';
 import {
   checkBoolean,
-  checkNumber,
-  checkNumberAbove,
   checkNumbers,
-  checkOneOf,
   checkOptions,
+  type Fields,
   failType,
   failValue,
+  readOptions,
 } from '../native/validate.js';
 import type { LatentArray } from '../tensor/operand.js';
 import type { Stream } from '../tensor/stream.js';
 import { placeOf, type Tensor } from '../tensor/tensor.js';
-import {
-  type Batch,
-  BRANCHES,
-  type DeviceBatch,
-  type EvaluateOptions,
-  type Fixed,
-  fix,
-  type Prepared,
-  prepare,
-} from './batch.js';
+import type { Batch, DeviceBatch } from './batch.js';
 import {
   abandoned,
+  type EnqueuedCall,
   enqueue,
   layOut,
   layOutGradients,
   layOutOnDevice,
   type PendingCall,
+  reserve,
   run,
   runAsync,
   withStack,
 } from './call.js';
 import {
+  ASYNC_CALL_FIELDS,
+  type AsyncCallOptions,
+  CALL_FIELDS,
+  type CallOptions,
+  type CoefficientInput,
+  type DeviceCallOptions,
+  OBJECTIVE_FIELDS,
+  type ObjectiveNumbers,
+  RESERVE_FIELDS,
+  type ReserveOptions,
+  readCall,
+} from './call-options.js';
+import { BRANCHES } from './columns.js';
+import {
   type DeviceCoefficients,
   type DeviceEvaluation,
   DeviceResult,
   type DeviceStatistics,
+  reuseOnDevice,
 } from './device-result.js';
 import { allocateGradients, disposeGradients, reusedGradients } from './gradients.js';
+import { checkMoments, type Moments, momentsOf, writeElements, writeMoments } from './moments.js';
 import { type PreferenceLossOptions, type ResolvedOptions, resolveOptions } from './options.js';
+import { fix, type Prepared, prepare, prepareObjective } from './prepare.js';
 import { type Evaluation, type Gradients, ResultBuffers, type Statistics } from './result.js';
-import { prepareOnDevice } from './row-sources.js';
-
-/** Options of a call that forms gradients. */
-export interface CallOptions extends EvaluateOptions {
-  /** A previous result of the same shapes, dtypes and kinds, whose buffers are written again and which is returned: no allocation of D elements. */
-  into?: Statistics;
-  /** Where loss, rows, metrics and coefficients go; default 'host'. */
-  results?: 'host';
-}
-
-/** Options of a call that leaves its results on the device and waits for nothing. */
-export interface DeviceCallOptions extends EvaluateOptions {
-  results: 'device';
-  /** A previous result of the same rows and device, and of gradients that fit: nothing is allocated. */
-  into?: DeviceStatistics;
-}
-
-export interface AsyncCallOptions extends CallOptions {
-  /** Aborts between rows (long rows: between pieces of a row); the promise rejects with an AbortError whose `cause` is the signal's reason. */
-  signal?: AbortSignal;
-}
-
-/** The moments of a branch, one entry per row. */
-export interface BranchMoments {
-  /** m: mean squared error of the policy. */
-  error: Float64Array;
-  /** δ = m - r, accumulated without cancellation. */
-  delta: Float64Array;
-  /** q: mean squared distance to the reference; NaN with a `referenceError`. */
-  drift: Float64Array;
-}
-
-export interface Moments {
-  chosen: BranchMoments;
-  rejected: BranchMoments;
-  /** x = mean d_c d_r per row; present where it was asked for. */
-  cross?: Float64Array;
-}
-
-/** Gradient coefficients of a branch: ∂L/∂policy = (2/D)(a d + b h) per row; b defaults to 0. */
-export interface CoefficientInput {
-  a: ArrayLike<number>;
-  b?: ArrayLike<number>;
-}
-
-const CALL_FIELDS = ['gradients', 'gradientScale', 'denominator', 'maskThreshold', 'stream', 'into', 'results'];
-const ASYNC_CALL_FIELDS = [...CALL_FIELDS, 'signal'];
 
 /**
  * Diffusion-DPO, DPO-C&M or SDPO over pairs of predictions, with the gradient with respect to both predictions. Reusable and stateless: a call
@@ -100,7 +62,7 @@ const ASYNC_CALL_FIELDS = [...CALL_FIELDS, 'signal'];
 export class PreferenceLoss {
   /** The options with all defaults filled in. */
   readonly options: ResolvedOptions;
-  readonly #fixed: Fixed;
+  readonly #fixed: Float64Array;
 
   /** @throws TypeError or RangeError with code ERR_SDPO_… for a wrong, unknown or unused option. */
   constructor(options: PreferenceLossOptions) {
@@ -132,10 +94,25 @@ export class PreferenceLoss {
   ): Statistics;
   evaluate<C extends LatentArray, R extends LatentArray>(batch: Batch<C, R>, call?: CallOptions): Evaluation<C, R>;
   evaluate(batch: Batch | DeviceBatch, call: CallOptions | DeviceCallOptions = {}): Statistics | DeviceStatistics {
-    checkCall(call, CALL_FIELDS);
-    return call.results === 'device'
-      ? this.#enqueue(batch as DeviceBatch, call)
-      : this.#run(batch as Batch, call as CallOptions);
+    const read = readCall(call, CALL_FIELDS as Fields<CallOptions | DeviceCallOptions>);
+    return read.results === 'device'
+      ? this.#enqueue(batch as DeviceBatch, read, enqueue)
+      : this.#run(batch as Batch, read as CallOptions);
+  }
+
+  /**
+   * What `evaluate` with `results: 'device'` gives, before any call has written it, and everything else that such a call needs: room in the workspace
+   * of its stream, and the table of ω of its schedule. `evaluate` with this result as `into` then allocates nothing, and may be recorded
+   * into a `Graph`. Arguments are those of that call; with `into` the workspace alone is new.
+   * @throws as `evaluate` does.
+   */
+  reserve<C extends Tensor, R extends Tensor>(
+    batch: DeviceBatch<C, R>,
+    call: ReserveOptions & { gradients: false },
+  ): DeviceStatistics;
+  reserve<C extends Tensor, R extends Tensor>(batch: DeviceBatch<C, R>, call?: ReserveOptions): DeviceEvaluation<C, R>;
+  reserve(batch: DeviceBatch, call: ReserveOptions = {}): DeviceStatistics {
+    return this.#enqueue(batch, { ...readCall(call, RESERVE_FIELDS), results: 'device' }, reserve);
   }
 
   #run(batch: Batch, call: CallOptions): Statistics {
@@ -161,10 +138,10 @@ export class PreferenceLoss {
     batch: Batch<C, R>,
     call?: AsyncCallOptions,
   ): Promise<Evaluation<C, R>>;
-  async evaluateAsync(batch: Batch, call: AsyncCallOptions = {}): Promise<Statistics> {
+  async evaluateAsync(batch: Batch, given: AsyncCallOptions = {}): Promise<Statistics> {
     const trace: { stack?: string } = {};
     Error.captureStackTrace(trace, this.evaluateAsync);
-    checkCall(call, ASYNC_CALL_FIELDS);
+    const call = readCall(given, ASYNC_CALL_FIELDS);
     if ((call as { results?: unknown }).results === 'device') {
       throw new SdpoRangeError(
         'ERR_SDPO_INVALID_OPTION',
@@ -187,31 +164,45 @@ export class PreferenceLoss {
   }
 
   /**
-   * First pass alone: the moments m, δ, q of every row (and x = mean d_c d_r with `cross`), for statistics that need a barrier before the
-   * gradient. Throws as `evaluate` does.
+   * First pass alone: the moments m, δ, q of every row over the elements of the batch, for statistics that need a barrier before the gradient, and for
+   * rows that are cut into parts ({@link combineMoments}). Numbers per row are not read, but for `referenceError`. Throws as `evaluate` does.
+   *
+   * @param call `cross`: x = mean d_c d_r as well; default: where the loss has a `safeguard`. `stream`: of the device that holds the tensors
    */
   moments(batch: Batch, call: { cross?: boolean; stream?: Stream } = {}): Moments {
     checkOptions('call', call, ['cross', 'stream']);
-    const cross = checkBoolean('call.cross', call.cross ?? false);
-    const prepared = prepare(batch, { stream: call.stream }, this.options, this.#fixed);
+    const cross = checkBoolean('call.cross', call.cross ?? this.options.safeguard !== undefined);
+    const prepared = prepare(batch, { stream: call.stream }, this.options, this.#fixed, 'host', false);
     const result = new ResultBuffers(prepared.rows);
     run(layOut(prepared, result, PASS.moments | (cross ? PASS.cross : 0)));
-    const branch = (error: string, delta: string, drift: string): BranchMoments => ({
-      error: ResultBuffers.column(result, error as keyof typeof ROW_OUTPUT),
-      delta: ResultBuffers.column(result, delta as keyof typeof ROW_OUTPUT),
-      drift: ResultBuffers.column(result, drift as keyof typeof ROW_OUTPUT),
-    });
-    return {
-      chosen: branch('errorChosen', 'deltaChosen', 'driftChosen'),
-      rejected: branch('errorRejected', 'deltaRejected', 'driftRejected'),
-      ...(cross ? { cross: ResultBuffers.column(result, 'cross') } : {}),
-    };
+    return momentsOf(result, cross);
+  }
+
+  /**
+   * The objective alone: loss, statistics, metrics and coefficients of given moments, without a tensor.
+   *
+   * @param moments of the whole rows, by {@link moments} or {@link combineMoments}
+   * @param numbers the numbers per row of a batch, and of the options of a call `denominator`, `gradientScale` and `maskThreshold`
+   * @throws as `evaluate`; ERR_SDPO_INVALID_OPTION where the moments lack what the options need (drift, cross)
+   */
+  objective(moments: Moments, numbers: ObjectiveNumbers = {}): Statistics {
+    const read = readOptions('numbers', numbers, OBJECTIVE_FIELDS);
+    const { denominator, gradientScale, maskThreshold, ...rows } = read;
+    const call = readCall({ denominator, gradientScale, maskThreshold }, CALL_FIELDS);
+    const result = new ResultBuffers(checkMoments('moments', moments));
+    writeMoments(result, moments, this.options);
+    const { count } = ResultBuffers.raw(result);
+    run(layOut(prepareObjective(count, rows, call, this.options, this.#fixed), result, PASS.objective));
+    return result.finish();
   }
 
   /**
    * Second pass alone: (2/D)(a d + b h) for every row, from coefficients such as `evaluate(batch, { gradients: false }).coefficients`. A row with
    * a = b = 0 is written as zeros without being read. Coefficients of a result on the device of the batch are read there, and then the call returns
    * without waiting.
+   *
+   * @param call `elements`: D (or Σe) of each whole row, where the batch has a part of its elements; default: those of the batch. `stream`: of the
+   *   device that holds the tensors
    */
   gradients<C extends Tensor, R extends Tensor>(
     batch: DeviceBatch<C, R>,
@@ -221,42 +212,42 @@ export class PreferenceLoss {
   gradients<C extends LatentArray, R extends LatentArray>(
     batch: Batch<C, R>,
     coefficients: { chosen: CoefficientInput; rejected: CoefficientInput },
-    call?: { stream?: Stream },
+    call?: { elements?: ArrayLike<number>; stream?: Stream },
   ): Gradients<C, R>;
   gradients(
     batch: Batch | DeviceBatch,
     coefficients: { chosen: CoefficientInput; rejected: CoefficientInput } | DeviceCoefficients,
-    call: { stream?: Stream } = {},
+    call: { elements?: ArrayLike<number>; stream?: Stream } = {},
   ): Gradients {
-    checkOptions('call', call, ['stream']);
+    checkOptions('call', call, ['elements', 'stream']);
     const { stream } = call;
     const onDevice = DeviceResult.owning(coefficients);
+    if (onDevice !== undefined && call.elements !== undefined) {
+      failValue('call.elements', 'left out where coefficients are on a device, with which they are', call.elements);
+    }
     return onDevice === undefined
-      ? this.#gradients(
-          batch as Batch,
-          coefficients as { chosen: CoefficientInput; rejected: CoefficientInput },
-          stream,
-        )
-      : enqueueGradients(batch, prepareOnDevice(batch as DeviceBatch, { stream }, this.options, this.#fixed), onDevice);
+      ? this.#gradients(batch as Batch, coefficients as { chosen: CoefficientInput; rejected: CoefficientInput }, call)
+      : enqueueGradients(prepare(batch, { stream }, this.options, this.#fixed, 'device', false), onDevice);
   }
 
   #gradients(
     batch: Batch,
     coefficients: { chosen: CoefficientInput; rejected: CoefficientInput },
-    stream: Stream | undefined,
+    { elements, stream }: { elements?: ArrayLike<number>; stream?: Stream },
   ): Gradients {
-    const prepared = prepare(batch, { stream }, this.options, this.#fixed);
+    const prepared = prepare(batch, { stream }, this.options, this.#fixed, 'host', false);
     const result = new ResultBuffers(prepared.rows);
+    if (elements !== undefined) writeElements(result, 'call.elements', elements);
     checkOptions('coefficients', coefficients, BRANCHES);
     for (const branch of BRANCHES) {
       const { a, b } = readCoefficients(`coefficients.${branch}`, coefficients[branch], prepared.rows);
-      if (b !== undefined && batch[branch].reference === undefined) {
+      if (b !== undefined && prepared.batch[branch].reference === undefined) {
         failType(`coefficients.${branch}.b`, 'left out where the batch has a referenceError', b);
       }
       ResultBuffers.column(result, branch === 'chosen' ? 'aChosen' : 'aRejected').set(a);
       if (b !== undefined) ResultBuffers.column(result, branch === 'chosen' ? 'bChosen' : 'bRejected').set(b);
     }
-    const gradients = allocateGradients(batch);
+    const gradients = allocateGradients(prepared.batch);
     const pending = layOut(prepared, result, PASS.gradients, gradients, true);
     try {
       run(pending);
@@ -269,10 +260,10 @@ export class PreferenceLoss {
   #prepare(batch: Batch, call: CallOptions): PendingCall {
     const wanted = call.gradients ?? true;
     const earlier = call.into instanceof ResultBuffers ? ResultBuffers.takeScalars(call.into) : undefined;
-    const prepared = prepare(batch, call, this.options, this.#fixed, earlier);
+    const prepared = prepare(batch, call, this.options, this.#fixed, 'host', true, earlier);
     const result = call.into === undefined ? new ResultBuffers(prepared.rows) : reuse(call.into, prepared.rows);
-    const reused = wanted ? reusedGradients(result, batch) : undefined;
-    const gradients = wanted ? (reused ?? allocateGradients(batch)) : undefined;
+    const reused = wanted ? reusedGradients(result, prepared.batch) : undefined;
+    const gradients = wanted ? (reused ?? allocateGradients(prepared.batch)) : undefined;
     result.gradients = gradients;
     return layOut(prepared, result, this.#passes(wanted), gradients, reused === undefined);
   }
@@ -282,7 +273,7 @@ export class PreferenceLoss {
     return PASS.moments | PASS.objective | cross | (gradients ? PASS.gradients : 0);
   }
 
-  #enqueue(batch: DeviceBatch, call: DeviceCallOptions): DeviceResult {
+  #enqueue(batch: DeviceBatch, call: DeviceCallOptions, start: (call: EnqueuedCall) => void): DeviceResult {
     if (this.options.nonFinite === 'throw') {
       throw new SdpoRangeError(
         'ERR_SDPO_INVALID_OPTION',
@@ -290,14 +281,14 @@ export class PreferenceLoss {
       );
     }
     const wanted = call.gradients ?? true;
-    const prepared = prepareOnDevice(batch, call, this.options, this.#fixed);
+    const prepared = prepare(batch, call, this.options, this.#fixed, 'device');
     const into = call.into === undefined ? undefined : reuseOnDevice(call.into, prepared.rows, prepared.device);
-    const reused = wanted && into !== undefined ? reusedGradients(into, batch) : undefined;
-    const gradients = wanted ? (reused ?? allocateGradients(batch)) : undefined;
+    const reused = wanted && into !== undefined ? reusedGradients(into, prepared.batch) : undefined;
+    const gradients = wanted ? (reused ?? allocateGradients(prepared.batch)) : undefined;
     let result = into;
     try {
       result ??= new DeviceResult(prepared.device, prepared.rows);
-      enqueue(layOutOnDevice(prepared, result, this.#passes(wanted), gradients));
+      start(layOutOnDevice(prepared, result, this.#passes(wanted), gradients));
     } catch (error) {
       if (gradients !== undefined && reused === undefined) disposeGradients(gradients);
       if (into === undefined) result?.dispose();
@@ -308,16 +299,7 @@ export class PreferenceLoss {
   }
 }
 
-/** The options of a call that stand for themselves. */
-function checkCall(call: CallOptions | DeviceCallOptions, fields: readonly string[]): void {
-  checkOptions('call', call, fields);
-  if (call.results !== undefined) checkOneOf('call.results', call.results, ['host', 'device']);
-  if (call.gradients !== undefined) checkBoolean('call.gradients', call.gradients);
-  if (call.gradientScale !== undefined) checkNumber('call.gradientScale', call.gradientScale);
-  if (call.denominator !== undefined) checkNumberAbove('call.denominator', call.denominator, 0);
-}
-
-function enqueueGradients(batch: Batch | DeviceBatch, prepared: Prepared, result: DeviceResult): Gradients {
+function enqueueGradients(prepared: Prepared, result: DeviceResult): Gradients {
   placeOf(result.packed, 'coefficients');
   const { rows, device } = DeviceResult.count(result);
   if (rows !== prepared.rows || device !== prepared.device) {
@@ -328,7 +310,7 @@ function enqueueGradients(batch: Batch | DeviceBatch, prepared: Prepared, result
       'ERR_SDPO_INVALID_LENGTH',
     );
   }
-  const gradients = allocateGradients(batch);
+  const gradients = allocateGradients(prepared.batch);
   try {
     enqueue(layOutGradients(prepared, result, gradients));
   } catch (error) {
@@ -350,21 +332,6 @@ function reuse(into: unknown, rows: number): ResultBuffers {
   const { count } = ResultBuffers.raw(into);
   if (count !== rows)
     failValue('call.into', `a result of ${rows} rows`, `one of ${count} rows`, 'ERR_SDPO_INVALID_LENGTH');
-  return into;
-}
-
-function reuseOnDevice(into: unknown, rows: number, device: string): DeviceResult {
-  if (!(into instanceof DeviceResult)) failType('call.into', "a result of evaluate with results 'device'", into);
-  placeOf(into.packed, 'call.into');
-  const found = DeviceResult.count(into);
-  if (found.rows !== rows || found.device !== device) {
-    failValue(
-      'call.into',
-      `a result of ${rows} rows on ${device}`,
-      `one of ${found.rows} rows on ${found.device}`,
-      'ERR_SDPO_INVALID_LENGTH',
-    );
-  }
   return into;
 }
 

@@ -1,11 +1,32 @@
-/** Options of a preference loss: their meaning, their defaults, and which objective uses which. */
+/** Options of a preference loss: their meaning, and one table with their types, bounds, defaults and users. */
 
+import { binding } from '../native/binding.js';
+import { checkList } from '../native/contract.js';
 import { SdpoRangeError } from '../native/errors.js';
+import {
+  LINKS,
+  type Link,
+  LOG_RATIO_REDUCTIONS,
+  type LogRatioReduction,
+  NON_FINITE_POLICIES,
+  type NonFinitePolicy,
+  PAIR_WEIGHTS,
+  type PairWeight,
+  SAFEGUARD_SCOPES,
+  type SafeguardScope,
+  SCOPES,
+  type Scope,
+  TIMESTEP_WEIGHTINGS,
+  type TimestepWeighting,
+  WEIGHT_RATIOS,
+  type WeightRatio,
+} from '../native/names.js';
 import {
   checkBoolean,
   checkInteger,
   checkNumber,
   checkNumberAbove,
+  checkNumberBelow,
   checkNumberBetween,
   checkOneOf,
   checkOptions,
@@ -15,24 +36,10 @@ import {
 } from '../native/validate.js';
 import { NoiseSchedule } from '../schedule/schedule.js';
 
-/** Names in the order of the native tables; compared when the addon is loaded. */
-export const OBJECTIVES = ['diffusion-dpo', 'dpo-cm', 'sdpo', 'dspo', 'dmpo', 'mapo'] as const;
-export const LINKS = ['sigmoid', 'hinge', 'ipo'] as const;
-export const PAIR_WEIGHTS = ['geometric', 'min', 'max', 'product'] as const;
-export const WEIGHT_RATIOS = ['policy/data', 'policy/reference', 'reference/data'] as const;
-export const SCOPES = ['all', 'masked'] as const;
-export const NON_FINITE_POLICIES = ['throw', 'skip', 'propagate'] as const;
-export const TIMESTEP_WEIGHTINGS = ['constant', 'elbo'] as const;
-export const LOG_RATIO_REDUCTIONS = ['mean', 'sum'] as const;
-
+/** The objectives, in the order of the addon's list. */
+export const OBJECTIVES = ['diffusion-dpo', 'dpo-cm', 'sdpo', 'dspo', 'dmpo', 'mapo', 'linear-dpo'] as const;
 export type Objective = (typeof OBJECTIVES)[number];
-export type Link = (typeof LINKS)[number];
-export type PairWeight = (typeof PAIR_WEIGHTS)[number];
-export type WeightRatio = (typeof WEIGHT_RATIOS)[number];
-export type Scope = (typeof SCOPES)[number];
-export type NonFinitePolicy = (typeof NON_FINITE_POLICIES)[number];
-export type TimestepWeighting = (typeof TIMESTEP_WEIGHTINGS)[number];
-export type LogRatioReduction = (typeof LOG_RATIO_REDUCTIONS)[number];
+checkList('objectives', OBJECTIVES, binding.tables.objectives);
 
 /**
  * Options of {@link PreferenceLoss}. Symbols as in docs/mathematics.md: m mean squared error of the policy, δ = m - r its excess over the
@@ -43,9 +50,10 @@ export interface PreferenceLossOptions {
    * `diffusion-dpo`: f(ψ_c - ψ_r) (arXiv 2311.12908, eq. 14). `dpo-cm`: clip(pair weight) · f(ψ_c - ψ_r) on kept rows. `sdpo`:
    * f(clip(w_c) ψ_c - clip(w_r) ψ_r) on kept rows (both arXiv 2505.21893). `dspo`: mean (d_c - s h_c)² with s = β σ(ψ_r - ψ_c). `dmpo`:
    * KL(Bernoulli(σ(ψ_c - ψ_r)) ‖ Bernoulli(1 - α)). `mapo`: m_c - β log σ(T (φ(s m_c) - φ(s m_r))), without a reference (arXiv 2406.06424).
+   * `linear-dpo`: sg[min(max(½ - 0.4 (ψ_c - ψ_r), η), 1-η)] (m_c - m_r) (arXiv 2605.21123).
    */
   objective: Objective;
-  /** Gives ω of a timestep. Needed unless every batch brings its own `transition.omega`. */
+  /** Gives ω of a timestep. Needed by objectives with weights and by `elbo` weighting, unless every batch brings its own `transition.omega`. */
   schedule?: NoiseSchedule;
   /** β > 0, the strength of the KL regularisation. With `constant` weighting ψ = -(β/2) δ, with `elbo` ψ = -β ω δ. No default is honest across models. */
   beta: number;
@@ -55,9 +63,14 @@ export interface PreferenceLossOptions {
   maskThreshold?: number;
   /** κ > 0: multiplies λ. Default 1. For `dpo-cm` and `sdpo`. */
   weightSharpness?: number;
+  /** e, any finite number: the weight is exp(e λ), and 1 where e is 0. The mask goes on looking at λ. Default 1. For `dpo-cm` and `sdpo`. */
+  weightExponent?: number;
   /** Which density ratio the weight is: λ ∝ m, δ or r. Default 'policy/data'. For `dpo-cm` and `sdpo`. */
   weightRatio?: WeightRatio;
-  /** How the two weights become one, formed in log space. Default 'geometric'. For `dpo-cm`. */
+  /**
+   * How the two weights become one, formed in log space. For `dpo-cm`, default 'geometric', and for `sdpo`, whose loss then is
+   * f(clip(pair) · (ψ_c - ψ_r)); without it `sdpo` has one weight per branch.
+   */
   pairWeight?: PairWeight;
   /** true: gradients flow through the weight too. Degenerate with `dpo-cm`, which can then lower its loss by raising errors. Default false. For `dpo-cm` and `sdpo`. */
   weightGradient?: boolean;
@@ -65,6 +78,13 @@ export interface PreferenceLossOptions {
   timestepWeighting?: TimestepWeighting;
   /** 'mean' over the D elements of a row, or 'sum': ω is multiplied by D (by the sum of the element weights) in the log-ratio and in λ. Default 'mean'. */
   logRatioReduction?: LogRatioReduction;
+  /**
+   * Bounds of the exponential of each branch's log-ratio ℓ before it becomes ψ: ε for [1-ε, 1+ε] (not below 0), or [low, high]; the derivative is 0
+   * outside and on an edge (D3PO, arXiv 2311.13231; a possible reading of DPO-C&M). Default: off.
+   */
+  logRatioClip?: number | readonly [low: number, high: number];
+  /** [low, high], both included: rows with a timestep of either branch outside are removed, as by the mask. Default: every timestep. */
+  timestepWindow?: readonly [low: number, high: number];
   /** f: 'sigmoid' -log σ(z), 'hinge' max(0, 1-z), 'ipo' (z/β - 1/(2β))². Default 'sigmoid'. */
   link?: Link;
   /** α in [0, 0.5]: probability that a pair is labelled the wrong way round. Default 0. For the sigmoid link. */
@@ -80,147 +100,243 @@ export interface PreferenceLossOptions {
   /**
    * μ in [0, 1]: scales the rejected branch's gradient (not the loss) by min(1, (1-μ) m_c / x) where x = mean d_c d_r > 0. Where a step moves both
    * predictions alike and the two coefficients A are opposite, the rejected gradient then takes at most the share 1-μ away from the first-order
-   * change of the winner's error (Diffusion-SDPO, arXiv 2511.03317, per pair). Default: off.
+   * change of the winner's error (Diffusion-SDPO, arXiv 2511.03317, there with `safeguardScope` 'batch'). Default: off.
    */
   safeguard?: number;
+  /** 'pair': a factor per row; 'batch': one for all rows, from the sums of m_c and x over the rows that are finite. Default 'pair'. */
+  safeguardScope?: SafeguardScope;
   /** α in (0, 1): probability of the wrong preference in the target distribution. Default 0.01. For `dmpo`. */
   dmpoAlpha?: number;
   /** s > 0 in φ(s m). Default 0.5. For `mapo`. */
   mapoScale?: number;
   /** T > 0, the factor of the margin. Default the schedule's number of training timesteps, or 1000 without a schedule. For `mapo`. */
   mapoSteps?: number;
+  /** η in [0, ½): the factor of the loss stays in [η, 1-η]. Default 0.01. For `linear-dpo`. */
+  linearFloor?: number;
   /** What a non-finite value does: 'throw' an error that says where, 'skip' the row (removed and counted), or 'propagate'. Default 'throw'. */
   nonFinite?: NonFinitePolicy;
   /** Threads of the CPU backend; default SDPO_NUM_THREADS or all cores. The result does not depend on it. */
   threads?: number;
 }
 
-/** Options with every default filled in and the clip range as its two bounds. */
+/** What an objective reads, by the addon. */
+export const TRAITS = binding.traits as { readonly [K in Objective]: (typeof binding.traits)[string] };
+
+/** Objectives whose traits fulfil a condition. */
+const where = (condition: (traits: (typeof TRAITS)[Objective]) => boolean) =>
+  OBJECTIVES.filter((objective) => condition(TRAITS[objective]));
+const WEIGHTED = where(({ weights }) => weights > 0);
+const WITH_REFERENCE = where(({ reference }) => reference);
+const LINKED = where(({ link }) => link);
+
+interface OptionRow {
+  /** As in JSON Schema; 'range' is ε for [max(0, 1-ε), 1+ε] or [low, high] of numbers >= 0, 'interval' [low, high] of any numbers. */
+  readonly type: 'number' | 'integer' | 'boolean' | 'enum' | 'range' | 'interval';
+  readonly minimum?: number;
+  readonly maximum?: number;
+  readonly exclusiveMinimum?: number;
+  readonly exclusiveMaximum?: number;
+  readonly values?: readonly string[];
+  readonly required?: true;
+  /** Without a default the option is off. */
+  readonly default?: unknown;
+  /** The default is another one where the objective or the schedule says so. */
+  readonly dependent?: true;
+  /** The objectives that use it; absent: all. */
+  readonly users?: readonly Objective[];
+  /** Only with this link. */
+  readonly link?: Link;
+  /** Fields of the addon's options, where they are not the option's own name, and what stands for an option that is off. */
+  readonly fields?: readonly string[];
+  readonly off?: readonly number[];
+  /** It is no option of the addon: a number per row, or a field of the call. */
+  readonly crosses?: 'row' | 'call';
+}
+
+const EVERYTHING = [-Infinity, Infinity] as const;
+
+/** Every option but the schedule, in the order in which they are checked. */
+export const OPTIONS = {
+  objective: { type: 'enum', values: OBJECTIVES, required: true },
+  beta: { type: 'number', exclusiveMinimum: 0, required: true },
+  clipRange: { type: 'range', default: 0.1, users: WEIGHTED, fields: ['clipLow', 'clipHigh'] },
+  maskThreshold: { type: 'number', minimum: 0, maximum: 1, default: 0.9, users: WEIGHTED, crosses: 'row' },
+  weightSharpness: { type: 'number', exclusiveMinimum: 0, default: 1, users: WEIGHTED },
+  weightExponent: { type: 'number', default: 1, users: WEIGHTED },
+  weightRatio: { type: 'enum', values: WEIGHT_RATIOS, default: 'policy/data', users: WEIGHTED },
+  pairWeight: { type: 'enum', values: PAIR_WEIGHTS, default: 'geometric', dependent: true, users: WEIGHTED, off: [0] },
+  weightGradient: { type: 'boolean', default: false, users: WEIGHTED },
+  timestepWeighting: { type: 'enum', values: TIMESTEP_WEIGHTINGS, default: 'constant', users: WITH_REFERENCE },
+  logRatioReduction: { type: 'enum', values: LOG_RATIO_REDUCTIONS, default: 'mean', users: WITH_REFERENCE },
+  logRatioClip: {
+    type: 'range',
+    users: WITH_REFERENCE,
+    fields: ['logRatioClipLow', 'logRatioClipHigh'],
+    off: [0, Infinity],
+  },
+  timestepWindow: { type: 'interval', fields: ['windowLow', 'windowHigh'], off: EVERYTHING },
+  link: { type: 'enum', values: LINKS, default: 'sigmoid', users: LINKED },
+  labelSmoothing: { type: 'number', minimum: 0, maximum: 0.5, default: 0, users: LINKED, link: 'sigmoid' },
+  sftWeight: { type: 'number', minimum: 0, default: 0 },
+  sftScope: { type: 'enum', values: SCOPES, default: 'all' },
+  klWeight: { type: 'number', minimum: 0, default: 0 },
+  klScope: { type: 'enum', values: SCOPES, default: 'all' },
+  safeguard: { type: 'number', minimum: 0, maximum: 1, off: [-1] },
+  safeguardScope: { type: 'enum', values: SAFEGUARD_SCOPES, default: 'pair' },
+  dmpoAlpha: { type: 'number', exclusiveMinimum: 0, exclusiveMaximum: 1, default: 0.01, users: ['dmpo'] },
+  mapoScale: { type: 'number', exclusiveMinimum: 0, default: 0.5, users: ['mapo'] },
+  mapoSteps: { type: 'number', exclusiveMinimum: 0, default: 1000, dependent: true, users: ['mapo'] },
+  linearFloor: { type: 'number', minimum: 0, exclusiveMaximum: 0.5, default: 0.01, users: ['linear-dpo'] },
+  nonFinite: { type: 'enum', values: NON_FINITE_POLICIES, default: 'throw' },
+  threads: { type: 'integer', minimum: 1, maximum: 4096, off: [0], crosses: 'call' },
+} as const satisfies { [K in keyof Required<Omit<PreferenceLossOptions, 'schedule'>>]: OptionRow };
+
+export type OptionName = keyof typeof OPTIONS;
+export const OPTION_NAMES = Object.keys(OPTIONS) as readonly OptionName[];
+const row = (name: OptionName): OptionRow => OPTIONS[name];
+
+/** The objectives of every option that does not belong to all. */
+export const USED_BY: { readonly [option: string]: readonly Objective[] } = Object.fromEntries(
+  OPTION_NAMES.flatMap((name) => {
+    const { users } = row(name);
+    return users === undefined ? [] : [[name, users]];
+  }),
+);
+
+/** Options with every default filled in, and ranges as their two bounds; what is off is undefined. */
 export type ResolvedOptions = Readonly<
-  Required<Omit<PreferenceLossOptions, 'schedule' | 'clipRange' | 'threads' | 'safeguard'>> & {
+  Required<
+    Omit<
+      PreferenceLossOptions,
+      'schedule' | 'clipRange' | 'logRatioClip' | 'timestepWindow' | 'threads' | 'safeguard' | 'pairWeight'
+    >
+  > & {
     schedule: NoiseSchedule | undefined;
-    clipRange: readonly [low: number, high: number];
+    clipRange: Bounds;
+    logRatioClip: Bounds | undefined;
+    timestepWindow: Bounds | undefined;
+    /** undefined for `sdpo` with a weight per branch. */
+    pairWeight: PairWeight | undefined;
     /** 0: the default of the machine. */
     threads: number;
     safeguard: number | undefined;
   }
 >;
 
-const PAIRWISE = ['diffusion-dpo', 'dpo-cm', 'sdpo'] as const;
-const WEIGHTED = ['dpo-cm', 'sdpo'] as const;
-const WITH_REFERENCE = ['diffusion-dpo', 'dpo-cm', 'sdpo', 'dspo', 'dmpo'] as const;
-
-/** Defaults, and which objectives an option belongs to where it does not belong to all. */
-const OPTIONS = {
-  clipRange: { default: 0.1, users: WEIGHTED },
-  maskThreshold: { default: 0.9, users: WEIGHTED },
-  weightSharpness: { default: 1, users: WEIGHTED },
-  weightRatio: { default: 'policy/data', users: WEIGHTED },
-  weightGradient: { default: false, users: WEIGHTED },
-  pairWeight: { default: 'geometric', users: ['dpo-cm'] },
-  timestepWeighting: { default: 'constant', users: WITH_REFERENCE },
-  logRatioReduction: { default: 'mean', users: WITH_REFERENCE },
-  link: { default: 'sigmoid', users: PAIRWISE },
-  labelSmoothing: { default: 0, users: PAIRWISE },
-  dmpoAlpha: { default: 0.01, users: ['dmpo'] },
-  mapoScale: { default: 0.5, users: ['mapo'] },
-  mapoSteps: { default: 1000, users: ['mapo'] },
-  sftWeight: { default: 0 },
-  sftScope: { default: 'all' },
-  klWeight: { default: 0 },
-  klScope: { default: 'all' },
-  nonFinite: { default: 'throw' },
-} as const satisfies { [K in keyof PreferenceLossOptions]?: { default: unknown; users?: readonly Objective[] } };
-
-/** The objectives of every option that does not belong to all, for checks of other language bindings. */
-export const USED_BY: { readonly [option: string]: readonly Objective[] } = Object.fromEntries(
-  Object.entries(OPTIONS).flatMap(([name, option]) => ('users' in option ? [[name, option.users]] : [])),
-);
-
-const NAMES: readonly string[] = ['objective', 'schedule', 'beta', 'safeguard', 'threads', ...Object.keys(OPTIONS)];
+type Bounds = readonly [low: number, high: number];
 
 /** Whether the objective has a mask at all. */
 export function hasMask(objective: Objective): boolean {
-  return (WEIGHTED as readonly Objective[]).includes(objective);
+  return TRAITS[objective].weights > 0;
 }
 
 /** Whether the objective can do without any reference. */
 export function isReferenceFree(objective: Objective): boolean {
-  return objective === 'mapo';
+  return !TRAITS[objective].reference;
+}
+
+/** Whether the loss reads ω of a row. */
+export function readsOmega({ objective, timestepWeighting }: ResolvedOptions): boolean {
+  return TRAITS[objective].weights > 0 || timestepWeighting === 'elbo';
 }
 
 /** Checks options and fills in the defaults. */
 export function resolveOptions(options: PreferenceLossOptions): ResolvedOptions {
-  checkOptions('options', options, NAMES);
-  const at = (name: keyof PreferenceLossOptions) => `options.${name}`;
-  const objective = checkOneOf(at('objective'), options.objective, OBJECTIVES);
-  if (options.schedule !== undefined && !(options.schedule instanceof NoiseSchedule)) {
-    failType(at('schedule'), 'a NoiseSchedule', options.schedule);
+  checkOptions('options', options, ['schedule', ...OPTION_NAMES]);
+  // Each is read once: a getter could give another value the next time.
+  const given: { readonly [name: string]: unknown } = { ...options };
+  const { schedule } = given;
+  if (schedule !== undefined && !(schedule instanceof NoiseSchedule)) {
+    failType('options.schedule', 'a NoiseSchedule', schedule);
   }
-  const given = <K extends keyof typeof OPTIONS>(name: K) =>
-    options[name] === undefined ? OPTIONS[name].default : options[name];
-  const resolved: ResolvedOptions = {
-    objective,
-    schedule: options.schedule,
-    beta: checkNumberAbove(at('beta'), options.beta, 0),
-    clipRange: checkClipRange(at('clipRange'), given('clipRange')),
-    maskThreshold: checkNumber(at('maskThreshold'), given('maskThreshold'), 0, 1),
-    weightSharpness: checkNumberAbove(at('weightSharpness'), given('weightSharpness'), 0),
-    weightRatio: checkOneOf(at('weightRatio'), given('weightRatio'), WEIGHT_RATIOS),
-    pairWeight: checkOneOf(at('pairWeight'), given('pairWeight'), PAIR_WEIGHTS),
-    weightGradient: checkBoolean(at('weightGradient'), given('weightGradient')),
-    timestepWeighting: checkOneOf(at('timestepWeighting'), given('timestepWeighting'), TIMESTEP_WEIGHTINGS),
-    logRatioReduction: checkOneOf(at('logRatioReduction'), given('logRatioReduction'), LOG_RATIO_REDUCTIONS),
-    link: checkOneOf(at('link'), given('link'), LINKS),
-    labelSmoothing: checkNumber(at('labelSmoothing'), given('labelSmoothing'), 0, 0.5),
-    sftWeight: checkNumber(at('sftWeight'), given('sftWeight'), 0),
-    sftScope: checkOneOf(at('sftScope'), given('sftScope'), SCOPES),
-    klWeight: checkNumber(at('klWeight'), given('klWeight'), 0),
-    klScope: checkOneOf(at('klScope'), given('klScope'), SCOPES),
-    safeguard: options.safeguard === undefined ? undefined : checkNumber(at('safeguard'), options.safeguard, 0, 1),
-    dmpoAlpha: checkNumberBetween(at('dmpoAlpha'), given('dmpoAlpha'), 0, 1),
-    mapoScale: checkNumberAbove(at('mapoScale'), given('mapoScale'), 0),
-    mapoSteps: checkNumberAbove(
-      at('mapoSteps'),
-      options.mapoSteps ?? options.schedule?.trainSteps ?? OPTIONS.mapoSteps.default,
-      0,
-    ),
-    nonFinite: checkOneOf(at('nonFinite'), given('nonFinite'), NON_FINITE_POLICIES),
-    threads: options.threads === undefined ? 0 : checkInteger(at('threads'), options.threads, 1, 4096),
-  };
-  refuseUnused(options, resolved);
-  return Object.freeze(resolved);
+  const resolved: { [name: string]: unknown } = { schedule };
+  for (const name of OPTION_NAMES) {
+    const { required } = row(name);
+    const value = given[name];
+    resolved[name] =
+      value === undefined && !required ? defaultOf(name, resolved) : checkOption(`options.${name}`, name, value);
+  }
+  if (resolved.threads === undefined) resolved.threads = 0;
+  const out = resolved as unknown as ResolvedOptions;
+  refuseUnused(given, out);
+  return Object.freeze(out);
 }
 
-function checkClipRange(argument: string, value: unknown): readonly [number, number] {
-  if (typeof value === 'number') {
-    checkNumber(argument, value, 0);
-    return [Math.max(0, 1 - value), 1 + value];
+function defaultOf(name: OptionName, { objective, schedule }: { readonly [name: string]: unknown }): unknown {
+  if (name === 'pairWeight' && TRAITS[objective as Objective].weights === 2) return undefined;
+  if (name === 'mapoSteps' && schedule !== undefined) return (schedule as NoiseSchedule).trainSteps;
+  const value = row(name).default;
+  return value === undefined ? undefined : checkOption(`options.${name}`, name, value);
+}
+
+/** A value of an option as it is kept; throws in the message shape of this package. */
+export function checkOption(argument: string, name: OptionName, value: unknown): unknown {
+  const { type, values = [], minimum = -Infinity, maximum } = row(name);
+  switch (type) {
+    case 'enum':
+      return checkOneOf(argument, value, values);
+    case 'boolean':
+      return checkBoolean(argument, value);
+    case 'integer':
+      return checkInteger(argument, value, minimum, maximum);
+    case 'range':
+      return checkRange(argument, value);
+    case 'interval':
+      return checkInterval(argument, value, 'finite numbers', -Infinity);
+    case 'number':
+      return checkBounded(argument, value, row(name));
   }
-  if (!Array.isArray(value) || value.length !== 2) failType(argument, 'a number or [low, high]', value);
-  const low = checkNumber(`${argument}[0]`, value[0], 0);
-  const high = checkNumber(`${argument}[1]`, value[1], 0);
+}
+
+function checkBounded(argument: string, value: unknown, bounds: OptionRow): number {
+  const { minimum, maximum, exclusiveMinimum, exclusiveMaximum } = bounds;
+  if (exclusiveMaximum === undefined) {
+    return exclusiveMinimum === undefined
+      ? checkNumber(argument, value, minimum, maximum)
+      : checkNumberAbove(argument, value, exclusiveMinimum);
+  }
+  return exclusiveMinimum === undefined
+    ? checkNumberBelow(argument, value, minimum ?? -Infinity, exclusiveMaximum)
+    : checkNumberBetween(argument, value, exclusiveMinimum, exclusiveMaximum);
+}
+
+function checkRange(argument: string, value: unknown): Bounds {
+  if (typeof value !== 'number') return checkInterval(argument, value, 'a number', 0);
+  checkNumber(argument, value, 0);
+  return [Math.max(0, 1 - value), 1 + value];
+}
+
+function checkInterval(argument: string, value: unknown, otherwise: string, minimum: number): Bounds {
+  if (!Array.isArray(value) || value.length !== 2) {
+    failType(argument, otherwise === 'a number' ? 'a number or [low, high]' : `[low, high] of ${otherwise}`, value);
+  }
+  const [first, second] = value as readonly unknown[];
+  const low = checkNumber(`${argument}[0]`, first, minimum);
+  const high = checkNumber(`${argument}[1]`, second, minimum);
   if (low > high) failValue(argument, '[low, high] with low <= high', JSON.stringify(value));
   return [low, high];
 }
 
 /** An option that the objective or the link does not use must not look as if it did something. */
-function refuseUnused(options: PreferenceLossOptions, resolved: ResolvedOptions): void {
-  const { objective, link } = resolved;
-  for (const [name, option] of Object.entries(OPTIONS) as [keyof typeof OPTIONS, { users?: readonly Objective[] }][]) {
-    if (option.users === undefined || option.users.includes(objective)) continue;
-    if (options[name] !== undefined && !sameValue(name, options[name])) {
-      refuse(`options.${name}`, `objective '${objective}'`, options[name]);
-    }
-  }
-  if (link !== 'sigmoid' && resolved.labelSmoothing !== 0) {
-    refuse('options.labelSmoothing', `link '${link}'`, resolved.labelSmoothing);
+function refuseUnused(given: { readonly [name: string]: unknown }, resolved: ResolvedOptions): void {
+  const { objective } = resolved;
+  for (const name of OPTION_NAMES) {
+    if (given[name] === undefined) continue;
+    const { users, link } = row(name);
+    const user =
+      users !== undefined && !users.includes(objective)
+        ? `objective '${objective}'`
+        : link !== undefined && link !== resolved.link
+          ? `link '${resolved.link}'`
+          : undefined;
+    if (user !== undefined && !isDefault(name, given[name])) refuse(`options.${name}`, user, given[name]);
   }
 }
 
-function sameValue(name: keyof typeof OPTIONS, value: unknown): boolean {
-  if (name !== 'clipRange') return value === OPTIONS[name].default;
-  return String(checkClipRange(name, value)) === String(checkClipRange(name, OPTIONS.clipRange.default));
+function isDefault(name: OptionName, value: unknown): boolean {
+  const { default: usual } = row(name);
+  if (usual === undefined) return false;
+  return String(checkOption(name, name, value)) === String(checkOption(name, name, usual));
 }
 
 function refuse(argument: string, user: string, value: unknown): never {
@@ -228,4 +344,32 @@ function refuse(argument: string, user: string, value: unknown): never {
     'ERR_SDPO_INVALID_OPTION',
     `Expected ${argument} to be left at its default, since ${user} does not use it, received ${describe(value)}`,
   );
+}
+
+// ---- How options cross
+
+const CROSSING = OPTION_NAMES.filter((name) => row(name).crosses === undefined);
+const fieldsOf = (name: OptionName) => row(name).fields ?? [name];
+
+// The addon's order is its own; its names are those of this table, or it was built from other sources.
+checkList('options', CROSSING.flatMap(fieldsOf).sort(), [...binding.tables.options].sort());
+
+/** Writes the options into the part of a header that is theirs. */
+export function writeOptions(header: Float64Array, offset: number, options: ResolvedOptions): void {
+  for (const name of CROSSING) {
+    const { off } = row(name);
+    const value: unknown = options[name];
+    const numbers = value === undefined && off !== undefined ? off : numbersOf(name, value);
+    fieldsOf(name).forEach((field, i) => {
+      header[offset + binding.tables.options.indexOf(field)] = numbers[i];
+    });
+  }
+}
+
+function numbersOf(name: OptionName, value: unknown): readonly number[] {
+  const { type, values = [] } = row(name);
+  if (type === 'range' || type === 'interval') return value as Bounds;
+  // The addon's list of an enumeration that can be off starts with what that is.
+  if (type === 'enum') return [values.indexOf(value as string) + (row(name).off?.length ?? 0)];
+  return [Number(value)];
 }

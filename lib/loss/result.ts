@@ -1,18 +1,10 @@
 /** Results of a preference loss: per-row statistics, metrics and gradients, as views of the arrays the addon writes. */
 
-import {
-  METRIC_OFFSET,
-  METRICS,
-  METRICS_LENGTH,
-  type MetricName,
-  ROW_OUTPUT,
-  ROW_OUTPUT_COUNT,
-  ROW_STATISTICS,
-  type RowStatistic,
-} from '../native/contract.js';
+import { METRIC_OFFSET, METRICS_LENGTH, ROW_OUTPUT, ROW_OUTPUT_COUNT } from '../native/contract.js';
+import { METRICS, type MetricName, ROW_STATISTICS, type RowStatistic } from '../native/names.js';
 import type { LatentArray } from '../tensor/operand.js';
 import type { Tensor } from '../tensor/tensor.js';
-import type { Scalars } from './batch.js';
+import type { Scalars } from './columns.js';
 
 /** One Float64Array of length rows per statistic (see docs/api.md for each). */
 export type RowStatistics = { readonly [K in RowStatistic]: Float64Array };
@@ -20,7 +12,8 @@ export type RowStatistics = { readonly [K in RowStatistic]: Float64Array };
 /**
  * Means over the rows of every statistic (non-finite entries left out; NaN where there is none), and: `implicitAccuracy` share of rows with
  * ψ_c > ψ_r, a tie counting ½; `rewardMargin` mean of ψ_c - ψ_r; `maskFraction` share of rows removed; `clipFraction` share of weights that the
- * clip changed; `nonFiniteRows` number of rows with a non-finite value.
+ * clip changed; `logRatioClipFraction` share of the branches' log-ratios that `logRatioClip` changed; `nonFiniteRows` number of rows with a
+ * non-finite value.
  */
 export type Metrics = { [K in MetricName]: number };
 

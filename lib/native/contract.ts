@@ -1,123 +1,138 @@
-/** The layout of the arrays that cross to the addon, and the check that this code and the addon speak of the same layout. */
+/**
+ * The layout of the arrays that cross to the addon, taken from the addon's own tables, and the check that its lists and those of this code are the
+ * same: an addon that was built from other sources would misread every call.
+ */
 
-import { LINKS, NON_FINITE_POLICIES, OBJECTIVES, PAIR_WEIGHTS, SCOPES, WEIGHT_RATIOS } from '../loss/options.js';
-import { DTYPES } from '../tensor/dtypes.js';
+import type { NativeTables } from '../../binding.js';
 import { binding } from './binding.js';
 import { SdpoError } from './errors.js';
+import {
+  DTYPES,
+  FAILURE_TENSORS,
+  LINKS,
+  LOG_RATIO_REDUCTIONS,
+  METRICS,
+  NON_FINITE_POLICIES,
+  PAIR_WEIGHTS,
+  ROW_STATISTICS,
+  SAFEGUARD_SCOPES,
+  SCOPES,
+  STATUSES,
+  TIMESTEP_WEIGHTINGS,
+  WEIGHT_RATIOS,
+} from './names.js';
 
-/** Statistics of a row that have a public name and a mean in the metrics. */
-// biome-ignore format: names read best in rows
-export const ROW_STATISTICS = [
-  'loss', 'logit', 'mask', 'rewardChosen', 'rewardRejected', 'logWeightChosen', 'logWeightRejected', 'weightChosen',
-  'weightRejected', 'errorChosen', 'errorRejected', 'referenceErrorChosen', 'referenceErrorRejected', 'driftChosen',
-  'driftRejected',
-] as const;
-
-// biome-ignore format: names read best in rows
-const ROW_OUTPUTS = [
-  ...ROW_STATISTICS, 'deltaChosen', 'deltaRejected', 'aChosen', 'aRejected', 'bChosen', 'bRejected', 'cross',
-  'elementSum', 'clipped', 'nonFinite',
-] as const;
-
-// biome-ignore format: names read best in rows
-const ROW_INPUTS = [
-  'psiScaleChosen', 'psiScaleRejected', 'weightScaleChosen', 'weightScaleRejected', 'weightOffsetChosen',
-  'weightOffsetRejected', 'weightNoiseChosen', 'weightNoiseRejected', 'referenceErrorChosen', 'referenceErrorRejected',
-  'logMaskFloor', 'logClipLow', 'logClipHigh', 'rowWeight',
-] as const;
-
-/** Means over rows and counts, behind the loss of the batch. */
-// biome-ignore format: names read best in rows
-export const METRICS = [
-  ...ROW_STATISTICS, 'implicitAccuracy', 'rewardMargin', 'maskFraction', 'clipFraction', 'nonFiniteRows',
-] as const;
-
-// biome-ignore format: names read best in rows
-const HEADER = [
-  'passes', 'rows', 'size', 'objective', 'link', 'pairWeight', 'weightRatio', 'sftScope', 'klScope', 'weightGradient',
-  'sumWeight', 'sumPsi', 'beta', 'labelSmoothing', 'sftWeight', 'klWeight', 'nonFinite', 'denominator', 'gradientScale',
-  'threads', 'safeguard', 'dmpoAlpha', 'mapoScale', 'mapoSteps', 'device',
-] as const;
-
-// biome-ignore format: names read best in rows
-const OPERANDS = [
-  'policyChosen', 'referenceChosen', 'targetChosen', 'gradientChosen', 'policyRejected', 'referenceRejected',
-  'targetRejected', 'gradientRejected', 'elementWeights',
-] as const;
-
-const STATUSES = ['ok', 'non_finite', 'element_weights', 'aborted', 'out_of_memory', 'device'] as const;
-const FAILURE_TENSORS = ['policy', 'reference', 'target', 'referenceError', 'row'] as const;
-const FAILURE_FIELDS = ['row', 'branch', 'tensor', 'element'] as const;
-const ROW_FACTORS = ['none', 'omega', 'root'] as const;
-const ROW_CHECKS = ['any', 'finite', 'notNegative'] as const;
-
-type IndexOf<T extends readonly string[]> = { readonly [K in T[number]]: number };
-
-function indices<const T extends readonly string[]>(names: T): IndexOf<T> {
-  return Object.fromEntries(names.map((name, index) => [name, index])) as IndexOf<T>;
-}
-
-export type RowStatistic = (typeof ROW_STATISTICS)[number];
-export type MetricName = (typeof METRICS)[number];
-export type Status = (typeof STATUSES)[number];
-
-/** Positions of fields in the flat arrays. */
-export const ROW_INPUT = indices(ROW_INPUTS);
-export const ROW_OUTPUT = indices(ROW_OUTPUTS);
-export const HEADER_FIELD = indices(HEADER);
-export const OPERAND = indices(OPERANDS);
-/** The batch loss comes first in the native metrics, then METRICS in order, then the failure. */
-export const METRIC_OFFSET = 1;
-export const FAILURE_OFFSET = METRIC_OFFSET + METRICS.length;
-export const FAILURE_FIELD = indices(FAILURE_FIELDS);
-export const FAILURE_TENSOR_NAMES = FAILURE_TENSORS;
-export const STATUS_NAMES = STATUSES;
-export const ROW_FACTOR = indices(ROW_FACTORS);
-export const ROW_CHECK = indices(ROW_CHECKS);
-
-export const ROW_INPUT_COUNT = ROW_INPUTS.length;
-export const ROW_OUTPUT_COUNT = ROW_OUTPUTS.length;
-export const METRICS_LENGTH = FAILURE_OFFSET + FAILURE_FIELDS.length;
-export const HEADER_LENGTH = HEADER.length + 2 * OPERANDS.length;
-/** Where the dtypes and the row strides of the operands start in the header. */
-export const DTYPE_OFFSET = HEADER.length;
-export const STRIDE_OFFSET = HEADER.length + OPERANDS.length;
-
-/** The passes of a call, as bits. */
-export const PASS = { moments: 1, objective: 2, gradients: 4, cross: 8 } as const;
-
-/** Every list as this code has it, under the addon's names. */
-export const TABLES = {
+/** The lists of this code under the addon's names: those that have types. The others are read by name where they are used. */
+export const LISTS = {
   dtypes: DTYPES,
-  objectives: OBJECTIVES,
   links: LINKS,
-  pairWeights: PAIR_WEIGHTS,
+  pairWeights: ['automatic', ...PAIR_WEIGHTS],
   weightRatios: WEIGHT_RATIOS,
+  timestepWeightings: TIMESTEP_WEIGHTINGS,
+  logRatioReductions: LOG_RATIO_REDUCTIONS,
   scopes: SCOPES,
+  safeguardScopes: SAFEGUARD_SCOPES,
   nonFinite: NON_FINITE_POLICIES,
-  rowInputs: ROW_INPUTS,
-  rowOutputs: ROW_OUTPUTS,
   metrics: ['batchLoss', ...METRICS],
-  header: HEADER,
-  operands: OPERANDS,
   statuses: STATUSES,
   failureTensors: FAILURE_TENSORS,
-  failureFields: FAILURE_FIELDS,
-  rowFactors: ROW_FACTORS,
-  rowChecks: ROW_CHECKS,
-} as const;
+} as const satisfies Partial<Record<keyof NativeTables, readonly string[]>>;
 
-/** Throws where the addon was built from other sources than this code: calls would misread each other's arrays. */
-export function checkContract(native: { readonly [name: string]: readonly string[] }): void {
-  for (const [name, expected] of Object.entries(TABLES)) {
-    const received = native[name];
-    if (received === undefined || received.join() !== expected.join()) {
-      throw new SdpoError(
-        'ERR_SDPO_NO_BINARY',
-        `Expected the addon's table '${name}' to be [${expected.join(', ')}], received [${received?.join(', ') ?? ''}]: the addon was built from other sources; build it again with \`npm run build:native\``,
-      );
-    }
-  }
+/** Throws where a list of the addon is not what this code expects. */
+export function checkList(name: string, expected: readonly string[], received: readonly string[] | undefined): void {
+  if (received?.join() === expected.join()) return;
+  throw otherSources(
+    `the addon's table '${name}' to be [${expected.join(', ')}], received [${received?.join(', ') ?? ''}]`,
+  );
+}
+
+function otherSources(difference: string): SdpoError {
+  return new SdpoError(
+    'ERR_SDPO_NO_BINARY',
+    `Expected ${difference}: the addon was built from other sources; build it again with \`npm run build:native\``,
+  );
+}
+
+/** Throws where the addon was built from other sources than this code. */
+export function checkContract(tables: { readonly [name: string]: readonly string[] }): void {
+  for (const [name, expected] of Object.entries(LISTS)) checkList(name, expected, tables[name]);
+  checkList('rowOutputs', ROW_STATISTICS, tables.rowOutputs?.slice(0, ROW_STATISTICS.length));
 }
 
 checkContract(binding.tables as unknown as { readonly [name: string]: readonly string[] });
+
+/** Positions of the named entries of a table; an error where the addon does not have one. */
+function positions<const T extends string>(
+  table: keyof NativeTables,
+  names: readonly T[],
+): { readonly [K in T]: number } {
+  const list = binding.tables[table];
+  const found = names.map((name) => {
+    const index = list.indexOf(name);
+    if (index < 0) throw otherSources(`the addon's table '${table}' to have '${name}', received [${list.join(', ')}]`);
+    return [name, index] as const;
+  });
+  return Object.fromEntries(found) as { readonly [K in T]: number };
+}
+
+/** Where the fields of a row are in the outputs [fields, rows]. */
+export const ROW_OUTPUT = positions('rowOutputs', [
+  ...ROW_STATISTICS,
+  'deltaChosen',
+  'deltaRejected',
+  'aChosen',
+  'aRejected',
+  'bChosen',
+  'bRejected',
+  'cross',
+  'elementSum',
+  'clipped',
+]);
+export const ROW_OUTPUT_COUNT = binding.tables.rowOutputs.length;
+
+/** The position of a number per row. */
+export function rowInput(name: string): number {
+  return positions('rowInputs', [name])[name];
+}
+export const ROW_INPUT_COUNT = binding.tables.rowInputs.length;
+export const ROW_SOURCE = positions('rowSources', ['constant', 'list', 'float64', 'float32']);
+
+/** The batch loss comes first in the native metrics, then METRICS in order, then the failure. */
+export const METRIC_OFFSET = 1;
+export const FAILURE_OFFSET = METRIC_OFFSET + METRICS.length;
+export const FAILURE_FIELD = positions('failureFields', ['row', 'branch', 'tensor', 'element']);
+export const METRICS_LENGTH = FAILURE_OFFSET + binding.tables.failureFields.length;
+
+export const OPERAND = positions('operands', [
+  'policyChosen',
+  'referenceChosen',
+  'targetChosen',
+  'gradientChosen',
+  'policyRejected',
+  'referenceRejected',
+  'targetRejected',
+  'gradientRejected',
+  'elementWeights',
+]);
+
+/** The fields of the call at the head of a header, and where its other parts start. */
+export const HEADER = positions('header', [
+  'passes',
+  'rows',
+  'size',
+  'denominator',
+  'gradientScale',
+  'threads',
+  'device',
+  'omegaTable',
+  'omegaCount',
+]);
+export const OPTION_OFFSET = binding.tables.header.length;
+export const SOURCE_OFFSET = OPTION_OFFSET + binding.tables.options.length;
+export const NUMBER_OFFSET = SOURCE_OFFSET + ROW_INPUT_COUNT;
+export const DTYPE_OFFSET = NUMBER_OFFSET + ROW_INPUT_COUNT;
+export const STRIDE_OFFSET = DTYPE_OFFSET + binding.tables.operands.length;
+export const HEADER_LENGTH = STRIDE_OFFSET + binding.tables.operands.length;
+
+/** The passes of a call, as bits. */
+export const PASS = { moments: 1, objective: 2, gradients: 4, cross: 8 } as const;

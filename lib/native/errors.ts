@@ -1,5 +1,7 @@
 /** Error classes of the package: every error carries a stable `code` and a message that names the argument, what was expected and what came. */
 
+import { printable } from './printable.js';
+
 /** Codes that an error of this package can carry; they are part of the public contract and do not change within a major version. */
 export type ErrorCode =
   | 'ERR_SDPO_INVALID_ARG_TYPE'
@@ -22,6 +24,8 @@ export type ErrorCode =
   | 'ERR_SDPO_DATA'
   | 'ERR_SDPO_CHECKPOINT'
   | 'ERR_SDPO_REFERENCE_CACHE'
+  | 'ERR_SDPO_FILE'
+  | 'ERR_SDPO_LOCKED'
   | 'ERR_SDPO_INTERNAL';
 
 /** An argument of the wrong JavaScript type or kind. */
@@ -60,30 +64,42 @@ export class SdpoError extends Error {
   }
 }
 
-/** Which tensor a non-finite value was found in. `row` means that the tensors are finite but the row's arithmetic overflowed. */
-export type NonFiniteSource = 'policy' | 'reference' | 'target' | 'referenceError' | 'row';
+/**
+ * Which tensor a non-finite value was found in. `row`: the tensors are finite, but the row's arithmetic overflowed. `gradient`: so is the row, but its
+ * gradient overflowed when it was rounded to its dtype. `batch`: so are all rows, but their sum over the denominator overflowed.
+ */
+export type NonFiniteSource = 'policy' | 'reference' | 'target' | 'referenceError' | 'row' | 'gradient' | 'batch';
 
 /** Thrown with `nonFinite: 'throw'` (the default) for the first row, in row order, that has a non-finite value. */
 export class NonFiniteError extends SdpoError {
-  /** Index of the row in the batch. */
+  /** Index of the row in the batch; -1 for 'batch'. */
   readonly row: number;
   readonly branch: 'chosen' | 'rejected';
   readonly tensor: NonFiniteSource;
   /** Index of the first non-finite element within the row, or -1 when the value is not an element of a tensor. */
   readonly element: number;
   constructor(row: number, branch: 'chosen' | 'rejected', tensor: NonFiniteSource, element: number) {
-    const where =
-      tensor === 'row'
-        ? `the finite tensors of row ${row} (${branch}), received values whose squared errors or loss overflow`
-        : `row ${row} of ${branch}.${tensor}, received a non-finite value${element >= 0 ? ` at element ${element}` : ''}`;
-    super(
-      'ERR_SDPO_NON_FINITE',
-      `Expected only finite values in ${where} (nonFinite: 'skip' removes such rows, 'propagate' lets them through)`,
-    );
+    super('ERR_SDPO_NON_FINITE', `Expected only finite values in ${nonFiniteText(row, branch, tensor, element)}`);
     this.row = row;
     this.branch = branch;
     this.tensor = tensor;
     this.element = element;
+  }
+}
+
+function nonFiniteText(row: number, branch: string, tensor: NonFiniteSource, element: number): string {
+  const policies = "(nonFinite: 'skip' removes such rows, 'propagate' lets them through)";
+  switch (tensor) {
+    case 'batch':
+      return 'the loss of the batch, received rows whose sum, divided by the denominator, overflows';
+    case 'gradient':
+      return `the gradient of row ${row} of ${branch}, received a value beyond the range of its dtype at element ${element} (a smaller gradientScale, or a wider dtype of the policy, keeps it in range; with nonFinite 'skip' or 'propagate' it stays Infinity, for a loss scaler to see)`;
+    case 'row':
+      return `the finite tensors of row ${row} (${branch}), received values whose squared errors or loss overflow ${policies}`;
+    default: {
+      const place = element >= 0 ? ` at element ${element}` : '';
+      return `row ${row} of ${branch}.${tensor}, received a non-finite value${place} ${policies}`;
+    }
   }
 }
 
@@ -108,7 +124,11 @@ export class DivergenceError extends SdpoError {
   /** 'chosen.policy', …, 'the loss of chosen', 'loss' or 'gradient' (of the parameters). */
   readonly tensor: string;
   constructor(step: number, pairs: readonly string[], timestep: number | undefined, tensor: string, cause?: unknown) {
-    const shown = pairs.length > 8 ? `${pairs.slice(0, 8).join(', ')} and ${pairs.length - 8} more` : pairs.join(', ');
+    const first = pairs
+      .slice(0, 8)
+      .map((id) => printable(String(id)))
+      .join(', ');
+    const shown = pairs.length > 8 ? `${first} and ${pairs.length - 8} more` : first;
     const at = timestep === undefined ? '' : ` at timestep ${timestep}`;
     super(
       'ERR_SDPO_DIVERGED',

@@ -1,13 +1,14 @@
 /** Argument checks shared by the public API; every failure says which argument, what was expected and what was received. */
 
 import { type ErrorCode, SdpoRangeError, SdpoTypeError } from './errors.js';
+import { printable } from './printable.js';
 
 /** A short description of a value for an error message: its type, and its value where that is short. */
 export function describe(value: unknown): string {
   if (value === null) return 'null';
   switch (typeof value) {
     case 'string':
-      return value.length > 60 ? `${JSON.stringify(value.slice(0, 57))}…` : JSON.stringify(value);
+      return printable(value.length > 60 ? `${JSON.stringify(value.slice(0, 57))}…` : JSON.stringify(value));
     case 'number':
     case 'boolean':
     case 'undefined':
@@ -72,6 +73,14 @@ export function checkNumberBetween(argument: string, value: unknown, min: number
   return value;
 }
 
+/** A finite number from `min` to below `max`. */
+export function checkNumberBelow(argument: string, value: unknown, min: number, max: number): number {
+  const expected = `a number in [${min}, ${max})`;
+  if (typeof value !== 'number') failType(argument, expected, value);
+  if (!(value >= min && value < max)) failValue(argument, expected, value);
+  return value;
+}
+
 /** An integer within [min, max]. */
 export function checkInteger(argument: string, value: unknown, min: number, max = Number.MAX_SAFE_INTEGER): number {
   const expected = max === Number.MAX_SAFE_INTEGER ? `an integer >= ${min}` : `an integer between ${min} and ${max}`;
@@ -111,6 +120,27 @@ export function checkOptions(
       );
     }
   }
+}
+
+/** The fields of a type: their names, and the object that has none of them. */
+export interface Fields<T> {
+  readonly names: readonly (keyof T & string)[];
+  readonly none: T;
+}
+
+/** The fields of a type, checked by the compiler: none is missing and none is foreign. */
+export function fieldsOf<T>(fields: { readonly [K in keyof Required<T>]: true }): Fields<T> {
+  const names = Object.keys(fields) as (keyof T & string)[];
+  return { names, none: Object.fromEntries(names.map((name) => [name, undefined])) as T };
+}
+
+/**
+ * The options of a caller as an object of our own, each read once: getters cannot give the use another value than the check, and what others put on
+ * prototypes is no option.
+ */
+export function readOptions<T extends object>(argument: string, value: unknown, { names, none }: Fields<T>): T {
+  checkOptions(argument, value, names);
+  return { ...none, ...value };
 }
 
 /** True for anything that can be read by index up to `length`: arrays and typed arrays of numbers, not strings. */

@@ -2,7 +2,7 @@
 
 import { checkNumber, checkNumberList, failType, failValue } from '../native/validate.js';
 
-export const BETA_SCHEDULES = ['linear', 'scaled_linear', 'squaredcos_cap_v2'] as const;
+export const BETA_SCHEDULES = ['linear', 'scaled_linear', 'squaredcos_cap_v2', 'exp', 'sigmoid', 'laplace'] as const;
 export type BetaSchedule = (typeof BETA_SCHEDULES)[number];
 
 /**
@@ -24,14 +24,15 @@ function linspace(start: number, end: number, count: number): Float64Array {
   return out;
 }
 
-/** The cap of squaredcos_cap_v2 on a beta (arXiv 2102.09672, section 3.2). */
-const MAX_COSINE_BETA = 0.999;
+/** The cap on a beta that is taken from ratios of ᾱ (arXiv 2102.09672, section 3.2). */
+const MAX_BETA = 0.999;
 
 /**
  * Forward variances β_t of a named schedule.
  *
  * `linear`: evenly spaced (DDPM). `scaled_linear`: squares of evenly spaced roots (latent diffusion). `squaredcos_cap_v2`: the ratio of
- * cos² at successive times (arXiv 2102.09672, equation 17), where start and end play no part.
+ * cos² at successive times (arXiv 2102.09672, equation 17), where start and end play no part, nor do they in the next two. `exp`: ᾱ(x) = e^(-12 x).
+ * `laplace`: log SNR distributed by Laplace's law (arXiv 2407.03297). `sigmoid`: between start and end by the logistic function of -6 … 6.
  */
 export function namedBetas(schedule: BetaSchedule, steps: number, start: number, end: number): Float64Array {
   switch (schedule) {
@@ -50,11 +51,26 @@ export function namedBetas(schedule: BetaSchedule, steps: number, start: number,
       for (let i = 0; i < steps; i++) {
         const sum = Math.min(angle(i) + angle(i + 1), left(i) + left(i + 1)); // their sines are the same
         const cosine = Math.sin(left(i));
-        out[i] = Math.min((step * Math.sin(sum)) / (cosine * cosine), MAX_COSINE_BETA);
+        out[i] = Math.min((step * Math.sin(sum)) / (cosine * cosine), MAX_BETA);
       }
       return out;
     }
+    case 'exp':
+      return new Float64Array(steps).fill(Math.min(-Math.expm1(-12 / steps), MAX_BETA));
+    case 'laplace':
+      return Float64Array.from({ length: steps }, (_, i) =>
+        Math.min(1 - laplaceRoot((i + 1) / steps) / laplaceRoot(i / steps), MAX_BETA),
+      );
+    case 'sigmoid':
+      return linspace(-6, 6, steps).map((x) => start + (end - start) / (1 + Math.exp(-x)));
   }
+}
+
+/** √(SNR / (1 + SNR)) at a log SNR of ∓½ log(1 - 2 |½ - x|), which the schedule takes for its ᾱ; 10⁻⁶ keeps the ends finite. */
+function laplaceRoot(x: number): number {
+  const away = Math.abs(0.5 - x);
+  const snr = Math.exp((x <= 0.5 ? -0.5 : 0.5) * Math.log(1 - 2 * away + 1e-6));
+  return Math.sqrt(snr / (1 + snr));
 }
 
 /** Betas the caller trained or chose, checked. */

@@ -1,4 +1,4 @@
-/** Reads a diffusers scheduler config: which fields a scheduler reads, which have no influence, and which would change the mathematics. */
+/** Reads a diffusers scheduler config: which noise levels it means, and how its sampler goes down them. */
 
 import { SdpoError } from '../native/errors.js';
 import {
@@ -11,7 +11,6 @@ import {
   failValue,
 } from '../native/validate.js';
 import {
-  BETA_SCHEDULES,
   type BetaSchedule,
   cumulate,
   givenBetas,
@@ -20,162 +19,58 @@ import {
   rescaleToZeroTerminalSnr,
   shiftSnr,
 } from './betas.js';
+import {
+  DEFAULT_BETAS,
+  DEMANDS,
+  ELSEWHERE,
+  type FieldValue,
+  type FlowRule,
+  REFUSED,
+  SCHEDULER_CLASSES,
+  SCHEDULERS,
+  type Scheduler,
+  type TableRule,
+  WITHOUT_INFLUENCE,
+} from './classes.js';
+import type { DiffusersConfig } from './config-file.js';
+import { boundOf, type Fields, flag, isPlainObject, oneOf, unsupported } from './fields.js';
 import { FLOW_PREDICTIONS } from './flow.js';
-import type { PredictionType } from './levels.js';
+import type { FlowLadderSpec } from './flow-ladder.js';
+import { type Conversion, SPACINGS, type Spacing } from './ladder.js';
+import type { PredictionType, TransitionVariance } from './levels.js';
+import type { DynamicShift } from './shift.js';
+import type { Power, TableLadderSpec } from './table-ladder.js';
 import { VARIANCE_PRESERVING_PREDICTIONS } from './variance-preserving.js';
-
-/** A `scheduler_config.json` as JSON.parse gives it. */
-export type DiffusersConfig = Readonly<Record<string, unknown>>;
-
-type FieldValue = string | number | boolean | null | readonly number[];
-
-interface Scheduler {
-  readonly family: 'variance-preserving' | 'flow';
-  /** Fields that this class reads and we follow, with the value the class gives them when they are absent. */
-  readonly reads: Readonly<Record<string, FieldValue>>;
-  /** Fields that this class reads without any influence on noise levels and transitions, though they would have one in other classes. */
-  readonly idle?: readonly string[];
-  /** ᾱ that the class puts in place of the 0 at the end of a zero-terminal-SNR schedule. */
-  readonly terminalSignal?: number;
-}
-
-const DDPM_FIELDS = {
-  num_train_timesteps: 1000,
-  beta_start: 0.0001,
-  beta_end: 0.02,
-  beta_schedule: 'linear',
-  trained_betas: null,
-  prediction_type: 'epsilon',
-} as const;
-
-const COGVIDEOX: Scheduler = {
-  family: 'variance-preserving',
-  reads: {
-    ...DDPM_FIELDS,
-    beta_start: 0.00085,
-    beta_end: 0.012,
-    beta_schedule: 'scaled_linear',
-    set_alpha_to_one: true,
-    rescale_betas_zero_snr: false,
-    snr_shift_scale: 3,
-  },
-};
-
-export const SCHEDULERS: Readonly<Record<string, Scheduler>> = {
-  DDPMScheduler: { family: 'variance-preserving', reads: { ...DDPM_FIELDS, rescale_betas_zero_snr: false } },
-  DDIMScheduler: {
-    family: 'variance-preserving',
-    reads: { ...DDPM_FIELDS, set_alpha_to_one: true, rescale_betas_zero_snr: false },
-  },
-  PNDMScheduler: { family: 'variance-preserving', reads: { ...DDPM_FIELDS, set_alpha_to_one: false } },
-  CogVideoXDDIMScheduler: COGVIDEOX,
-  CogVideoXDPMScheduler: COGVIDEOX,
-  EulerDiscreteScheduler: {
-    family: 'variance-preserving',
-    reads: { ...DDPM_FIELDS, rescale_betas_zero_snr: false },
-    // Its noise levels are σ = √((1-ᾱ)/ᾱ), which must stay finite: the smallest positive float16 stands for 0.
-    terminalSignal: 2 ** -24,
-  },
-  FlowMatchEulerDiscreteScheduler: {
-    family: 'flow',
-    reads: { num_train_timesteps: 1000, shift: 1, prediction_type: 'flow_prediction' },
-    idle: ['use_flow_sigmas'],
-  },
-  UniPCMultistepScheduler: {
-    family: 'flow',
-    reads: { num_train_timesteps: 1000, use_flow_sigmas: false, flow_shift: 1, prediction_type: 'epsilon' },
-    idle: ['rescale_betas_zero_snr'],
-  },
-};
-
-export const SCHEDULER_CLASSES: readonly string[] = Object.keys(SCHEDULERS);
-
-/**
- * Fields that choose the timesteps a sampler visits or how it solves between them, or that only matter together with another field that is
- * checked. `set_alpha_to_one` and the betas are here for the classes that do not read them.
- */
-export const WITHOUT_INFLUENCE: ReadonlySet<string> = new Set([
-  'timestep_spacing',
-  'steps_offset',
-  'skip_prk_steps',
-  'interpolation_type',
-  'solver_order',
-  'solver_type',
-  'solver_p',
-  'algorithm_type',
-  'lower_order_final',
-  'euler_at_final',
-  'disable_corrector',
-  'predict_x0',
-  'dynamic_thresholding_ratio',
-  'clip_sample_range',
-  'sample_max_value',
-  'lambda_min_clipped',
-  'sigma_min',
-  'sigma_max',
-  'base_shift',
-  'max_shift',
-  'base_image_seq_len',
-  'max_image_seq_len',
-  'time_shift_type',
-  'tensor_format',
-  'set_alpha_to_one',
-  'beta_start',
-  'beta_end',
-  'beta_schedule',
-  'trained_betas',
-]);
-
-interface Demand {
-  readonly harmless: readonly FieldValue[];
-  readonly effect: string;
-}
-
-const off = (effect: string): Demand => ({ harmless: [false], effect });
-
-/** Fields that change noise levels or transitions unless they have one of the harmless values (or null, which is how JSON says absent). */
-export const DEMANDS: Readonly<Record<string, Demand>> = {
-  clip_sample: off('it clips the predicted x_0, so transitions are no longer Gaussian in the prediction'),
-  thresholding: off('it clips the predicted x_0, so transitions are no longer Gaussian in the prediction'),
-  variance_type: { harmless: ['fixed_small', 'fixed_small_log'], effect: 'it gives transitions another variance' },
-  use_karras_sigmas: off('it replaces the noise levels of the sampler'),
-  use_exponential_sigmas: off('it replaces the noise levels of the sampler'),
-  use_beta_sigmas: off('it replaces the noise levels of the sampler'),
-  use_lu_lambdas: off('it replaces the noise levels of the sampler'),
-  use_flow_sigmas: off('it replaces the noise levels of the sampler'),
-  final_sigmas_type: { harmless: ['zero'], effect: 'it ends the last transition above noise level 0' },
-  timestep_type: { harmless: ['discrete'], effect: 'it replaces the timesteps by logarithms of noise levels' },
-  timestep_values: { harmless: [], effect: 'it replaces the timesteps' },
-  use_dynamic_shifting: off(
-    'the shift depends on the resolution (for one resolution, set it to false and shift to exp(mu) or the linear shift in use)',
-  ),
-  invert_sigmas: off('it exchanges data and noise'),
-  shift_terminal: { harmless: [0, false], effect: 'it stretches the noise levels of the sampler' },
-  stochastic_sampling: off('its transitions have more noise than any η in (0, 1]'),
-  rescale_betas_zero_snr: off('this class does not read it, but the schedule it asks for is another'),
-  snr_shift_scale: { harmless: [1], effect: 'this class does not read it, but the schedule it asks for is another' },
-  shift: { harmless: [1], effect: 'this class does not read it, but the schedule it asks for is another' },
-  flow_shift: { harmless: [1], effect: 'this class does not read it, but the schedule it asks for is another' },
-};
 
 /** What a config says, ready to build noise levels from. */
 export type ReadConfig = {
   readonly predictionType: PredictionType;
+  /** The noise of the class's own transitions. */
+  readonly variance: TransitionVariance;
   /** The fields that were followed, defaults filled in: an equivalent config. */
   readonly config: DiffusersConfig;
 } & (ReadBetas | ReadFlow);
 
-interface ReadBetas {
+export interface ReadBetas {
   readonly family: 'variance-preserving';
   readonly powers: PowerTable;
   /** ᾱ behind the last transition, and its complement. */
-  readonly final: { readonly signal: number; readonly noise: number };
+  readonly final: Power;
+  /** The class's own. */
+  readonly ladder: TableLadderSpec;
 }
 
-interface ReadFlow {
+export interface ReadFlow {
   readonly family: 'flow';
   readonly trainSteps: number;
-  readonly shift: number;
+  /** Undefined where the shift depends on the resolution. */
+  readonly shift: number | undefined;
+  readonly dynamic: DynamicShift | undefined;
+  /** The class's own. */
+  readonly ladder: FlowLadderSpec;
+  /** Steps of 1/n are the default, since pipelines give the class sigmas of their own. */
+  readonly uniform: boolean;
+  readonly inverted: boolean;
 }
 
 /**
@@ -191,26 +86,38 @@ export function readDiffusers(
 ): ReadConfig {
   if (!isPlainObject(config)) failType('config', 'an object as JSON.parse gives it', config);
   const className = config._class_name;
-  const known = typeof className === 'string' && Object.hasOwn(SCHEDULERS, className);
-  if (!known) throw unsupported('config._class_name', `one of ${SCHEDULER_CLASSES.join(', ')}`, className);
+  if (typeof className !== 'string' || !Object.hasOwn(SCHEDULERS, className)) {
+    throw unsupported('config._class_name', `one of ${SCHEDULER_CLASSES.join(', ')}`, className, refusal(className));
+  }
   const scheduler = SCHEDULERS[className];
   const given = givenFields(className, scheduler, config, ignore);
-  const fields: Record<string, unknown> = { ...scheduler.reads, ...given };
-  const allowed = scheduler.family === 'flow' ? FLOW_PREDICTIONS : VARIANCE_PRESERVING_PREDICTIONS;
+  const fields: Fields = { ...scheduler.reads, ...given };
+  const { table, flow } = scheduler;
+  const asFlow = flow !== undefined && (table === undefined || flag('use_flow_sigmas', fields));
+  const allowed = asFlow ? FLOW_PREDICTIONS : VARIANCE_PRESERVING_PREDICTIONS;
   if (predictionType !== undefined) {
     fields.prediction_type = checkOneOf('options.predictionType', predictionType, allowed);
   } else {
-    // The flow matching sampler takes the prediction for a velocity whatever the config says.
-    const followed = className === 'FlowMatchEulerDiscreteScheduler' ? ['flow_prediction'] : allowed;
-    oneOf(className, 'prediction_type', fields.prediction_type, followed);
+    const known = scheduler.predictions ?? allowed;
+    oneOf(className, 'prediction_type', fields.prediction_type, known);
   }
-  const read =
-    scheduler.family === 'flow' ? readFlow(className, fields) : readBetas(scheduler, className, fields, given);
+  const variance = varianceOf(className, scheduler, fields);
+  const read = asFlow
+    ? readFlow(className, flow, fields, scheduler, given, variance === 'fresh')
+    : readBetas(className, table!, fields, scheduler, given);
   return {
     ...read,
+    variance,
     predictionType: fields.prediction_type as PredictionType,
     config: { _class_name: className, ...fields },
   };
+}
+
+/** Why a class is not followed, and what to do. */
+function refusal(className: unknown): string | undefined {
+  if (typeof className !== 'string') return undefined;
+  if (Object.hasOwn(REFUSED, className)) return REFUSED[className];
+  return 'NoiseSchedule.flow and NoiseSchedule.variancePreserving take a schedule of any other class by its numbers';
 }
 
 /** The fields of `config` that the class reads and that are set, after every other field has been found harmless. */
@@ -219,48 +126,145 @@ function givenFields(
   scheduler: Scheduler,
   config: DiffusersConfig,
   ignore: readonly string[],
-): Record<string, unknown> {
-  const given: Record<string, unknown> = {};
+): Fields {
+  const given: Fields = {};
   for (const [name, value] of Object.entries(config)) {
-    if (name.startsWith('_') || value === undefined || ignore.includes(name)) continue;
+    if (name.startsWith('_') || value === undefined || value === null || ignore.includes(name)) continue;
+    const argument = `config.${name}`;
+    // What Python writes for no clipping; JSON says it by leaving the field out.
+    if (name === 'lambda_min_clipped' && value === -Infinity) continue;
     if (Object.hasOwn(scheduler.reads, name)) {
-      if (value !== null) given[name] = value;
-      continue;
-    }
-    if (WITHOUT_INFLUENCE.has(name) || scheduler.idle?.includes(name)) continue;
-    if (!Object.hasOwn(DEMANDS, name)) {
+      given[name] = value;
+    } else if (scheduler.demands?.includes(name)) {
+      const { harmless, effect } = DEMANDS[name];
+      if (harmless.includes(value as FieldValue)) continue;
+      throw unsupported(argument, orAbsent(harmless), value, `${effect}; ignore: ['${name}'] leaves it out`);
+    } else if (Object.hasOwn(ELSEWHERE, name)) {
+      if (ELSEWHERE[name].includes(value as FieldValue)) continue;
+      if (name === 'use_flow_sigmas' && value === true && scheduler.table === undefined) continue;
+      const reason = `a ${className} does not read it, but it means another schedule: take the config of the class that the model was trained with, or remove the field if it was trained without`;
+      throw unsupported(argument, orAbsent(ELSEWHERE[name]), value, reason);
+    } else if (!WITHOUT_INFLUENCE.includes(name)) {
       throw new SdpoError(
         'ERR_SDPO_UNSUPPORTED_CONFIG',
-        `Expected config to have only fields known to change nothing or to be supported, received ${JSON.stringify(name)} = ${describe(value)}, whose influence on ${className} is not known (ignore: ['${name}'] leaves it out)`,
+        `Expected config to have only fields known to change nothing or to be supported, received ${JSON.stringify(name)} = ${describe(value)}, whose influence on ${className} is not known (where it has none on the noise levels, ignore: ['${name}'] leaves it out)`,
       );
     }
-    const { harmless, effect } = DEMANDS[name];
-    if (value === null || harmless.includes(value as FieldValue)) continue;
-    const expected = [...harmless.map((each) => describe(each)), 'absent'].join(' or ');
-    throw unsupported(`config.${name}`, expected, value, `${effect}; ignore: ['${name}'] leaves it out`);
   }
   return given;
 }
 
-function readFlow(className: string, fields: Record<string, unknown>): ReadFlow {
-  if (className === 'UniPCMultistepScheduler' && fields.use_flow_sigmas !== true) {
-    throw unsupported(`config.use_flow_sigmas of a ${className}`, 'true', fields.use_flow_sigmas);
+function orAbsent(values: readonly FieldValue[]): string {
+  return [...values.map((each) => describe(each)), 'absent'].join(' or ');
+}
+
+function varianceOf(className: string, scheduler: Scheduler, fields: Fields): TransitionVariance {
+  if (flag('stochastic_sampling', fields)) return 'fresh';
+  const type = fields.variance_type;
+  if (type === undefined || type === 'fixed_small' || type === 'fixed_small_log')
+    return scheduler.variance ?? 'posterior';
+  if (type === 'fixed_large' && className !== 'UnCLIPScheduler') return 'forward';
+  const known =
+    className === 'UnCLIPScheduler' ? "'fixed_small_log'" : "'fixed_small' or 'fixed_small_log' or 'fixed_large'";
+  const reason = String(type).startsWith('learned')
+    ? "the model predicts the variance of its transitions, which no schedule knows; ignore: ['variance_type'] takes that of the posterior"
+    : "the class takes the root of a negative number for it; ignore: ['variance_type'] takes that of the posterior";
+  throw unsupported('config.variance_type', known, type, reason);
+}
+
+function readFlow(
+  className: string,
+  rule: FlowRule,
+  fields: Fields,
+  scheduler: Scheduler,
+  given: Fields,
+  fresh: boolean,
+): ReadFlow {
+  const trainSteps = rule.trainSteps ?? checkInteger('config.num_train_timesteps', fields.num_train_timesteps, 1);
+  const dynamic = flag('use_dynamic_shifting', fields) ? readDynamic(className, fields) : undefined;
+  const shift = dynamic === undefined ? checkNumberAbove(`config.${rule.shift}`, fields[rule.shift], 0) : undefined;
+  const conversion = conversionOf(fields);
+  const terminal = terminalOf(fields);
+  const ladder: FlowLadderSpec = {
+    base: rule.base,
+    lowShift: shift ?? 1,
+    terminal,
+    conversion,
+    belowOne: rule.base === 'unipc',
+    end: 0,
+  };
+  const inverted = rule.inverted ?? flag('invert_sigmas', fields);
+  if (inverted && fresh) {
+    const reason = `a ${className} that noises afresh takes x_t - (1-σ) v for x_0, which it is not where the velocity points to the data`;
+    throw unsupported(
+      'config.invert_sigmas',
+      'false',
+      true,
+      `${reason}; NoiseSchedule.flow with omega given to each batch has the levels of timestep T - t`,
+    );
   }
-  const name = className === 'UniPCMultistepScheduler' ? 'flow_shift' : 'shift';
+  const read = { family: 'flow', trainSteps, shift, dynamic, uniform: rule.uniform ?? false, inverted } as const;
+  if (scheduler.table === undefined) {
+    const [high, low] = [boundOf('sigma_max', fields, 1), boundOf('sigma_min', fields, 1)];
+    return { ...read, ladder: { ...ladder, high, low } };
+  }
+
+  // Solvers for both families. Their conversions are of σ/a; only UniPC turns the levels of one into those of a flow.
+  if (conversion !== undefined && !(rule.base === 'unipc' && conversion === 'karras')) {
+    const name = `use_${conversion}_sigmas`;
+    const reason = `a ${className} takes its levels for those of a flow, which they are not; ignore: ['${name}'] leaves the plain ladder`;
+    throw unsupported(`config.${name}`, 'false with use_flow_sigmas', true, reason);
+  }
+  const held = rule.held === true || finalType(className, fields) === 'sigma_min';
+  if (conversion === undefined && (!held || rule.base === 'unipc' || rule.held)) {
+    return { ...read, ladder: { ...ladder, end: held ? 'last' : 0 } };
+  }
+  // What is left needs the betas.
+  const { powers } = readBetas(className, scheduler.table, fields, scheduler, given);
+  const ratio = (t: number) => Math.sqrt(powers.noise[t] / powers.signal[t]);
+  if (conversion === undefined) return { ...read, ladder: { ...ladder, end: ratio(0) } };
+  const high = boundOf('sigma_max', fields) ?? ratio(powers.signal.length - 1);
+  const low = boundOf('sigma_min', fields) ?? ratio(0);
+  return { ...read, ladder: { ...ladder, ratios: { high, low }, end: held ? 'last' : 0 } };
+}
+
+function readDynamic(className: string, fields: Fields): DynamicShift {
+  const baseLength = checkNumber('config.base_image_seq_len', fields.base_image_seq_len, 0);
   return {
-    family: 'flow',
-    trainSteps: checkInteger('config.num_train_timesteps', fields.num_train_timesteps, 1),
-    shift: checkNumberAbove(`config.${name}`, fields[name], 0),
+    type: oneOf(className, 'time_shift_type', fields.time_shift_type, [
+      'exponential',
+      'linear',
+    ]) as DynamicShift['type'],
+    baseShift: checkNumber('config.base_shift', fields.base_shift),
+    maxShift: checkNumber('config.max_shift', fields.max_shift),
+    baseLength,
+    maxLength: checkNumberAbove('config.max_image_seq_len', fields.max_image_seq_len, baseLength),
   };
 }
 
-function readBetas(
-  scheduler: Scheduler,
-  className: string,
-  fields: Record<string, unknown>,
-  given: Record<string, unknown>,
-): ReadBetas {
-  let powers = cumulate(betasOf(className, fields, given));
+function terminalOf(fields: Fields): number {
+  const value = fields.shift_terminal;
+  if (value === undefined || value === null || value === false || value === 0) return 0;
+  checkNumberAbove('config.shift_terminal', value, 0);
+  if (!((value as number) < 1)) failValue('config.shift_terminal', 'a number in (0, 1)', value);
+  return value as number;
+}
+
+function conversionOf(fields: Fields): Conversion | undefined {
+  const set = (['karras', 'exponential', 'beta'] as const).filter((name) => flag(`use_${name}_sigmas`, fields));
+  if (set.length > 1) {
+    throw unsupported(`config.use_${set[1]}_sigmas`, `false with use_${set[0]}_sigmas`, true);
+  }
+  // Lu's lambdas are laid evenly in log σ, as those of the exponential ladder.
+  return set[0] ?? (flag('use_lu_lambdas', fields) ? 'exponential' : undefined);
+}
+
+function finalType(className: string, fields: Fields): string {
+  return oneOf(className, 'final_sigmas_type', fields.final_sigmas_type ?? 'zero', ['zero', 'sigma_min']);
+}
+
+function readBetas(className: string, rule: TableRule, fields: Fields, scheduler: Scheduler, given: Fields): ReadBetas {
+  let powers = cumulate(betasOf(className, scheduler, fields, given));
   // CogVideoX shifts first and rescales the shifted table.
   if (fields.snr_shift_scale !== undefined) {
     powers = shiftSnr(powers, checkNumberAbove('config.snr_shift_scale', fields.snr_shift_scale, 0));
@@ -271,20 +275,72 @@ function readBetas(
       failValue('config.rescale_betas_zero_snr', 'false for a schedule whose noise does not grow', true);
     }
     powers = rescaleToZeroTerminalSnr(powers);
-    if (scheduler.terminalSignal !== undefined) {
+    if (rule.terminalSignal !== undefined) {
       // For some betas this is above the entry before it; a transition between the two then counts as one that does nothing.
-      powers.signal[last] = scheduler.terminalSignal;
-      powers.noise[last] = 1 - scheduler.terminalSignal;
+      powers.signal[last] = rule.terminalSignal;
+      powers.noise[last] = 1 - rule.terminalSignal;
     }
   }
   // Classes without the field end on clean data.
   const endsClean = fields.set_alpha_to_one === undefined || flag('set_alpha_to_one', fields);
   const final = endsClean ? { signal: 1, noise: 0 } : { signal: powers.signal[0], noise: powers.noise[0] };
-  return { family: 'variance-preserving', powers, final };
+  return { family: 'variance-preserving', powers, final, ladder: tableSpec(className, rule, fields, powers) };
 }
 
-function betasOf(className: string, fields: Record<string, unknown>, given: Record<string, unknown>): Float64Array {
-  if (fields.trained_betas !== null) {
+function tableSpec(className: string, rule: TableRule, fields: Fields, powers: PowerTable): TableLadderSpec {
+  const steps = powers.signal.length;
+  if (fields.timestep_type !== undefined) {
+    const type = oneOf(className, 'timestep_type', fields.timestep_type, ['discrete', 'continuous']);
+    if (type === 'continuous' && fields.prediction_type === 'v_prediction') {
+      const reason = `with v_prediction the timesteps are ¼ ln σ and not indices; ${REFUSED.EDMEulerScheduler.split('; ')[1]}`;
+      throw unsupported('config.timestep_type', "'discrete'", type, reason);
+    }
+  }
+  if (terminalOf(fields) !== 0)
+    throw unsupported('config.shift_terminal', 'absent without use_flow_sigmas', fields.shift_terminal);
+  const unbounded = rule.unboundedKarras && fields.use_karras_sigmas;
+  const ends: { low?: number; high?: number } =
+    unbounded || fields.use_lu_lambdas ? {} : { low: boundOf('sigma_min', fields), high: boundOf('sigma_max', fields) };
+  const interpolation = oneOf(className, 'interpolation_type', fields.interpolation_type ?? 'linear', [
+    'linear',
+    'log_linear',
+  ]);
+  const ratio = (t: number) => Math.sqrt(powers.noise[t] / powers.signal[t]);
+  const conversion = conversionOf(fields);
+  const logLinear = interpolation === 'log_linear';
+  if ((conversion !== undefined || logLinear) && powers.signal[steps - 1] === 0) {
+    const name = logLinear ? 'interpolation_type' : `use_${conversion}_sigmas`;
+    throw unsupported(
+      `config.${name}`,
+      logLinear ? "'linear'" : 'false',
+      fields[name],
+      'the ladder would begin at an infinite σ, as the last ᾱ is 0',
+    );
+  }
+  return {
+    kind: rule.kind,
+    rounded: rule.rounded,
+    spacing: oneOf(className, 'timestep_spacing', fields.timestep_spacing ?? 'linspace', SPACINGS) as Spacing,
+    offset: checkInteger('config.steps_offset', fields.steps_offset ?? 0, 0),
+    conversion: conversion ?? (logLinear ? 'log_linear' : undefined),
+    // A log-linear ladder goes over the whole table, and a conversion of it between the same ends.
+    high: conversion === undefined ? undefined : (ends.high ?? (logLinear ? ratio(steps - 1) : undefined)),
+    low: conversion === undefined ? undefined : (ends.low ?? (logLinear ? ratio(0) : undefined)),
+    held: rule.held === true || finalType(className, fields) === 'sigma_min',
+    clip: clipOf(fields),
+    original:
+      fields.original_inference_steps === undefined
+        ? undefined
+        : checkInteger('config.original_inference_steps', fields.original_inference_steps, 1, steps),
+  };
+}
+
+function clipOf({ lambda_min_clipped: value }: Fields): number {
+  return value === undefined || value === null ? -Infinity : checkNumber('config.lambda_min_clipped', value);
+}
+
+function betasOf(className: string, scheduler: Scheduler, fields: Fields, given: Fields): Float64Array {
+  if (fields.trained_betas !== null && fields.trained_betas !== undefined) {
     const betas = givenBetas('config.trained_betas', fields.trained_betas);
     if (given.num_train_timesteps !== undefined && given.num_train_timesteps !== betas.length) {
       failValue(
@@ -297,42 +353,13 @@ function betasOf(className: string, fields: Record<string, unknown>, given: Reco
     fields.num_train_timesteps = betas.length;
     return betas;
   }
-  const schedule = oneOf(className, 'beta_schedule', fields.beta_schedule, BETA_SCHEDULES) as BetaSchedule;
+  const known = scheduler.betas ?? DEFAULT_BETAS;
+  const schedule = oneOf(className, 'beta_schedule', fields.beta_schedule, known) as BetaSchedule;
   const steps = checkInteger('config.num_train_timesteps', fields.num_train_timesteps, 1, MAX_TABLE);
-  const start = checkNumber('config.beta_start', fields.beta_start, 0, 1);
-  const end = checkNumber('config.beta_end', fields.beta_end, 0, 1);
+  const start = checkNumber('config.beta_start', fields.beta_start ?? 0, 0, 1);
+  const end = checkNumber('config.beta_end', fields.beta_end ?? 0, 0, 1);
   return namedBetas(schedule, steps, start, end);
 }
 
 /** Bounds the tables, so that a mistyped number of timesteps is an error rather than gigabytes. */
 const MAX_TABLE = 10_000_000;
-
-function flag(name: string, fields: Record<string, unknown>): boolean {
-  const value = fields[name];
-  if (value === undefined) return false;
-  if (typeof value !== 'boolean') failType(`config.${name}`, 'a boolean', value);
-  return value;
-}
-
-function oneOf(className: string, name: string, value: unknown, allowed: readonly string[]): string {
-  if (typeof value !== 'string' || !allowed.includes(value)) {
-    const names = allowed.map((each) => `'${each}'`).join(' or ');
-    throw unsupported(`config.${name} of a ${className}`, names, value);
-  }
-  return value;
-}
-
-function unsupported(argument: string, expected: string, received: unknown, reason?: string): SdpoError {
-  const because = reason === undefined ? '' : ` (${reason})`;
-  return new SdpoError(
-    'ERR_SDPO_UNSUPPORTED_CONFIG',
-    `Expected ${argument} to be ${expected}, received ${describe(received)}${because}`,
-  );
-}
-
-/** An object without a class of its own; the prototype is compared by its own prototype so that objects of other realms pass. */
-function isPlainObject(value: unknown): value is DiffusersConfig {
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) return false;
-  const prototype = Object.getPrototypeOf(value);
-  return prototype === null || Object.getPrototypeOf(prototype) === null;
-}

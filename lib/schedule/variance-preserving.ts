@@ -2,7 +2,16 @@
 
 import { checkNumberList, failValue } from '../native/validate.js';
 import type { PowerTable } from './betas.js';
-import { failTimestep, jacobian, type NoiseLevels, type PredictionType, transitionWeight } from './levels.js';
+import {
+  failTimestep,
+  jacobian,
+  type NoiseLevels,
+  type PredictionType,
+  type SamplerLadder,
+  type TransitionRule,
+  transitionWeight,
+} from './levels.js';
+import type { TableLadder } from './table-ladder.js';
 
 export const VARIANCE_PRESERVING_PREDICTIONS: readonly PredictionType[] = ['epsilon', 'v_prediction', 'sample'];
 
@@ -10,37 +19,31 @@ export class VariancePreservingLevels implements NoiseLevels {
   readonly family = 'variance-preserving';
   readonly shift = 1;
   readonly trainSteps: number;
-  readonly #stride: number;
+  readonly inverted = false;
   readonly #signal: Float64Array;
   readonly #sigma: Float64Array;
   readonly #omega: Float64Array;
+  readonly #previous: Float64Array;
+  readonly #ladder: TableLadder;
 
-  /**
-   * @param powers ᾱ_t and 1-ᾱ_t for t = 0 … T-1, ᾱ non-increasing
-   * @param final the same two numbers behind the last transition, where p < 0
-   */
-  constructor(
-    powers: PowerTable,
-    final: { signal: number; noise: number },
-    predictionType: PredictionType,
-    inferenceSteps: number,
-    eta: number,
-  ) {
+  /** @param powers ᾱ_t and 1-ᾱ_t for t = 0 … T-1, ᾱ non-increasing */
+  constructor(powers: PowerTable, ladder: TableLadder, predictionType: PredictionType, rule: TransitionRule) {
     const steps = powers.signal.length;
     this.trainSteps = steps;
-    this.#stride = Math.floor(steps / inferenceSteps);
+    this.#ladder = ladder;
     this.#signal = powers.signal.map(Math.sqrt);
     this.#sigma = powers.noise.map(Math.sqrt);
     this.#omega = new Float64Array(steps);
+    this.#previous = new Float64Array(steps);
     for (let t = 0; t < steps; t++) {
-      const p = t - this.#stride;
-      const signalPower = p < 0 ? final.signal : powers.signal[p];
-      const noisePower = p < 0 ? final.noise : powers.noise[p];
+      const { previous, signal, noise } = ladder.step(t);
+      this.#previous[t] = previous;
       // 1-ρ² = (ᾱ_p - ᾱ_t) / (ᾱ_p (1-ᾱ_t)). The difference is taken where the two numbers are small, so that it keeps its digits.
-      const difference = signalPower > 0.5 ? powers.noise[t] - noisePower : signalPower - powers.signal[t];
-      const gap = difference <= 0 ? 0 : Math.min(1, difference / (signalPower * powers.noise[t]));
+      const difference = signal > 0.5 ? powers.noise[t] - noise : signal - powers.signal[t];
+      const gap = difference <= 0 ? 0 : Math.min(1, difference / (signal * powers.noise[t]));
       const derivative = jacobian(predictionType, this.#signal[t], this.#sigma[t]);
-      this.#omega[t] = transitionWeight(Math.sqrt(signalPower), Math.sqrt(noisePower), gap, eta, derivative);
+      const [a, s] = [Math.sqrt(signal), Math.sqrt(noise)];
+      this.#omega[t] = transitionWeight(a, s, this.#sigma[t], gap, rule, derivative);
     }
   }
 
@@ -53,8 +56,7 @@ export class VariancePreservingLevels implements NoiseLevels {
   }
 
   previous(timestep: number, argument: string): number {
-    this.#entry(this.#signal, timestep, argument);
-    return timestep - this.#stride;
+    return this.#entry(this.#previous, timestep, argument);
   }
 
   omegas(timesteps: ArrayLike<number>, argument: string): Float64Array {
@@ -65,6 +67,10 @@ export class VariancePreservingLevels implements NoiseLevels {
       out[i] = this.#entry(table, list[i], argument, i);
     }
     return out;
+  }
+
+  ladder(): SamplerLadder {
+    return this.#ladder.visited();
   }
 
   fromUnit(draws: Float64Array, range: readonly [number, number] | undefined): Float64Array {

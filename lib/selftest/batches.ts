@@ -6,7 +6,7 @@ import { createRandom } from '../tensor/noise.js';
 import { type Layout, split, Tensor } from '../tensor/tensor.js';
 import type { ReferenceBatch, ReferenceBranch } from './reference.js';
 
-export const TENSORS = ['policy', 'reference', 'target'] as const;
+const TENSORS = ['policy', 'reference', 'target'] as const;
 
 export interface CaseShape {
   rows: number;

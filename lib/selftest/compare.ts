@@ -1,7 +1,7 @@
 /** How the self-test compares results, and how far they may be apart. */
 
 import type { Evaluation } from '../loss/result.js';
-import { ROW_STATISTICS } from '../native/contract.js';
+import { ROW_STATISTICS } from '../native/names.js';
 import type { DType } from '../tensor/dtypes.js';
 import type { Tensor } from '../tensor/tensor.js';
 

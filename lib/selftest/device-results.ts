@@ -6,11 +6,13 @@ import { disposeGradients } from '../loss/gradients.js';
 import { PreferenceLoss } from '../loss/loss.js';
 import type { Gradients } from '../loss/result.js';
 import { NoiseSchedule } from '../schedule/schedule.js';
+import { Graph } from '../tensor/graph.js';
+import { noise } from '../tensor/noise.js';
 import { Stream } from '../tensor/stream.js';
 import { Tensor } from '../tensor/tensor.js';
 import { type Made, makeBatch } from './batches.js';
-import type { Check } from './checks.js';
-import { close, identical } from './compare.js';
+import { close, identical, throws } from './compare.js';
+import type { Check } from './comparisons.js';
 
 const BETA = 20;
 const group = 'results on the device';
@@ -51,6 +53,35 @@ function sameBits(size: number, device: string): void {
   for (const owner of [result!, stream, steps, weights]) owner.dispose();
 }
 
+/** A graph against calls, with new data at each launch; and a call that has no room, which cannot be captured. */
+async function inGraph(size: number, device: string): Promise<void> {
+  const schedule = NoiseSchedule.preset('cogvideox-2b');
+  const loss = new PreferenceLoss({ objective: 'sdpo', beta: BETA, schedule, nonFinite: 'propagate' });
+  const timesteps = [3, 500, 741];
+  const steps = Tensor.from(Float64Array.from(timesteps)).to(device);
+  const stream = new Stream(device);
+  const made = makeBatch({ rows: 3, size, dtype: 'float32' }, 913, device);
+  const batch = { ...made.batch, transition: undefined, timesteps: steps };
+  const record = (into?: DeviceEvaluation) =>
+    Graph.capture(stream, () => {
+      loss.evaluate(batch, { results: 'device', stream, into });
+    });
+  const before = loss.evaluate(batch, { results: 'device' }); // uploads the table of the schedule; on another stream, whose room is its own
+  await throws('without room', () => record(), 'ERR_SDPO_DEVICE', { name: 'CudaError', contextLost: false });
+  const result = loss.reserve(batch, { stream });
+  const graph = record(result);
+  for (const seed of [1, 2]) {
+    noise(seed, 0, batch.chosen.policy);
+    noise(seed, 2 ** 20, batch.rejected.target as Tensor);
+    graph.launch();
+    const expected = loss.evaluate({ ...batch, timesteps });
+    identical(`launch ${seed}`, { ...result.toHost(), gradients: result.gradients }, expected);
+    disposeGradients(expected.gradients);
+  }
+  dispose(made, result.gradients, before.gradients);
+  for (const owner of [before, graph, result, stream, steps]) owner.dispose();
+}
+
 /** A batch of three rows whose second row is made bad by `change`: it is counted, and its gradient is `gradient`. */
 function counted(
   device: string,
@@ -77,6 +108,14 @@ export const deviceResultChecks: readonly Check[] = [
     cudaOnly: true,
     run(device) {
       for (const size of [1031, 100_003]) sameBits(size, device);
+    },
+  },
+  {
+    group,
+    name: 'a graph has the bits of calls, with new data at each launch',
+    cudaOnly: true,
+    async run(device) {
+      for (const size of [1031, 16_384]) await inGraph(size, device);
     },
   },
   {

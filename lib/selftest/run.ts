@@ -1,6 +1,7 @@
 /** Runs the checks of the self-test on a device and prints what came of them. */
 
-import { CHECKS, type Check } from './checks.js';
+import { CHECKS } from './checks.js';
+import type { Check } from './comparisons.js';
 
 export interface CheckResult {
   group: string;

@@ -47,10 +47,12 @@ export class Leased {
 export interface Lane {
   readonly handle: bigint;
   readonly disposed: boolean;
+  /** While the stream is captured: what the recorded calls use, which every launch of the graph will. */
+  captured?: Access[];
 }
 
 /** The stream of calls that name none: CUDA's default stream. */
-export const DEFAULT_LANE: Lane = { handle: 0n, disposed: false };
+export const DEFAULT_LANE: Readonly<Lane> = { handle: 0n, disposed: false };
 
 /** A block of device memory. All tensors that are views of it share it. */
 export class DeviceMemory extends Leased {
@@ -105,13 +107,18 @@ export interface Access {
 
 /**
  * To be called before work is put on `lane`: lets it wait, on the device, for earlier work of other streams on the same memory, and notes the
- * accesses. So calls that share a tensor take effect in the order in which they were made, whatever their streams.
+ * accesses. So calls that share a tensor take effect in the order in which they were made, whatever their streams. A call that is captured does
+ * not run, and waits for nothing.
  */
 export function enlist(
   lane: Lane,
   accesses: readonly Access[],
   wait: (device: number, stream: bigint, other: bigint) => void = binding.streamWait,
 ): void {
+  if (lane.captured !== undefined) {
+    lane.captured.push(...accesses);
+    return;
+  }
   if (accesses.length === 0) return;
   const others = new Set(accesses.flatMap(({ memory, writes }) => memory.before(lane, writes)));
   for (const other of others) wait(locationOf(accesses[0].memory.device), lane.handle, other.handle);

@@ -1,12 +1,9 @@
 /** Element types of tensors: their names, their JavaScript storage, and conversion from plain numbers. */
 
+import { DTYPES, type DType } from '../native/names.js';
 import { checkOneOf } from '../native/validate.js';
 
-/** Names in the order of the native table; a contract check compares the two when the addon is loaded. */
-export const DTYPES = ['float64', 'float32', 'float16', 'bfloat16'] as const;
-
-/** Element type of a tensor, named as in PyTorch. */
-export type DType = (typeof DTYPES)[number];
+export { DTYPES, type DType } from '../native/names.js';
 
 /** Storage of a tensor on the host: the 16-bit types are kept as their bits. */
 export type HostArray = Float64Array | Float32Array | Uint16Array;
@@ -46,15 +43,10 @@ export function holds(dtype: DType, value: unknown): value is HostArray {
   return value instanceof TABLE[dtype].array;
 }
 
-/** The typed array's name, for error messages. */
-export function storageName(dtype: DType): string {
-  return TABLE[dtype].array.name;
-}
-
 const scratch = new DataView(new ArrayBuffer(8));
 
 /** Bits of the float16 nearest to a number, ties to even. */
-export function float16Bits(value: number): number {
+function float16Bits(value: number): number {
   const sign = value < 0 || Object.is(value, -0) ? 0x8000 : 0;
   const magnitude = Math.abs(value);
   if (Number.isNaN(value)) return 0x7e00;
@@ -68,7 +60,7 @@ export function float16Bits(value: number): number {
 }
 
 /** Bits of the bfloat16 nearest to a number, ties to even. */
-export function bfloat16Bits(value: number): number {
+function bfloat16Bits(value: number): number {
   if (Number.isNaN(value)) return 0x7fc0;
   scratch.setFloat32(0, value);
   const bits = scratch.getUint32(0);

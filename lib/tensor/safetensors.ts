@@ -190,9 +190,10 @@ export function knownDtype({ row, code }: Pick<Field, 'row' | 'code'>, what: str
   return row ?? failFile(what, `one of ${DTYPES.map((known) => known.code).join(', ')}`, JSON.stringify(code));
 }
 
-function checkEntry(name: string, entry: SafetensorsEntry): DtypeRow {
+/** @internal Checks a tensor that is to be written; `tensors` names the object it belongs to. */
+export function checkEntry(name: string, entry: SafetensorsEntry, tensors = 'tensors'): DtypeRow {
   if (name === METADATA) failValue('a tensor name', `other than the reserved ${METADATA}`, name);
-  const at = `tensors[${JSON.stringify(name)}]`;
+  const at = `${tensors}[${JSON.stringify(name)}]`;
   if (typeof entry !== 'object' || entry === null) failType(at, 'an object with dtype, shape and data', entry);
   const row = DTYPES.find(({ dtype }) => dtype === entry.dtype);
   if (!row) failValue(`${at}.dtype`, `one of ${DTYPES.map(({ dtype }) => `'${dtype}'`).join(', ')}`, entry.dtype);

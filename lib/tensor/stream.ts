@@ -68,6 +68,10 @@ export class Stream {
   /** What is put on this stream from now on starts after what is on `other` now. The calling thread does not wait. */
   wait(other: Stream): void {
     if (!(other instanceof Stream)) failType('other', 'a Stream', other);
+    // It would draw the other stream into the capture, whose calls would be taken for calls that run.
+    for (const [name, { captured }] of [['this stream', this.#lane] as const, ['other', other.#lane] as const]) {
+      if (captured !== undefined) failValue(name, 'a stream that is not being captured', 'one that is');
+    }
     if (other.device !== this.device) {
       throw new SdpoError(
         'ERR_SDPO_DEVICE',

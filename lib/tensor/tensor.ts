@@ -9,7 +9,7 @@ import { allocate, checkDType, type DType, decode, dtypeBytes, encode, type Host
 import { checkStream, laneOf, type Stream } from './stream.js';
 
 /** How a stacked batch of pairs is laid out along its first axis. */
-export const LAYOUTS = ['halves', 'interleaved'] as const;
+const LAYOUTS = ['halves', 'interleaved'] as const;
 
 /** `halves`: all chosen rows, then all rejected rows (diffusers). `interleaved`: chosen, rejected, chosen, rejected, … (verl-omni). */
 export type Layout = (typeof LAYOUTS)[number];
@@ -322,7 +322,7 @@ export function placeOf(tensor: Tensor, argument = 'tensor'): Storage | DeviceSt
 }
 
 /** The storage of a live tensor on the host; an error that calls it `argument` for any other. */
-export function storageOf(tensor: Tensor, argument = 'tensor'): Storage {
+function storageOf(tensor: Tensor, argument = 'tensor'): Storage {
   const place = placeOf(tensor, argument);
   if ('memory' in place) {
     throw new SdpoRangeError(

@@ -1,5 +1,6 @@
 /** Measures the reference's own errors on a few batches and proposes the options of the loss that no default can know. */
 
+import { setImmediate as yieldToEvents } from 'node:timers/promises';
 import { PreferenceLoss } from '../loss/loss.js';
 import { AbortError, SdpoError } from '../native/errors.js';
 import {
@@ -10,12 +11,13 @@ import {
   checkOptions,
   failType,
 } from '../native/validate.js';
-import { NoiseSchedule, type SampleTimestepsOptions } from '../schedule/schedule.js';
+import { NoiseSchedule } from '../schedule/schedule.js';
 import { createRandom, noise, type Seed } from '../tensor/noise.js';
 import type { LatentArray } from '../tensor/operand.js';
 import { split, Tensor } from '../tensor/tensor.js';
 import { type Calibration, type CalibrationRow, calibrationOf } from './calibration.js';
 import { elementCount } from './data-pair.js';
+import { placeOf, TIMESTEP_SAMPLING, type TimestepSampling } from './draws.js';
 import { RowAssembler } from './row-assembler.js';
 import { checkEdges, timestepEdges } from './timestep-bins.js';
 import type { PairSource, Policy, PreferencePair, Reference, ReferencePrediction, TrainingRows } from './types.js';
@@ -41,7 +43,7 @@ export interface CalibrateOptions<C = unknown> {
   /** Bins of timesteps: how many of equal width, default 10, or their inner edges. */
   bins?: number | readonly number[];
   /** How training will draw timesteps. Default: uniformly over all. */
-  timesteps?: Omit<SampleTimestepsOptions, 'random'>;
+  timesteps?: TimestepSampling;
   /** Whether the branches of a pair get the same noise. Default 'shared'. */
   noise?: 'shared' | 'independent';
   /** Of the pairs, timesteps and noise. Default 0. */
@@ -97,7 +99,7 @@ export async function calibrate<C = unknown>(options: CalibrateOptions<C>): Prom
   }
   if (!(schedule instanceof NoiseSchedule)) failType('options.schedule', 'a NoiseSchedule', schedule);
   if (signal !== undefined && !(signal instanceof AbortSignal)) failType('options.signal', 'an AbortSignal', signal);
-  checkOptions('options.timesteps', options.timesteps ?? {}, ['distribution', 'range', 'mean', 'std']);
+  checkOptions('options.timesteps', options.timesteps ?? {}, TIMESTEP_SAMPLING);
   const batches = checkInteger('options.batches', options.batches ?? 8, 1);
   const batchSize = checkInteger('options.batchSize', options.batchSize ?? 32, 1);
   const { bins = 10 } = options;
@@ -126,10 +128,12 @@ export async function calibrate<C = unknown>(options: CalibrateOptions<C>): Prom
   const measured: CalibrationRow[] = [];
   try {
     for (let batch = 0; batch < batches; batch++) {
+      await yieldToEvents(); // a signal is an event, and models may compute without ever giving it a turn
       if (signal?.aborted) throw new AbortError(signal.reason);
       const pairs = await take.pairs(batchSize);
       if (pairs.length === 0) break;
-      const timesteps = schedule.sampleTimesteps(pairs.length, { ...options.timesteps, random });
+      const place = placeOf(options.timesteps ?? {}, batch * batchSize);
+      const timesteps = schedule.sampleTimesteps(pairs.length, { ...options.timesteps, random, ...place });
       const offset = 2 * batch * batchSize * assembler.size;
       const rows = assembler.assemble({
         ...{ step: batch, part: 0, pairs, timesteps, noise: drawn },
@@ -202,17 +206,26 @@ function errorsOf(
   if ('error' in found) return found.error;
   const { chosen, rejected } = halves(found.prediction);
   const device = found.prediction instanceof Tensor ? found.prediction.device : 'cpu';
-  const onDevice = (data: Float32Array): LatentArray =>
-    device === 'cpu' ? data : Tensor.from(data, { shape: [rows, ...inputs.shape] }).to(device);
+  const owned: Tensor[] = [];
+  const onDevice = (data: Float32Array): LatentArray => {
+    if (device === 'cpu') return data;
+    const tensor = Tensor.from(data, { shape: [rows, ...inputs.shape] }).to(device);
+    owned.push(tensor);
+    return tensor;
+  };
   // A constant in the place of the reference's error: m does not depend on it, and no tensor is read for it.
   const referenceError = new Float64Array(rows);
   const loss = new PreferenceLoss({ objective: 'diffusion-dpo', schedule, beta: 1, nonFinite: 'propagate' });
-  const moments = loss.moments({
-    timesteps,
-    chosen: { policy: chosen, referenceError, target: onDevice(target.chosen) },
-    rejected: { policy: rejected, referenceError, target: onDevice(target.rejected) },
-  });
-  return { chosen: moments.chosen.error, rejected: moments.rejected.error };
+  try {
+    const moments = loss.moments({
+      timesteps,
+      chosen: { policy: chosen, referenceError, target: onDevice(target.chosen) },
+      rejected: { policy: rejected, referenceError, target: onDevice(target.rejected) },
+    });
+    return { chosen: moments.chosen.error, rejected: moments.rejected.error };
+  } finally {
+    for (const tensor of owned) tensor.dispose();
+  }
 }
 
 function halves(prediction: LatentArray): { chosen: LatentArray; rejected: LatentArray } {

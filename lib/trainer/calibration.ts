@@ -1,6 +1,5 @@
 /** From measured errors to options of the loss: the sharpness or threshold that keeps a fraction of the rows, and a β to start a search from. */
 
-import { median, sampleStandardDeviation } from 'simple-statistics';
 import { binOf } from './timestep-bins.js';
 
 /** What was measured of one row: a pair at a timestep. */
@@ -160,14 +159,13 @@ function binsOf(rows: readonly CalibrationRow[], goal: CalibrationGoal, kappa: n
   return members.map((inside, i) => {
     const costs = costsOf(inside, goal);
     const bound = boundOf(costs, goal.keep);
-    const middle = (values: number[]) => (values.length === 0 ? NaN : median(values));
     return {
       from: goal.edges[i - 1] ?? -Infinity,
       to: goal.edges[i] ?? Infinity,
       rows: inside.length,
       removedAlways: inside.filter(({ omega }) => omega === Infinity).length,
-      errorChosen: middle(inside.map((row) => row.errorChosen)),
-      errorRejected: middle(inside.map((row) => row.errorRejected)),
+      errorChosen: median(inside.map((row) => row.errorChosen)),
+      errorRejected: median(inside.map((row) => row.errorRejected)),
       keepFraction: keptOf(costs, kappa, tau),
       kappa: -Math.log(tau) / bound,
       tau: Number.isNaN(bound) ? NaN : tauFor(kappa, bound),
@@ -190,8 +188,25 @@ function betaOf(rows: readonly CalibrationRow[], goal: CalibrationGoal): number 
     .map(
       ({ omega, errorChosen, errorRejected }) => (errorChosen - errorRejected) * (elbo ? omega * goal.reduction : 0.5),
     );
-  const spread = differences.length < 2 ? 0 : sampleStandardDeviation(differences);
+  const spread = standardDeviation(differences);
   return spread > 0 ? goal.logitSpread / (goal.relativeImprovement * spread) : NaN;
+}
+
+/** The middle value, or the mean of the two in the middle; NaN of none. */
+function median(values: readonly number[]): number {
+  const sorted = Float64Array.from(values).sort();
+  const half = sorted.length / 2;
+  return sorted.length === 0 ? NaN : (sorted[Math.ceil(half) - 1] + sorted[Math.floor(half)]) / 2;
+}
+
+/** Of a sample: √(Σ(x - x̄)² / (n - 1)); 0 of fewer than two. */
+function standardDeviation(values: readonly number[]): number {
+  if (values.length < 2) return 0;
+  const sum = (terms: readonly number[]) => terms.reduce((total, term) => total + term, 0);
+  // From the first on, so that equal values have no spread at all, whatever rounding makes of their mean.
+  const shifted = values.map((value) => value - values[0]);
+  const mean = sum(shifted) / values.length;
+  return Math.sqrt(sum(shifted.map((value) => (value - mean) ** 2)) / (values.length - 1));
 }
 
 /** The table and the lines to paste into a config, for a terminal. */

@@ -2,12 +2,14 @@
 
 import { randomBytes } from 'node:crypto';
 import { mkdir, readdir, rename, rm } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join, resolve } from 'node:path';
 import { listFolder } from '../files/open.js';
 import { readTextFile } from '../files/text.js';
 import { SdpoError } from '../native/errors.js';
+import { printable } from '../native/printable.js';
 import { checkInteger, checkOptions, describe, failType } from '../native/validate.js';
 import { decodeSafetensors, encodeSafetensors } from '../tensor/safetensors.js';
+import { type FileTask, makeFolder, namingFiles } from './file-error.js';
 import { readRanges, sha256, syncFolder, writeDurably } from './files.js';
 import { fromPlain, toPlain } from './json.js';
 import type { PolicyTensors, TrainerProgress, TrainerState } from './types.js';
@@ -57,6 +59,8 @@ export class CheckpointStore {
   readonly folder: string;
   readonly keep: number;
   #saving: Promise<unknown> = Promise.resolve();
+  /** Step of the checkpoint that was read last: it stays until there is one of this store's own. */
+  #source: number | undefined;
 
   constructor(folder: string, options: CheckpointOptions = {}) {
     if (typeof folder !== 'string') failType('folder', 'a path', folder);
@@ -67,19 +71,43 @@ export class CheckpointStore {
   }
 
   /**
-   * Writes a checkpoint, in the place of one of the same step, and removes those beyond `keep`. Saves of one store wait for each other.
+   * Writes a checkpoint, in the place of one of the same step, and removes those beyond `keep`: what is there beyond it before writing, so that a
+   * smaller `keep` makes room on a full disk, and what the new one has made superfluous after it. Saves of one store wait for each other.
    *
    * @returns its path
-   * @throws TypeError where scalars, setup or threshold are not plain JSON; whatever the file system throws, and then nothing has changed
+   * @throws TypeError where scalars, setup or threshold are not plain JSON; SdpoError `ERR_SDPO_FILE` where it cannot be written, and then all
+   *   checkpoints within `keep` are as they were
    */
-  save(state: TrainerState): Promise<string> {
-    const saved = this.#saving.then(() => this.#save(state));
-    this.#saving = saved.catch(() => {});
-    return saved;
+  async save(state: TrainerState): Promise<string> {
+    const step = checkInteger('state.progress.step', state.progress.step, 0);
+    return this.#inTurn(this.#writing(step), () => this.#save(state, step));
   }
 
-  async #save({ policy, progress }: TrainerState): Promise<string> {
-    const step = checkInteger('state.progress.step', progress.step, 0);
+  /** Removes what is beyond `keep` and what an unfinished save left, without writing anything. */
+  prune(): Promise<void> {
+    return this.#inTurn({ task: 'remove old checkpoints', path: this.folder }, async () => {
+      if ((await this.list()).length === 0) return;
+      await this.#tidy();
+      await this.#prune(this.keep);
+    });
+  }
+
+  #writing(step: number): FileTask {
+    const smaller = `a smaller keep than ${this.keep} (checkpoints.keep of a config) lets older checkpoints make room`;
+    return {
+      task: `write the checkpoint of step ${step}`,
+      path: join(this.folder, `checkpoint-${step}`),
+      ...(this.keep > 1 ? { help: { ENOSPC: smaller, EDQUOT: smaller } } : {}),
+    };
+  }
+
+  #inTurn<T>(task: FileTask, work: () => Promise<T>): Promise<T> {
+    const done = this.#saving.then(() => namingFiles(task, work));
+    this.#saving = done.catch(() => {});
+    return done;
+  }
+
+  async #save({ policy, progress }: TrainerState, step: number): Promise<string> {
     const tensors = encodeSafetensors(policy.tensors);
     const content: ProgressFile = {
       format: FORMAT,
@@ -87,8 +115,9 @@ export class CheckpointStore {
       scalars: toPlain('state.policy.scalars', policy.scalars),
       progress: toPlain('state.progress', progress),
     };
-    await mkdir(this.folder, { recursive: true });
+    makeFolder(this.folder);
     await this.#tidy();
+    await this.#prune(this.keep, this.#source);
 
     const temporary = this.#hidden(step);
     const path = join(this.folder, `checkpoint-${step}`);
@@ -109,10 +138,18 @@ export class CheckpointStore {
     }
     await syncFolder(this.folder);
     await this.#tidy();
-    const old = this.keep === Infinity ? [] : (await this.list()).filter((entry) => entry.step !== step);
+    this.#source = undefined;
     // The new one stays even where newer steps lie here, left by a run that this one went back behind.
-    for (const entry of old.slice(0, Math.max(0, old.length + 1 - this.keep))) await this.#remove(entry);
+    await this.#prune(this.keep, step);
     return path;
+  }
+
+  /** Leaves `count` checkpoints, the newest but for one that stays in any case. */
+  async #prune(count: number, kept: number | undefined = this.#source): Promise<void> {
+    const all = await this.list();
+    const others = all.filter(({ step }) => step !== kept);
+    const superfluous = Math.max(0, all.length - count);
+    for (const entry of others.slice(0, superfluous)) await this.#remove(entry);
   }
 
   #hidden(step: number): string {
@@ -167,10 +204,16 @@ export class CheckpointStore {
       const wanted = step === undefined ? 'a checkpoint' : `a checkpoint of step ${step}`;
       throw new SdpoError(
         'ERR_SDPO_CHECKPOINT',
-        `Expected ${this.folder} to hold ${wanted}, received the steps ${entries.map(({ step }) => step).join(', ') || '(none)'}`,
+        `Expected ${printable(this.folder)} to hold ${wanted}, received the steps ${entries.map(({ step }) => step).join(', ') || '(none)'}`,
       );
     }
-    return read(entry);
+    return this.#read(entry);
+  }
+
+  async #read(entry: CheckpointEntry): Promise<TrainerState> {
+    const state = await read(entry);
+    this.#source = entry.step;
+    return state;
   }
 
   /**
@@ -183,7 +226,7 @@ export class CheckpointStore {
     const warnings: string[] = [];
     for (const entry of entries.reverse()) {
       try {
-        return { ...entry, state: await read(entry), warnings };
+        return { ...entry, state: await this.#read(entry), warnings };
       } catch (error) {
         if (!(error instanceof SdpoError)) throw error;
         warnings.push(error.message);
@@ -192,9 +235,34 @@ export class CheckpointStore {
     if (warnings.length === 0) return undefined;
     throw new SdpoError(
       'ERR_SDPO_CHECKPOINT',
-      `Expected ${this.folder} to hold a checkpoint that can be read, received only damaged ones: ${warnings.join('; ')}`,
+      `Expected ${printable(this.folder)} to hold a checkpoint that can be read, received only damaged ones: ${warnings.join('; ')}`,
     );
   }
+}
+
+/**
+ * Reads a single checkpoint, of whatever run, to begin another one with it (`PreferenceTrainer.load` with `free`).
+ *
+ * @param path of its folder, `…/checkpoint-<step>`
+ * @throws SdpoError `ERR_SDPO_CHECKPOINT` with the path where it is missing, damaged or of a later format
+ */
+export async function readCheckpoint(path: string): Promise<TrainerState> {
+  if (typeof path !== 'string') failType('path', 'a path', path);
+  const name = basename(resolve(path));
+  const step = NAME.exec(name)?.[1];
+  if (step !== undefined) return read({ path, step: Number(step) });
+  const below = await namesIn(path, join(path, 'checkpoints'));
+  const hint = below.length === 0 ? '' : `; it holds ${below.join(', ')}`;
+  damaged(path, 'the folder of a checkpoint, checkpoint-<step>', `${printable(name)}${hint}`);
+}
+
+/** Checkpoints in the first of some folders that has any, as paths from there. */
+async function namesIn(...folders: readonly string[]): Promise<string[]> {
+  for (const folder of folders) {
+    const found = await new CheckpointStore(folder).list().catch(() => []);
+    if (found.length > 0) return found.map(({ path }) => join(basename(folder), basename(path)));
+  }
+  return [];
 }
 
 async function read({ path, step }: CheckpointEntry): Promise<TrainerState> {
@@ -237,5 +305,5 @@ function decodeTensors(path: string, bytes: Uint8Array): PolicyTensors {
 }
 
 function damaged(path: string, expected: string, received: string): never {
-  throw new SdpoError('ERR_SDPO_CHECKPOINT', `Expected ${path} to be ${expected}, received ${received}`);
+  throw new SdpoError('ERR_SDPO_CHECKPOINT', `Expected ${printable(path)} to be ${expected}, received ${received}`);
 }

@@ -4,7 +4,7 @@ import { SdpoError } from '../native/errors.js';
 import { checkInteger, checkOneOf, checkOptions, describe, failType, failValue } from '../native/validate.js';
 import type { PreferencePair } from './types.js';
 
-export const NON_FINITE_LATENTS = ['throw', 'propagate'] as const;
+const NON_FINITE_LATENTS = ['throw', 'propagate'] as const;
 
 /** Options that every source of pairs has. */
 export interface PairOptions {

@@ -1,21 +1,24 @@
-/** The first place where two JSON values differ, for messages that name it. */
+/** The places where two JSON values differ, for messages that name them. */
 
 export interface Difference {
   readonly path: string;
+  /** As JSON; 'undefined' where there is nothing. */
   readonly before: string;
   readonly now: string;
 }
 
-export function differenceOf(before: unknown, now: unknown, path = ''): Difference | undefined {
+/** The first difference. */
+export function differenceOf(before: unknown, now: unknown): Difference | undefined {
+  return differencesOf(before, now)[0];
+}
+
+export function differencesOf(before: unknown, now: unknown, path = ''): Difference[] {
   if (isRecord(before) && isRecord(now)) {
-    for (const key of new Set([...Object.keys(before), ...Object.keys(now)])) {
-      const found = differenceOf(before[key], now[key], path === '' ? key : `${path}.${key}`);
-      if (found !== undefined) return found;
-    }
-    return undefined;
+    const keys = new Set([...Object.keys(before), ...Object.keys(now)]);
+    return [...keys].flatMap((key) => differencesOf(before[key], now[key], path === '' ? key : `${path}.${key}`));
   }
   const [a, b] = [JSON.stringify(before), JSON.stringify(now)];
-  return a === b ? undefined : { path, before: String(a), now: String(b) };
+  return a === b ? [] : [{ path, before: String(a), now: String(b) }];
 }
 
 function isRecord(value: unknown): value is Record<string, unknown> {

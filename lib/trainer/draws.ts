@@ -1,6 +1,6 @@
 /** Every random choice of a training, as a function of the seed and of the position in the run: nothing has to be saved to go on exactly where it stopped. */
 
-import type { SampleTimestepsOptions } from '../schedule/sampling.js';
+import { numbersPerDraw, type SampleTimestepsOptions } from '../schedule/sampling.js';
 import type { NoiseSchedule } from '../schedule/schedule.js';
 import { createRandom, noise, type Random } from '../tensor/noise.js';
 
@@ -8,8 +8,12 @@ export const SAMPLINGS = ['shuffle', 'replacement', 'sequential'] as const;
 /** Order of the pairs: a new permutation for each pass over the data, independent draws, or the order of the data set. */
 export type Sampling = (typeof SAMPLINGS)[number];
 
-/** How timesteps are drawn, as `NoiseSchedule.sampleTimesteps` takes it. */
-export type TimestepSampling = Omit<SampleTimestepsOptions, 'random'>;
+/** How timesteps are drawn, as `NoiseSchedule.sampleTimesteps` takes it; `round-robin` goes by the row's place in the run. */
+export type TimestepSampling = Omit<SampleTimestepsOptions, 'random' | 'first'>;
+
+export const TIMESTEP_SAMPLING: readonly (keyof TimestepSampling)[] = [
+  ...(['distribution', 'range', 'mean', 'std', 'modeScale', 'steps', 'order'] as const),
+];
 
 /** Largest seed: each has its own few streams, and streams are numbered by safe integers. */
 export const MAX_SEED = 2 ** 48 - 1;
@@ -32,9 +36,13 @@ export function drawTimesteps(
   count: number,
 ): Float64Array {
   // As many numbers as each timestep takes, so that a row has its timestep whatever the parts its batch is computed in.
-  const numbers = sampling.distribution === 'logit-normal' ? 2 : 1;
-  const random = createRandom(streamOf(seed, 'timesteps'), first * numbers);
-  return schedule.sampleTimesteps(count, { ...sampling, random });
+  const random = createRandom(streamOf(seed, 'timesteps'), first * numbersPerDraw(sampling));
+  return schedule.sampleTimesteps(count, { ...sampling, random, ...placeOf(sampling, first) });
+}
+
+/** What tells `round-robin` where row `first` of a run is. */
+export function placeOf({ order }: TimestepSampling, first: number): { first?: number } {
+  return order === 'round-robin' ? { first } : {};
 }
 
 /** Fills `out` with the standard normals of rows of `size` elements from row `first` of the run on; `rejected` gives those of the other branch, where it has its own. */

@@ -5,6 +5,7 @@ import { type FileHandle, open } from 'node:fs/promises';
 import { FOREIGN_BYTES } from '../files/foreign.js';
 import { openFile } from '../files/open.js';
 import { type ErrorCode, SdpoError } from '../native/errors.js';
+import { printable } from '../native/printable.js';
 import { decodeHeader, type Field, headerLength, LENGTH_BYTES } from '../tensor/safetensors.js';
 
 /** Bytes of a file: from `begin`, `length` of them. */
@@ -31,7 +32,8 @@ export async function readRanges(
   return withFile(path, code, async (file) => {
     if (size !== undefined) {
       const now = (await file.stat()).size;
-      if (now !== size) throw new SdpoError(code, `Expected ${path} to be ${size} bytes long, received ${now} bytes`);
+      if (now !== size)
+        throw new SdpoError(code, `Expected ${printable(path)} to be ${size} bytes long, received ${now} bytes`);
     }
     const out: Uint8Array[] = [];
     for (const range of ranges) out.push(await readExactly(file, path, range, code));
@@ -46,7 +48,11 @@ export async function withFile<T>(path: string, code: ErrorCode, use: (file: Fil
     return await use(file);
   } catch (cause) {
     if (cause instanceof SdpoError) throw cause;
-    throw new SdpoError(code, `Expected ${path} to be readable, received ${(cause as Error).message}`, { cause });
+    throw new SdpoError(
+      code,
+      `Expected ${printable(path)} to be readable, received ${printable((cause as Error).message)}`,
+      { cause },
+    );
   } finally {
     await file.close();
   }
@@ -60,7 +66,10 @@ export async function readExactly(file: FileHandle, path: string, range: Range, 
     const { bytesRead } = await file.read(bytes, done, Math.min(range.length - done, MOST_AT_ONCE), range.begin + done);
     if (bytesRead === 0) {
       const [from, to] = [range.begin, range.begin + range.length];
-      throw new SdpoError(code, `Expected ${path} to hold the bytes ${from} to ${to}, received ${from + done} bytes`);
+      throw new SdpoError(
+        code,
+        `Expected ${printable(path)} to hold the bytes ${from} to ${to}, received ${from + done} bytes`,
+      );
     }
     done += bytesRead;
   }
@@ -140,7 +149,10 @@ export async function readSafetensorsHeader(path: string, code: ErrorCode): Prom
   return withFile(path, code, async (file) => {
     const fileBytes = (await file.stat()).size;
     if (fileBytes < LENGTH_BYTES) {
-      throw new SdpoError(code, `Expected ${path} to be a safetensors file, received a file of ${fileBytes} bytes`);
+      throw new SdpoError(
+        code,
+        `Expected ${printable(path)} to be a safetensors file, received a file of ${fileBytes} bytes`,
+      );
     }
     const start = await readExactly(file, path, { begin: 0, length: Math.min(fileBytes, FOREIGN_BYTES) }, code);
     try {
@@ -159,7 +171,7 @@ export async function readSafetensorsHeader(path: string, code: ErrorCode): Prom
       }
       return { tensors, others, metadata };
     } catch (cause) {
-      throw new SdpoError(code, `${path}: ${(cause as Error).message}`, { cause });
+      throw new SdpoError(code, `${printable(path)}: ${(cause as Error).message}`, { cause });
     }
   });
 }

@@ -13,6 +13,7 @@ export {
   type CheckpointOptions,
   CheckpointStore,
   type LatestCheckpoint,
+  readCheckpoint,
 } from './checkpoint.js';
 export {
   type ArrayPairOptions,
@@ -27,8 +28,11 @@ export {
   type SafetensorsPairOptions,
   type StreamPairOptions,
 } from './data.js';
+export type { Difference } from './difference.js';
 export { SAMPLINGS, type Sampling, type TimestepSampling } from './draws.js';
+export { type FolderLock, type FolderLockOptions, lockFolder } from './folder-lock.js';
 export { DECAYS, type LearningRateOptions, learningRateSchedule } from './learning-rate.js';
+export type { TrainingWarning, TrainingWarningCode } from './learning-watch.js';
 export type {
   DataModule,
   DataModuleContext,
@@ -45,6 +49,7 @@ export type {
   Threshold,
 } from './options.js';
 export { type ReferenceCache, type ReferenceCacheOptions, referenceCache } from './reference-cache.js';
+export type { LoadOptions } from './setup.js';
 export {
   ThresholdTracker,
   type ThresholdTrackerOptions,

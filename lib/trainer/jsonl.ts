@@ -5,6 +5,7 @@ import { type FileHandle, mkdir, open } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { checkKind } from '../files/open.js';
 import { SdpoError } from '../native/errors.js';
+import { printable } from '../native/printable.js';
 
 /** Without O_NONBLOCK, which Windows does not have, opening a FIFO waits for its other end. */
 const APPEND = constants.O_RDWR | constants.O_APPEND | constants.O_CREAT | (constants.O_NONBLOCK ?? 0);
@@ -86,7 +87,7 @@ async function* linesOf(file: FileHandle, path: string): AsyncGenerator<Buffer> 
     if (rest.length > MAX_LINE_BYTES) {
       throw new SdpoError(
         'ERR_SDPO_DATA',
-        `Expected the lines of ${path} to be of at most 64 MiB, received a longer one`,
+        `Expected the lines of ${printable(path)} to be of at most 64 MiB, received a longer one`,
       );
     }
   }
@@ -106,6 +107,6 @@ function failLine(path: string, number: number, text: string): never {
   const shown = text.trimEnd().slice(0, 60);
   throw new SdpoError(
     'ERR_SDPO_DATA',
-    `Expected line ${number} of ${path} to be a JSON object with a step, received ${shown}`,
+    `Expected line ${number} of ${printable(path)} to be a JSON object with a step, received ${printable(shown)}`,
   );
 }

@@ -1,7 +1,8 @@
 /** Options of a training: their meaning, their defaults and their checks. */
 
 import type { Batch } from '../loss/batch.js';
-import { type CallOptions, PreferenceLoss } from '../loss/loss.js';
+import type { CallOptions } from '../loss/call-options.js';
+import { PreferenceLoss } from '../loss/loss.js';
 import { hasMask, isReferenceFree } from '../loss/options.js';
 import type { Statistics } from '../loss/result.js';
 import { SdpoRangeError, SdpoTypeError } from '../native/errors.js';
@@ -14,9 +15,9 @@ import {
   failType,
   failValue,
 } from '../native/validate.js';
-import { TIMESTEP_DISTRIBUTIONS } from '../schedule/sampling.js';
 import type { NoiseSchedule } from '../schedule/schedule.js';
-import { MAX_SEED, SAMPLINGS, type Sampling, type TimestepSampling } from './draws.js';
+import { MAX_SEED, SAMPLINGS, type Sampling, TIMESTEP_SAMPLING, type TimestepSampling } from './draws.js';
+import type { TrainingWarning } from './learning-watch.js';
 import type {
   MaybePromise,
   MetricsWriter,
@@ -113,6 +114,8 @@ export interface PreferenceTrainerOptions<C = unknown> {
   /** Stops after the update under way. */
   signal?: AbortSignal;
   beforeLoss?: BeforeLoss<C>;
+  /** Told, once for each kind, where the run cannot learn or learns the wrong thing. Default: a warning of the process (`process.emitWarning`). */
+  onWarning?(warning: TrainingWarning): void;
 }
 
 /** Options with the defaults filled in. */
@@ -122,16 +125,17 @@ export type ResolvedTrainerOptions<C> = Readonly<
 
 type OptionalName = 'ema' | 'reference' | 'threshold' | 'evaluate' | 'checkpoints' | 'signal' | 'beforeLoss';
 
+/** Names of all options. */
 // biome-ignore format: names read best in rows
-const NAMES = [
+export const OPTION_NAMES: readonly string[] = [
   'policy', 'data', 'loss', 'seed', 'pairsPerStep', 'timestepsPerPair', 'accumulate', 'noise', 'timesteps', 'sampling', 'learningRate',
   'maxGradientNorm', 'ema', 'reference', 'threshold', 'onNonFinite', 'maxSkipped', 'bins', 'logBinsEvery', 'writers', 'evaluate',
-  'checkpoints', 'signal', 'beforeLoss',
+  'checkpoints', 'signal', 'beforeLoss', 'onWarning',
 ];
 
 /** Checks options and fills in the defaults. */
 export function resolveTrainerOptions<C>(options: PreferenceTrainerOptions<C>): ResolvedTrainerOptions<C> {
-  checkOptions('options', options, NAMES);
+  checkOptions('options', options, OPTION_NAMES);
   const at = (name: keyof PreferenceTrainerOptions) => `options.${name}`;
   const { policy, data, loss, reference } = options;
   checkMethods(at('policy'), policy, ['linearize', 'predict', 'step', 'discard', 'state', 'load']);
@@ -169,6 +173,10 @@ export function resolveTrainerOptions<C>(options: PreferenceTrainerOptions<C>): 
   });
   if (options.signal !== undefined && !(options.signal instanceof AbortSignal))
     failType(at('signal'), 'an AbortSignal', options.signal);
+  for (const name of ['beforeLoss', 'onWarning'] as const) {
+    if (options[name] !== undefined && typeof options[name] !== 'function')
+      failType(at(name), 'a function', options[name]);
+  }
   const maxGradientNorm = options.maxGradientNorm ?? 1;
   if (maxGradientNorm !== Infinity) checkNumberAbove(at('maxGradientNorm'), maxGradientNorm, 0);
   return {
@@ -188,6 +196,10 @@ export function resolveTrainerOptions<C>(options: PreferenceTrainerOptions<C>): 
     bins: checkInteger(at('bins'), options.bins ?? 10, 1),
     logBinsEvery: checkInteger(at('logBinsEvery'), options.logBinsEvery ?? 100, 0),
     writers,
+    onWarning:
+      options.onWarning ??
+      (({ code, message }) =>
+        process.emitWarning(message, { type: 'SdpoWarning', code: `SDPO_${code.toUpperCase().replaceAll('-', '_')}` })),
   };
 }
 
@@ -215,17 +227,15 @@ function checkSource(argument: string, data: PairSource): void {
 
 /** The names, and the values by a draw, before the first update needs one. */
 function checkTimesteps(argument: string, value: TimestepSampling, schedule: NoiseSchedule): TimestepSampling {
-  checkOptions(argument, value, ['distribution', 'range', 'mean', 'std']);
+  checkOptions(argument, value, TIMESTEP_SAMPLING);
   try {
     schedule.sampleTimesteps(1, { ...value, random: () => 0.5 });
   } catch (error) {
     if (error instanceof SdpoRangeError || error instanceof SdpoTypeError) {
-      error.message = error.message.replace('options.', `${argument}.`);
+      error.message = error.message.replaceAll('options.', `${argument}.`);
     }
     throw error;
   }
-  if (value.distribution !== undefined)
-    checkOneOf(`${argument}.distribution`, value.distribution, TIMESTEP_DISTRIBUTIONS);
   return value;
 }
 
@@ -235,7 +245,7 @@ function checkEma<C>(argument: string, ema: { decay: number; warmup?: boolean },
   if (policy.updateAverage === undefined) {
     failType('options.policy.updateAverage', 'a function, since there is an ema', policy.updateAverage);
   }
-  return ema;
+  return { decay: ema.decay, warmup: ema.warmup ?? true };
 }
 
 function checkThreshold(argument: string, threshold: Threshold, loss: PreferenceLoss): void {

@@ -46,7 +46,8 @@ const SHARD_BYTES = 8 * 2 ** 20;
  * compared with those asked for; any other is computed and recorded. Recordings are complete files, so one that was interrupted serves as far
  * as it reaches and is carried on from there. Several processes may share a folder: each finds what the others have recorded.
  *
- * @throws SdpoError `ERR_SDPO_REFERENCE_CACHE` that names what differs, or the file that is damaged
+ * @throws SdpoError `ERR_SDPO_REFERENCE_CACHE` that names what differs, or the file that is damaged; `ERR_SDPO_FILE` with steps and path where it
+ *   cannot be written
  */
 export function referenceCache<C = unknown>(options: ReferenceCacheOptions<C>): ReferenceCache<C> {
   checkOptions('options', options, ['folder', 'kind', 'compute', 'fingerprint', 'shardEntries']);

@@ -1,14 +1,16 @@
 /** The folder of a reference cache: a manifest that says what was recorded, and shards of evaluations, which several processes may add to at once. */
 
 import { randomBytes } from 'node:crypto';
-import { link, mkdir, open, rename, rm, stat } from 'node:fs/promises';
+import { link, open, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { isMissing, listFolder } from '../files/open.js';
 import { readTextFile } from '../files/text.js';
 import { SdpoError } from '../native/errors.js';
+import { printable } from '../native/printable.js';
 import { describe } from '../native/validate.js';
 import { encodeSafetensors, type SafetensorsEntry } from '../tensor/safetensors.js';
+import { makeFolder, namingFiles } from './file-error.js';
 import {
   elementsOf,
   readRanges,
@@ -68,8 +70,12 @@ export class ShardFolder {
   }
 
   /** Makes the folder where there is none; refuses one that was recorded for something else. */
-  async open(): Promise<void> {
-    await writing(this.#folder, () => mkdir(this.#folder, { recursive: true }));
+  open(): Promise<void> {
+    return namingFiles({ task: 'open the reference cache', path: this.#folder }, () => this.#open());
+  }
+
+  async #open(): Promise<void> {
+    makeFolder(this.#folder);
     const names = await listFolder(this.#folder, CODE);
     for (const name of names.filter(isLeftover)) await rm(join(this.#folder, name), { force: true });
     if (await this.#checkManifest()) return;
@@ -90,14 +96,22 @@ export class ShardFolder {
     const found: Stored[] = [];
     for (const name of names.sort()) {
       // An empty one claims the name for what is about to come.
-      const stats = await stat(join(this.#folder, name));
+      const path = join(this.#folder, name);
+      const stats = await namingFiles({ task: 'read a file of the reference cache', path }, () => stat(path));
       if (!stats.isFile() || stats.size > 0) found.push(...(await this.#entriesOf(name)));
     }
     return found;
   }
 
   /** Writes evaluations of one kind as a shard; gives them as they are then stored. */
-  async write(waiting: readonly Waiting[]): Promise<Stored[]> {
+  write(waiting: readonly Waiting[]): Promise<Stored[]> {
+    const [first, last] = [waiting[0].step + 1, waiting.at(-1)!.step + 1];
+    const steps = first === last ? `step ${first}` : `the steps ${first} to ${last}`;
+    const task = `keep what the reference gave in ${steps}`;
+    return namingFiles({ task, path: this.#folder }, () => this.#write(waiting));
+  }
+
+  async #write(waiting: readonly Waiting[]): Promise<Stored[]> {
     const tensors: Record<string, SafetensorsEntry> = {
       timesteps: joined(
         waiting.map(({ timesteps }) => ({ dtype: 'float64', shape: [timesteps.length], data: timesteps })),
@@ -131,21 +145,19 @@ export class ShardFolder {
   /** Puts a file in its place, whole; false where there is one already. */
   async #publish(name: string, content: Uint8Array | string): Promise<boolean> {
     const path = join(this.#folder, name);
-    return writing(path, async () => {
-      for (let attempt = 1; ; attempt++) {
-        const temporary = `${path}.${process.pid}.${randomBytes(6).toString('hex')}`;
-        try {
-          await writeDurably(temporary, content);
-          const isNew = await moveInto(temporary, path);
-          await syncFolder(this.#folder);
-          return isNew;
-        } catch (error) {
-          if ((error as NodeJS.ErrnoException).code !== 'ENOENT' || attempt === ATTEMPTS) throw error;
-        } finally {
-          await rm(temporary, { force: true });
-        }
+    for (let attempt = 1; ; attempt++) {
+      const temporary = `${path}.${process.pid}.${randomBytes(6).toString('hex')}`;
+      try {
+        await writeDurably(temporary, content);
+        const isNew = await moveInto(temporary, path);
+        await syncFolder(this.#folder);
+        return isNew;
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code !== 'ENOENT' || attempt === ATTEMPTS) throw error;
+      } finally {
+        await rm(temporary, { force: true });
       }
-    });
+    }
   }
 
   /** False where there is no manifest. */
@@ -194,15 +206,6 @@ async function moveInto(temporary: string, path: string): Promise<boolean> {
   }
   await rename(temporary, path);
   return true;
-}
-
-async function writing<T>(path: string, work: () => Promise<T>): Promise<T> {
-  try {
-    return await work();
-  } catch (cause) {
-    if (cause instanceof SdpoError) throw cause;
-    throw new SdpoError(CODE, `Expected ${path} to be written, received ${(cause as Error).message}`, { cause });
-  }
 }
 
 /** Tensors of the same dtype and shape of a row as one, in order. */
@@ -275,5 +278,5 @@ function clip(value: unknown): string {
 }
 
 export function fail(expected: string, received: string): never {
-  throw new SdpoError(CODE, `Expected ${expected}, received ${received}`);
+  throw new SdpoError(CODE, `Expected ${printable(expected)}, received ${printable(received)}`);
 }

@@ -5,7 +5,7 @@ import { checkPair, elementCount } from './data-pair.js';
 import type { PreferencePair, TrainingRows } from './types.js';
 
 /** Draws the noise of the rows into `chosen`, and into `rejected` where the branches do not share it; both flat [rows, ...shape]. */
-export type DrawNoise = (chosen: Float32Array, rejected: Float32Array | undefined) => void;
+type DrawNoise = (chosen: Float32Array, rejected: Float32Array | undefined) => void;
 
 export interface RowParts<C> {
   readonly step: number;

@@ -34,11 +34,12 @@ export class RowSource<C> {
 
   /** Goes to where a run was that took so many pairs. */
   async seek(position: number): Promise<void> {
-    await this.#close();
+    await this.close();
     this.#position = position;
   }
 
-  async #close(): Promise<void> {
+  /** Lets a stream free what it holds; reading on opens it again. */
+  async close(): Promise<void> {
     await this.#iterator?.return?.();
     this.#iterator = undefined;
   }

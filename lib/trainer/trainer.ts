@@ -1,29 +1,35 @@
 /** The training loop: draws pairs, timesteps and noise, asks the policy and the reference for predictions, hands the loss's gradient back, and keeps count. */
 
+import { setImmediate as yieldToEvents } from 'node:timers/promises';
 import type { Batch } from '../loss/batch.js';
-import type { CallOptions } from '../loss/loss.js';
+import type { CallOptions } from '../loss/call-options.js';
 import { isReferenceFree } from '../loss/options.js';
-import { type Evaluation, logEntries, type Metrics } from '../loss/result.js';
-import { DivergenceError, NonFiniteError, SdpoError } from '../native/errors.js';
-import { checkInteger, failType, failValue } from '../native/validate.js';
+import type { Evaluation } from '../loss/result.js';
+import { DivergenceError, SdpoError } from '../native/errors.js';
+import { checkInteger, checkOptions, failType, failValue } from '../native/validate.js';
 import type { LatentArray } from '../tensor/operand.js';
-import { split, Tensor } from '../tensor/tensor.js';
+import { Tensor } from '../tensor/tensor.js';
 import { TimestepBins } from './bins.js';
-import { differenceOf } from './difference.js';
+import type { Difference } from './difference.js';
+import { isHalf, LearningWatch } from './learning-watch.js';
 import { type PreferenceTrainerOptions, type ResolvedTrainerOptions, resolveTrainerOptions } from './options.js';
+import {
+  checkSeparate,
+  divergenceIn,
+  divergenceOf,
+  makeBatch,
+  mergedMetrics,
+  type PartResult,
+  stacked,
+} from './part.js';
+import { checkPolicyState } from './policy-state.js';
 import { RowSource } from './rows.js';
+import { compareSetup, type LoadOptions, setupOf } from './setup.js';
 import { Stopwatch } from './stopwatch.js';
-import type { Policy, Reference, ReferencePrediction, StepReport, TrainerState, TrainingRows } from './types.js';
+import type { Policy, Reference, StepReport, TrainerState, TrainingRows } from './types.js';
 
 /** From this many elements of a prediction on, the loss is computed off the event loop; below, handing it over costs more than it. */
 const ASYNC_ELEMENTS = 2 ** 18;
-
-/** A part of an update that has been through the loss. */
-interface PartResult {
-  readonly loss: number;
-  readonly metrics: Metrics;
-  readonly rows: number;
-}
 
 /**
  * Fine-tunes a policy on preference pairs. The trainer owns batches, timesteps, noise, accumulation, statistics, evaluation and checkpoints; the policy owns
@@ -43,10 +49,15 @@ export class PreferenceTrainer<C = unknown> {
   readonly #reference: Reference<C> | undefined;
   readonly #source: RowSource<C>;
   readonly #watch = new Stopwatch();
+  readonly #learning: LearningWatch;
   readonly #results: (Evaluation | undefined)[] = [];
   #step = 0;
   #skipped = 0;
   #running = false;
+  /** Whether an evaluation belongs to this step that has not been made. */
+  #evaluationDue: boolean;
+  /** Whether the policy has shown that its state can be saved. */
+  #stateChecked = false;
 
   /** @throws TypeError or RangeError with code ERR_SDPO_… for a wrong, unknown or missing option. */
   constructor(options: PreferenceTrainerOptions<C>) {
@@ -54,7 +65,9 @@ export class PreferenceTrainer<C = unknown> {
     this.policy = this.#options.policy;
     this.bins = new TimestepBins(this.#options.bins, this.#options.schedule.trainSteps);
     this.#reference = referenceOf(this.#options);
+    this.#learning = new LearningWatch(this.#reference !== undefined);
     this.#source = new RowSource(this.#options);
+    this.#evaluationDue = this.#options.evaluate?.atStart ?? false;
   }
 
   /** Updates made, skipped ones included. */
@@ -85,14 +98,20 @@ export class PreferenceTrainer<C = unknown> {
       await this.#watch.time('checkpoint', async () => checkpoints.store.save(await this.state()));
     };
     try {
-      if (evaluate?.atStart && this.#step === 0 && !signal?.aborted) await this.#evaluate();
+      if (checkpoints !== undefined && !this.#stateChecked) {
+        // Otherwise found out by the first checkpoint, after hours of work that it was to save.
+        await this.#watch.time('checkpoint', async () => checkPolicyState(await this.policy.state()));
+        this.#stateChecked = true;
+      }
+      if (evaluate !== undefined && this.#evaluationDue && !signal?.aborted) await this.#evaluate();
       while (this.#step < steps && !signal?.aborted) {
         const report = await this.#watch.whole(() => this.#update());
         if (report === undefined) {
           if (this.#step === 0) throw tooFewPairs(this.#options);
           break;
         }
-        if (evaluate !== undefined && this.#step % evaluate.every === 0) {
+        this.#evaluationDue = evaluate !== undefined && this.#step % evaluate.every === 0;
+        if (this.#evaluationDue) {
           await this.#evaluate().catch(async (error) => {
             await save(); // an evaluation that fails must not cost the updates before it
             throw error;
@@ -100,6 +119,7 @@ export class PreferenceTrainer<C = unknown> {
         }
         if (checkpoints !== undefined && this.#step % checkpoints.every === 0) await save();
         yield report;
+        // A policy may compute without ever giving the event loop a turn, and a signal would not be noticed.
         await yieldToEvents();
       }
       await save();
@@ -118,8 +138,9 @@ export class PreferenceTrainer<C = unknown> {
         position: this.#source.position,
         seed,
         data: data.fingerprint,
-        setup: this.#setup(),
+        setup: setupOf(this.#options),
         skipped: this.#skipped,
+        ...(this.#evaluationDue ? { evaluationDue: true } : {}),
         ...(threshold === undefined ? {} : { threshold: threshold.state() }),
         bins: this.bins.state(),
       },
@@ -129,49 +150,44 @@ export class PreferenceTrainer<C = unknown> {
   /**
    * Goes on from a state: the updates that follow are those of a run that was never stopped, given the same policy, objects and functions (of a
    * `learningRate` that is a function, a `threshold`, a `reference` and `beforeLoss` only the presence can be compared).
+   *
+   * With `free`, named settings may differ on purpose: the run goes on from the state's step with the new ones. A `threshold` and statistics by
+   * timestep that are free and do not fit begin anew, and so do other `data`, at their first pair.
+   * @returns what differs from the state
    * @throws SdpoError ERR_SDPO_RESUME where the state belongs to other data, another seed or other settings; the message says which.
    */
-  async load(state: TrainerState): Promise<void> {
-    const { threshold, seed, data } = this.#options;
+  async load(state: TrainerState, options: LoadOptions = {}): Promise<readonly Difference[]> {
+    checkOptions('options', options, ['free']);
+    const { threshold, data } = this.#options;
+    if (typeof state?.progress?.step !== 'number') failType('state', 'a state that a trainer gave', state);
     const { progress } = state;
-    const difference = differenceOf(
-      { seed: progress.seed, data: progress.data, setup: progress.setup },
-      { seed, data: data.fingerprint, setup: this.#setup() },
-    );
-    if (difference !== undefined) {
-      const { path, before, now } = difference;
-      throw new SdpoError('ERR_SDPO_RESUME', `Expected ${path} to be ${before} as in the checkpoint, received ${now}`);
-    }
+    const { free = [] } = options as LoadOptions;
+    const differences = compareSetup(progress, this.#options, free);
+    const differs = (name: string) => differences.some(({ path }) => path.split('.')[0] === name);
     await this.policy.load(state.policy);
-    if (threshold !== undefined) threshold.load(progress.threshold);
-    this.bins.load(progress.bins);
+    if (threshold !== undefined && !differs('threshold')) {
+      try {
+        threshold.load(progress.threshold);
+      } catch (error) {
+        // It alone can compare its options.
+        if (free !== 'all' && !free.includes('threshold')) throw error;
+      }
+    }
+    if (!differs('bins')) this.bins.load(progress.bins);
     this.#step = progress.step;
     this.#skipped = progress.skipped;
-    await this.#source.seek(progress.position);
+    this.#evaluationDue = progress.evaluationDue ?? false;
+    await this.#source.seek(progress.data === data.fingerprint ? progress.position : 0);
+    return differences;
   }
 
-  /** Closes the writers and the reference. The policy stays. */
+  /** Closes the writers, the reference and a stream of pairs, all of them also where one fails. The policy stays. */
   async close(): Promise<void> {
-    for (const writer of this.#options.writers) await writer.close?.();
-    await this.#reference?.close?.();
-  }
-
-  /** The options that decide the numbers, as JSON. */
-  #setup(): Record<string, unknown> {
-    const { loss, schedule, learningRate, ...options } = this.#options;
-    const { schedule: _, threads: __, ...lossOptions } = loss.options;
-    const { pairsPerStep, timestepsPerPair, noise, timesteps, sampling, maxGradientNorm, ema, onNonFinite } = options;
-    const setup = {
-      loss: lossOptions,
-      schedule: schedule.toJSON(),
-      learningRate: typeof learningRate === 'number' ? learningRate : 'a function',
-      // Accumulation changes the order of sums, and with it the last bits.
-      accumulate: options.accumulate,
-      ...{ pairsPerStep, timestepsPerPair, noise, timesteps, sampling, ema, onNonFinite },
-      maxGradientNorm: String(maxGradientNorm),
-      threshold: options.threshold !== undefined,
-    };
-    return JSON.parse(JSON.stringify(setup));
+    const errors: unknown[] = [];
+    for (const part of [...this.#options.writers, this.#reference, this.#source]) {
+      await (async () => part?.close?.())().catch((error: unknown) => errors.push(error));
+    }
+    if (errors.length > 0) throw errors[0];
   }
 
   /** One update; undefined where there are no more pairs. */
@@ -216,6 +232,10 @@ export class PreferenceTrainer<C = unknown> {
       learning_rate: this.#learningRate(),
       skipped: 0,
     };
+    const half = parts.some((part) => part.half);
+    for (const warning of this.#learning.observe({ step: this.#step + 1, metrics, half })) {
+      this.#options.onWarning(warning);
+    }
     return this.#finish(metrics, false, accumulate);
   }
 
@@ -265,7 +285,10 @@ export class PreferenceTrainer<C = unknown> {
       const cotangent = point.prediction instanceof Tensor ? gradient : gradient.data;
       await this.#watch.time('policy', () => point.pullback(cotangent as LatentArray));
       // The loss of a part is divided by the rows of the whole batch, so parts add up.
-      return { loss: out.loss, metrics: { ...out.metrics }, rows: rows.rows };
+      const half =
+        isHalf(point.prediction) ||
+        (predicted !== undefined && 'prediction' in predicted && isHalf(predicted.prediction));
+      return { loss: out.loss, metrics: { ...out.metrics }, rows: rows.rows, half };
     } finally {
       point.release?.();
       for (const tensor of owned) tensor.dispose();
@@ -279,14 +302,7 @@ export class PreferenceTrainer<C = unknown> {
         ? loss.evaluate(batch, call)
         : await loss.evaluateAsync(batch, call);
     } catch (error) {
-      if (!(error instanceof NonFiniteError)) throw error;
-      const where =
-        error.tensor === 'row'
-          ? `the loss of ${error.branch}`
-          : isFiniteSample(rows, error.row, error.branch)
-            ? `${error.branch}.${error.tensor}`
-            : `the ${error.branch} sample of the data`;
-      throw new DivergenceError(this.#step + 1, [rows.ids[error.row]], rows.timesteps[error.row], where, error);
+      throw divergenceOf(error, rows, this.#step + 1);
     }
   }
 
@@ -316,12 +332,8 @@ export class PreferenceTrainer<C = unknown> {
     const metrics = await this.#watch.time('evaluation', () => evaluate!.run({ step, policy, signal }));
     checkEvaluation(metrics);
     for (const writer of writers) await writer.write({ step, kind: 'evaluation', metrics });
+    this.#evaluationDue = false;
   }
-}
-
-/** Lets what waits for the event loop happen: a policy may compute without ever giving it a turn, and a signal would not be noticed. */
-function yieldToEvents(): Promise<void> {
-  return new Promise((resolve) => setImmediate(resolve));
 }
 
 function checkGradientNorm(made: unknown): number {
@@ -338,29 +350,6 @@ function checkEvaluation(metrics: unknown): void {
   }
 }
 
-/** A policy that writes all its predictions into one array would be compared with itself, and learn nothing. */
-function checkSeparate(prediction: LatentArray, predicted: ReferencePrediction | undefined): void {
-  const reference = predicted !== undefined && 'prediction' in predicted ? predicted.prediction : undefined;
-  if (!ArrayBuffer.isView(prediction) || !ArrayBuffer.isView(reference)) return;
-  if (prediction.buffer !== reference.buffer || prediction.byteOffset !== reference.byteOffset) return;
-  failValue(
-    'the prediction of the reference',
-    'in memory of its own, since that of the policy is still needed',
-    reference,
-  );
-}
-
-/** Whether what the models were given for a branch of a row is finite: if not, the data are to blame. */
-function isFiniteSample(
-  { rows, inputs: { latents } }: TrainingRows,
-  row: number,
-  branch: 'chosen' | 'rejected',
-): boolean {
-  const size = latents.length / (2 * rows);
-  const first = (branch === 'chosen' ? row : rows + row) * size;
-  return latents.subarray(first, first + size).every(Number.isFinite);
-}
-
 function tooFewPairs({ pairsPerStep }: { pairsPerStep: number }): SdpoError {
   return new SdpoError('ERR_SDPO_DATA', `Expected at least ${pairsPerStep} pairs for one update, received fewer`);
 }
@@ -370,83 +359,4 @@ function referenceOf<C>({ reference, policy, loss }: ResolvedTrainerOptions<C>):
   if (reference !== undefined) return reference;
   if (policy.reference === undefined || isReferenceFree(loss.options.objective)) return undefined;
   return { predict: async ({ inputs }) => ({ prediction: await policy.reference!(inputs) }) };
-}
-
-/** A prediction of both branches as one tensor whose first axis can be split. */
-function stacked(
-  argument: string,
-  prediction: LatentArray,
-  rows: { rows: number; inputs: { latents: Float32Array } },
-): Tensor {
-  const { length } = rows.inputs.latents;
-  const size = prediction instanceof Tensor ? prediction.size : prediction?.length;
-  if (!(prediction instanceof Tensor || prediction instanceof Float32Array || prediction instanceof Float64Array)) {
-    failType(argument, 'a Float32Array, a Float64Array or a Tensor', prediction);
-  }
-  if (size !== length)
-    failValue(argument, `of ${length} elements, as the latents`, `${size} elements`, 'ERR_SDPO_INVALID_LENGTH');
-  if (prediction instanceof Tensor && prediction.shape[0] === 2 * rows.rows) return prediction;
-  if (prediction instanceof Tensor) {
-    failValue(argument, `of shape [${2 * rows.rows}, …]`, `[${prediction.shape}]`, 'ERR_SDPO_INVALID_LENGTH');
-  }
-  return Tensor.from(prediction, { shape: [2 * rows.rows, length / (2 * rows.rows)] });
-}
-
-/** The batch of the loss. Tensors that are made for it on a device go into `owned`. */
-function makeBatch(
-  rows: TrainingRows,
-  policy: Tensor,
-  predicted: ReferencePrediction | undefined,
-  owned: Tensor[],
-): Batch {
-  const policies = split(policy, 'halves');
-  const references =
-    predicted !== undefined && 'prediction' in predicted
-      ? split(stacked('the prediction of the reference', predicted.prediction, rows), 'halves')
-      : undefined;
-  const branch = (name: 'chosen' | 'rejected') => {
-    let target: LatentArray = rows.target[name];
-    if (policy.device !== 'cpu') {
-      target = Tensor.from(target, { shape: [rows.rows, target.length / rows.rows] }).to(policy.device);
-      owned.push(target);
-    }
-    const reference = references?.[name];
-    const referenceError = predicted !== undefined && 'error' in predicted ? predicted.error[name] : undefined;
-    return {
-      policy: policies[name],
-      target,
-      ...(reference === undefined ? {} : { reference }),
-      ...(referenceError === undefined ? {} : { referenceError }),
-    };
-  };
-  return {
-    timesteps: rows.timesteps,
-    chosen: branch('chosen'),
-    rejected: branch('rejected'),
-    rowWeights: rows.weights,
-  };
-}
-
-/** What is not finite where the loss let it through (`nonFinite: 'propagate'`). */
-function divergenceIn(out: Evaluation, rows: TrainingRows, step: number): DivergenceError {
-  const row = out.rows.loss.findIndex((value) => !Number.isFinite(value));
-  return new DivergenceError(
-    step,
-    row < 0 ? rows.ids : [rows.ids[row]],
-    row < 0 ? undefined : rows.timesteps[row],
-    'loss',
-  );
-}
-
-/** Metrics of the parts as those of one batch; they have equal numbers of rows. Non-finite entries are left out, as within a part. */
-function mergedMetrics(parts: readonly PartResult[]): Record<string, number> {
-  if (parts.length === 1) return { ...logEntries(parts[0].metrics), loss: parts[0].loss };
-  const merged = { ...parts[0].metrics };
-  for (const name of Object.keys(merged) as (keyof Metrics)[]) {
-    const values = parts.map(({ metrics }) => metrics[name]).filter(Number.isFinite);
-    const sum = values.reduce((total, value) => total + value, 0);
-    merged[name] = name === 'nonFiniteRows' ? sum : values.length === 0 ? NaN : sum / values.length;
-  }
-  // The loss of a part is its share of the batch's.
-  return { ...logEntries(merged), loss: parts.reduce((total, { loss }) => total + loss, 0) };
 }

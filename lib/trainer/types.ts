@@ -188,6 +188,8 @@ export interface TrainerProgress {
   readonly skipped: number;
   /** Statistics by timestep that have not been logged yet. */
   readonly bins?: unknown;
+  /** True where an evaluation belongs to this step that has not been logged: the run that goes on begins with it. */
+  readonly evaluationDue?: boolean;
 }
 
 export interface TrainerState {

@@ -3,7 +3,9 @@
 import { appendFileSync } from 'node:fs';
 import type { FileHandle } from 'node:fs/promises';
 import { SdpoError } from '../native/errors.js';
+import { printable } from '../native/printable.js';
 import { checkInteger, checkOptions, failType } from '../native/validate.js';
+import { type FileTask, namingFiles } from './file-error.js';
 import { jsonLine, openLog } from './jsonl.js';
 import type { MetricsWriter } from './types.js';
 
@@ -20,7 +22,8 @@ export interface JsonlOptions {
  * handed to the operating system before `write` resolves, so killing the process loses none. A last line that is torn, from a crash of the
  * machine, is cut off.
  *
- * @throws from the first write: SdpoError `ERR_SDPO_DATA` with path and line where the file holds something else than such lines
+ * @throws from the first write: SdpoError `ERR_SDPO_DATA` with path and line where the file holds something else than such lines; from any:
+ *   `ERR_SDPO_FILE` with step and path where the file cannot be written
  */
 export function jsonlWriter(path: string, options: JsonlOptions = {}): MetricsWriter {
   if (typeof path !== 'string') failType('path', 'a path', path);
@@ -34,18 +37,21 @@ export function jsonlWriter(path: string, options: JsonlOptions = {}): MetricsWr
     opened ??= openLog(path, from);
     return opened;
   };
-  const inTurn = <T>(work: () => Promise<T>): Promise<T> => {
-    const done = last.then(work);
+  const inTurn = <T>(task: FileTask, work: () => Promise<T>): Promise<T> => {
+    const done = last.then(() => namingFiles(task, work));
     last = done.catch(() => {});
     return done;
   };
   return {
     write({ step, kind, metrics }) {
       if (closed)
-        throw new SdpoError('ERR_SDPO_DISPOSED', `Expected the writer of ${path} to be open, received a closed one`);
+        throw new SdpoError(
+          'ERR_SDPO_DISPOSED',
+          `Expected the writer of ${printable(path)} to be open, received a closed one`,
+        );
       // Made now: the caller may write the same object again before its turn has come.
       const line = jsonLine({ step, kind, metrics });
-      return inTurn(async () => {
+      return inTurn({ task: `append the entry of step ${step} to the log`, path }, async () => {
         // A line is written sooner than handed to the thread pool.
         appendFileSync((await openOnce()).fd, line);
       });
@@ -54,7 +60,7 @@ export function jsonlWriter(path: string, options: JsonlOptions = {}): MetricsWr
       if (closed) return;
       closed = true;
       // Opened in any case, so that a run that resumes and writes nothing has its later lines cut off too.
-      return inTurn(async () => (await openOnce()).close());
+      return inTurn({ task: 'close the log', path }, async () => (await openOnce()).close());
     },
   };
 }
@@ -97,7 +103,9 @@ export function consoleWriter(
         kind === 'evaluation'
           ? Object.keys(metrics)
           : (fields ?? DEFAULT_FIELDS.filter((name) => Object.hasOwn(metrics, name)));
-      const parts = names.map((name) => `${name} ${Object.hasOwn(metrics, name) ? short(metrics[name]) : '-'}`);
+      const parts = names.map(
+        (name) => `${printable(name)} ${Object.hasOwn(metrics, name) ? short(metrics[name]) : '-'}`,
+      );
       stream.write(`${[`${kind === 'train' ? 'step' : 'evaluation at step'} ${step}`, ...parts].join('  ')}\n`);
     },
   };

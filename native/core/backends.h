@@ -5,7 +5,7 @@
 
 namespace sdpo {
 
-// The backend for memory at `location`; nullptr where this build has none.
-const Backend* backend_for(const Location& location);
+// The backend for memory of this kind; nullptr where this build has none.
+const Backend* backend_for(Location::Kind kind);
 
 }  // namespace sdpo

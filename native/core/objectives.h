@@ -1,47 +1,50 @@
-// The mathematics of every objective: from a row's moments and scalars to its loss and gradient coefficients, for host
-// and device compilers.
+// The objectives: from psi, lambda and the moments of a row to its loss and its partial derivatives, for host and
+// device compilers.
 //
 // Notation (docs/mathematics.md): d = u_theta - u, h = u_theta - u_ref; m = mean d^2, delta = mean h(2d - h), q = mean
-// h^2;
-//   psi    = -psiScale * delta
-//   lambda = weightOffset - weightScale * (m | delta | m - delta) + weightNoise * sqrt(m / D)          w = exp(lambda)
-// Each objective states its loss and, side by side, its partial derivatives with respect to psi, lambda, m, delta and q
-// of both branches; the chain rule down to the two coefficients per branch
-//   A = dL/dm + dL/ddelta        B = dL/dq        dL/du_theta = (2/D)(A d + B h)
-// is written once, in evaluate_row.
+// h^2; psi the implicit reward, lambda the log weight, w = exp(e lambda) the weight. How these come about, and the
+// chain rule down to the tensors, is in row.h. Each objective states its loss and, side by side, its partial
+// derivatives with respect to psi, lambda, m, delta and q of both branches, each taken with the others held fixed.
 #pragma once
 
-#include <cfloat>
 #include <cmath>
 
-#include "problem.h"
-
-#if defined(__CUDACC__)
-#define SDPO_HD __host__ __device__
-#else
-#define SDPO_HD
-#endif
+#include "columns.h"
+#include "host_device.h"
+#include "options.h"
 
 namespace sdpo {
 
-struct BranchMoments {
-  double m = 0;      // mean squared error of the policy
-  double delta = 0;  // m - r, accumulated without cancellation
-  double q = 0;      // mean squared distance to the reference; NaN without a reference tensor
+// Third: the struct with the loss and its derivatives. Append: the position is the number that crosses to other
+// languages.
+// clang-format off
+#define SDPO_OBJECTIVES(X)                        \
+  X(diffusion_dpo, "diffusion-dpo", DiffusionDpo) \
+  X(dpo_cm, "dpo-cm", DpoCm)                      \
+  X(sdpo, "sdpo", Sdpo)                           \
+  X(dspo, "dspo", Dspo)                           \
+  X(dmpo, "dmpo", Dmpo)                           \
+  X(mapo, "mapo", Mapo)                           \
+  X(linear_dpo, "linear-dpo", LinearDpo)
+// clang-format on
+SDPO_NAMED_ENUM(Objective, SDPO_OBJECTIVES)
+
+// The options, and what is formed of them once per call.
+struct ObjectiveRules {
+  ObjectiveOptions options;
+  double log_clip_low = 0, log_clip_high = 0;    // bounds of e lambda
+  double log_ratio_low = 0, log_ratio_high = 0;  // bounds of the log-ratio of a branch
 };
 
-struct BranchScalars {
-  double psi_scale, weight_scale, weight_offset, weight_noise;
-};
-
-struct RowScalars {
-  BranchScalars chosen, rejected;
-  double log_mask_floor, log_clip_low, log_clip_high, row_weight;
-};
+inline ObjectiveRules make_rules(const ObjectiveOptions& options) {
+  return {options, std::log(options.clip_low), std::log(options.clip_high), std::log(options.log_ratio_clip_low),
+          std::log(options.log_ratio_clip_high)};
+}
 
 // What an objective is given of a branch.
 struct BranchTerms {
   double psi = 0, lambda = 0;
+  double log_weight = 0;  // e lambda
   double m = 0, delta = 0, q = 0;
 };
 
@@ -56,21 +59,9 @@ struct RowTerms {
   int clipped = 0;
 };
 
-struct RowResult {
-  double loss, logit, mask;
-  BranchTerms chosen, rejected;
-  double a_chosen, a_rejected, b_chosen, b_rejected;
-  int clipped;
-  bool non_finite;
-};
-
 struct ValueAndDerivative {
   double value, derivative;
 };
-
-// Spelt out, since std::isfinite and its kin are not found under one name by host and device compilers.
-SDPO_HD inline bool is_finite(double x) { return fabs(x) <= DBL_MAX; }
-SDPO_HD inline bool is_infinite(double x) { return fabs(x) > DBL_MAX; }
 
 // ---- Links f(z)
 
@@ -111,35 +102,68 @@ SDPO_HD inline ValueAndDerivative link(const ObjectiveOptions& options, double z
   return sigmoid_link(z, options.label_smoothing);
 }
 
-// ---- The clipped weight
+// ---- Weights
 
 struct ClippedWeight {
-  double value;       // exp(lambda) bounded to [exp(low), exp(high)]
-  double derivative;  // d value / d lambda: the value strictly inside the bounds, 0 outside and exactly on an edge
-  int clipped;        // 1 where the bound changed the weight
+  double value;       // exp(e lambda) within the clip range
+  double derivative;  // d value / d lambda: e value strictly inside the range, 0 outside and exactly on an edge
+  int clipped;        // 1 where the clip changed the weight
 };
 
-SDPO_HD inline ClippedWeight clip_weight(double lambda, double log_low, double log_high) {
-  if (lambda < log_low) return {exp(log_low), 0, 1};
-  if (lambda > log_high) return {exp(log_high), 0, 1};
-  const double w = exp(lambda);
-  return {w, lambda > log_low && lambda < log_high ? w : 0, 0};
+SDPO_HD inline ClippedWeight clip_weight(const ObjectiveRules& rules, double log_weight) {
+  if (log_weight < rules.log_clip_low) return {exp(rules.log_clip_low), 0, 1};
+  if (log_weight > rules.log_clip_high) return {exp(rules.log_clip_high), 0, 1};
+  const double w = exp(log_weight);
+  const bool inside = log_weight > rules.log_clip_low && log_weight < rules.log_clip_high;
+  return {w, inside ? rules.options.weight_exponent * w : 0, 0};
 }
 
-// ---- Objectives: loss of a kept row and its partial derivatives. The list of problem.h names every struct.
+// One weight for a pair, formed in log space, where products cannot underflow.
+struct PairedWeight {
+  ClippedWeight weight;
+  double share_chosen, share_rejected;  // d log weight of the pair / d log weight of each branch
+};
+
+SDPO_HD inline PairedWeight pair_weight(const ObjectiveRules& rules, const BranchTerms& c, const BranchTerms& r) {
+  const PairWeight form = rules.options.pair_weight;
+  double log_weight = 0, share_c = 0.5, share_r = 0.5;
+  switch (form) {
+    case PairWeight::automatic:
+    case PairWeight::geometric:
+      log_weight = 0.5 * (c.log_weight + r.log_weight);
+      break;
+    case PairWeight::product:
+      log_weight = c.log_weight + r.log_weight;
+      share_c = share_r = 1;
+      break;
+    case PairWeight::min:  // a tie counts as chosen
+    case PairWeight::max: {
+      const bool chosen = form == PairWeight::min ? c.log_weight <= r.log_weight : c.log_weight >= r.log_weight;
+      log_weight = chosen ? c.log_weight : r.log_weight;
+      share_c = chosen ? 1 : 0;
+      share_r = chosen ? 0 : 1;
+      break;
+    }
+  }
+  return {clip_weight(rules, log_weight), share_c, share_r};
+}
+
+// ---- Objectives: loss of a kept row and its partial derivatives
 //
-// kWeights: how many weights the clip looks at in one row; with weights come the mask and the options of both.
-// kDrift: whether a derivative of its own by q can be other than 0; the gradient then reads the reference.
+// kWeights: how many weights the clip looks at in one row (2: one with a pair weight); with weights come the mask and
+// the options of both. kReference: it uses psi or delta, so that it needs the reference or its error. kLink: its logit
+// goes through the link, so that it has margins and label smoothing. kDrift: a derivative of its own by q can be other
+// than 0; it needs reference tensors, and the gradient reads them. `margin` is subtracted from the logit.
 
 // Diffusion-DPO (arXiv 2311.12908, eq. 14): L = f(psi_c - psi_r).
 struct DiffusionDpo {
   static constexpr int kWeights = 0;
-  static constexpr bool kDrift = false;
-  SDPO_HD static RowTerms evaluate(const ObjectiveOptions& options, const RowScalars&, const BranchTerms& c,
-                                   const BranchTerms& r) {
+  static constexpr bool kReference = true, kLink = true, kDrift = false;
+  SDPO_HD static RowTerms evaluate(const ObjectiveRules& rules, const BranchTerms& c, const BranchTerms& r,
+                                   double margin) {
     RowTerms out;
-    out.logit = c.psi - r.psi;
-    const ValueAndDerivative f = link(options, out.logit);
+    out.logit = c.psi - r.psi - margin;
+    const ValueAndDerivative f = link(rules.options, out.logit);
     out.loss = f.value;
     out.chosen.psi = f.derivative;
     out.rejected.psi = -f.derivative;
@@ -147,67 +171,73 @@ struct DiffusionDpo {
   }
 };
 
-// DPO-C&M (arXiv 2505.21893): L = clip(W) f(psi_c - psi_r) with the pair weight W formed in log space, where products
-// cannot underflow.
+// DPO-C&M (our reading of arXiv 2505.21893): L = clip(W) f(psi_c - psi_r) with one weight W for the pair.
 struct DpoCm {
   static constexpr int kWeights = 1;
-  static constexpr bool kDrift = false;
-  SDPO_HD static RowTerms evaluate(const ObjectiveOptions& options, const RowScalars& row, const BranchTerms& c,
-                                   const BranchTerms& r) {
-    double share_c = 0.5, share_r = 0.5;  // d lambda_pair / d lambda of each branch
-    double lambda = 0;
-    switch (options.pair_weight) {
-      case PairWeight::geometric:
-        lambda = 0.5 * (c.lambda + r.lambda);
-        break;
-      case PairWeight::product:
-        lambda = c.lambda + r.lambda;
-        share_c = share_r = 1;
-        break;
-      case PairWeight::min:  // a tie counts as chosen
-      case PairWeight::max: {
-        const bool chosen = options.pair_weight == PairWeight::min ? c.lambda <= r.lambda : c.lambda >= r.lambda;
-        lambda = chosen ? c.lambda : r.lambda;
-        share_c = chosen ? 1 : 0;
-        share_r = chosen ? 0 : 1;
-        break;
-      }
-    }
-    const ClippedWeight weight = clip_weight(lambda, row.log_clip_low, row.log_clip_high);
+  static constexpr bool kReference = true, kLink = true, kDrift = false;
+  SDPO_HD static RowTerms evaluate(const ObjectiveRules& rules, const BranchTerms& c, const BranchTerms& r,
+                                   double margin) {
+    const PairedWeight pair = pair_weight(rules, c, r);
+    const ClippedWeight& weight = pair.weight;
     RowTerms out;
-    out.logit = c.psi - r.psi;
-    const ValueAndDerivative f = link(options, out.logit);
+    out.logit = c.psi - r.psi - margin;
+    const ValueAndDerivative f = link(rules.options, out.logit);
     out.loss = weight.value * f.value;
     out.chosen.psi = weight.value * f.derivative;
     out.rejected.psi = -out.chosen.psi;
-    if (options.weight_gradient) {
-      out.chosen.lambda = share_c * weight.derivative * f.value;
-      out.rejected.lambda = share_r * weight.derivative * f.value;
+    if (rules.options.weight_gradient) {
+      out.chosen.lambda = pair.share_chosen * weight.derivative * f.value;
+      out.rejected.lambda = pair.share_rejected * weight.derivative * f.value;
     }
     out.clipped = weight.clipped;
     return out;
   }
 };
 
-// SDPO (arXiv 2505.21893): L = f(clip(w_c) psi_c - clip(w_r) psi_r).
+// SDPO (our reading of arXiv 2505.21893): L = f(clip(w_c) psi_c - clip(w_r) psi_r), or with a pair weight
+// L = f(clip(W) (psi_c - psi_r)).
 struct Sdpo {
   static constexpr int kWeights = 2;
-  static constexpr bool kDrift = false;
-  SDPO_HD static RowTerms evaluate(const ObjectiveOptions& options, const RowScalars& row, const BranchTerms& c,
-                                   const BranchTerms& r) {
-    const ClippedWeight weight_c = clip_weight(c.lambda, row.log_clip_low, row.log_clip_high);
-    const ClippedWeight weight_r = clip_weight(r.lambda, row.log_clip_low, row.log_clip_high);
+  static constexpr bool kReference = true, kLink = true, kDrift = false;
+  SDPO_HD static RowTerms evaluate(const ObjectiveRules& rules, const BranchTerms& c, const BranchTerms& r,
+                                   double margin) {
+    return rules.options.pair_weight == PairWeight::automatic ? by_branch(rules, c, r, margin)
+                                                              : by_pair(rules, c, r, margin);
+  }
+
+  SDPO_HD static RowTerms by_branch(const ObjectiveRules& rules, const BranchTerms& c, const BranchTerms& r,
+                                    double margin) {
+    const ClippedWeight weight_c = clip_weight(rules, c.log_weight), weight_r = clip_weight(rules, r.log_weight);
     RowTerms out;
-    out.logit = weight_c.value * c.psi - weight_r.value * r.psi;
-    const ValueAndDerivative f = link(options, out.logit);
+    out.logit = weight_c.value * c.psi - weight_r.value * r.psi - margin;
+    const ValueAndDerivative f = link(rules.options, out.logit);
     out.loss = f.value;
     out.chosen.psi = f.derivative * weight_c.value;
     out.rejected.psi = -f.derivative * weight_r.value;
-    if (options.weight_gradient) {
+    if (rules.options.weight_gradient) {
       out.chosen.lambda = f.derivative * c.psi * weight_c.derivative;
       out.rejected.lambda = -f.derivative * r.psi * weight_r.derivative;
     }
     out.clipped = weight_c.clipped + weight_r.clipped;
+    return out;
+  }
+
+  SDPO_HD static RowTerms by_pair(const ObjectiveRules& rules, const BranchTerms& c, const BranchTerms& r,
+                                  double margin) {
+    const PairedWeight pair = pair_weight(rules, c, r);
+    const double difference = c.psi - r.psi;
+    RowTerms out;
+    out.logit = pair.weight.value * difference - margin;
+    const ValueAndDerivative f = link(rules.options, out.logit);
+    out.loss = f.value;
+    out.chosen.psi = f.derivative * pair.weight.value;
+    out.rejected.psi = -out.chosen.psi;
+    if (rules.options.weight_gradient) {
+      const double slope = f.derivative * difference * pair.weight.derivative;
+      out.chosen.lambda = pair.share_chosen * slope;
+      out.rejected.lambda = pair.share_rejected * slope;
+    }
+    out.clipped = pair.weight.clipped;
     return out;
   }
 };
@@ -218,9 +248,9 @@ struct Sdpo {
 // since mean d h = (delta + q)/2. The gradient flows through s as well: ds/dz = -beta sigma(z) sigma(-z).
 struct Dspo {
   static constexpr int kWeights = 0;
-  static constexpr bool kDrift = true;
-  SDPO_HD static RowTerms evaluate(const ObjectiveOptions& options, const RowScalars&, const BranchTerms& c,
-                                   const BranchTerms& r) {
+  static constexpr bool kReference = true, kLink = false, kDrift = true;
+  SDPO_HD static RowTerms evaluate(const ObjectiveRules& rules, const BranchTerms& c, const BranchTerms& r, double) {
+    const ObjectiveOptions& options = rules.options;
     RowTerms out;
     out.logit = c.psi - r.psi;
     const double s = options.beta * sigmoid(-out.logit);
@@ -240,9 +270,9 @@ struct Dspo {
 //   L = p log(p / (1-alpha)) + (1-p) log((1-p) / alpha)          dL/dz = p (1-p) (z - log((1-alpha)/alpha))
 struct Dmpo {
   static constexpr int kWeights = 0;
-  static constexpr bool kDrift = false;
-  SDPO_HD static RowTerms evaluate(const ObjectiveOptions& options, const RowScalars&, const BranchTerms& c,
-                                   const BranchTerms& r) {
+  static constexpr bool kReference = true, kLink = false, kDrift = false;
+  SDPO_HD static RowTerms evaluate(const ObjectiveRules& rules, const BranchTerms& c, const BranchTerms& r, double) {
+    const ObjectiveOptions& options = rules.options;
     RowTerms out;
     const double z = c.psi - r.psi;
     const double p = sigmoid(z), rest = sigmoid(-z);
@@ -270,9 +300,9 @@ SDPO_HD inline ValueAndDerivative odds(double x) {
 //   L = m_c - beta log sigma(z)          z = T (phi(s m_c) - phi(s m_r))
 struct Mapo {
   static constexpr int kWeights = 0;
-  static constexpr bool kDrift = false;
-  SDPO_HD static RowTerms evaluate(const ObjectiveOptions& options, const RowScalars&, const BranchTerms& c,
-                                   const BranchTerms& r) {
+  static constexpr bool kReference = false, kLink = false, kDrift = false;
+  SDPO_HD static RowTerms evaluate(const ObjectiveRules& rules, const BranchTerms& c, const BranchTerms& r, double) {
+    const ObjectiveOptions& options = rules.options;
     const ValueAndDerivative odds_c = odds(options.mapo_scale * c.m), odds_r = odds(options.mapo_scale * r.m);
     RowTerms out;
     out.logit = options.mapo_steps * (odds_c.value - odds_r.value);
@@ -284,288 +314,72 @@ struct Mapo {
   }
 };
 
-// The safeguard of Diffusion-SDPO (arXiv 2511.03317), per pair: a factor on the rejected branch's gradient. x = mean
-// d_c d_r. Values do not change, only A and B.
-//   factor = min(1, (1-mu) m_c / x) where x > 0, else 1
-// The two gradients meet in the parameters. Where those move both predictions alike, the winner's error changes to
-// first order by
-//   -(4 eta/D) (A_c m_c + factor A_r x)
-// and with |A_r| <= |A_c| the second term takes at most the share 1-mu away from the first.
-SDPO_HD inline double safeguard_factor(double mu, double m_c, double x) {
-  if (!(x > 0)) return 1;
-  const double factor = (1 - mu) * m_c / x;
-  return factor < 1 ? factor : 1;
-}
+// Linear-DPO (arXiv 2605.21123): L = sg[min(max(1/2 - 0.4 z, eta), 1 - eta)] (m_c - m_r)          z = psi_c - psi_r
+// The factor is sigma(-z) made linear and bounded; no gradient flows through it.
+struct LinearDpo {
+  static constexpr int kWeights = 0;
+  static constexpr bool kReference = true, kLink = false, kDrift = false;
+  SDPO_HD static RowTerms evaluate(const ObjectiveRules& rules, const BranchTerms& c, const BranchTerms& r, double) {
+    const double floor = rules.options.linear_floor;
+    RowTerms out;
+    out.logit = c.psi - r.psi;
+    const double line = 0.5 - 0.4 * out.logit;
+    const double factor = line < floor ? floor : line > 1 - floor ? 1 - floor : line;  // NaN stays NaN
+    out.loss = factor * (c.m - r.m);
+    out.chosen.m = factor;
+    out.rejected.m = -factor;
+    return out;
+  }
+};
 
-// The traits of an objective that is known at run time.
-SDPO_HD inline int weights_per_row(Objective objective) {
+// ---- What objectives read, for callers that refuse what would not be used
+
+struct ObjectiveTraits {
+  int weights;
+  bool reference, link, drift;
+};
+
+SDPO_HD inline ObjectiveTraits traits_of(Objective objective) {
   switch (objective) {
 #define SDPO_CASE(id, name, T) \
   case Objective::id:          \
-    return T::kWeights;
+    return {T::kWeights, T::kReference, T::kLink, T::kDrift};
     SDPO_OBJECTIVES(SDPO_CASE)
 #undef SDPO_CASE
   }
-  return 0;
+  return {};
+}
+
+// Whether the objective itself uses a column; timestepWeighting 'elbo', window and anchors are the options' own affair.
+inline bool reads_column(Objective objective, RowInput::Index column) {
+  const ObjectiveTraits traits = traits_of(objective);
+  switch (column) {
+    case RowInput::omegaChosen:
+    case RowInput::omegaRejected:
+    case RowInput::offsetChosen:
+    case RowInput::offsetRejected:
+    case RowInput::noiseChosen:
+    case RowInput::noiseRejected:
+    case RowInput::maskThreshold:
+      return traits.weights > 0;
+    case RowInput::betaScaleChosen:
+    case RowInput::betaScaleRejected:
+      return traits.reference;
+    case RowInput::margin:
+      return traits.link;
+    default:
+      return true;
+  }
+}
+
+// How many weights the clip looks at in one row.
+SDPO_HD inline int weights_per_row(const ObjectiveOptions& options) {
+  const int weights = traits_of(options.objective).weights;
+  return weights == 2 && options.pair_weight != PairWeight::automatic ? 1 : weights;
 }
 
 SDPO_HD inline bool has_drift_gradient(const ObjectiveOptions& options) {
-  switch (options.objective) {
-#define SDPO_CASE(id, name, T) \
-  case Objective::id:          \
-    return T::kDrift || options.kl_weight != 0;
-    SDPO_OBJECTIVES(SDPO_CASE)
-#undef SDPO_CASE
-  }
-  return true;
-}
-
-// ---- From moments to psi and lambda
-
-struct LogWeightDerivatives {
-  double m = 0, delta = 0;
-};
-
-// psi and lambda of a branch. `size` is D or the sum of element weights; with the 'sum' reduction it multiplies what is
-// reduced.
-SDPO_HD inline BranchTerms branch_terms(const ObjectiveOptions& options, const BranchScalars& s, const BranchMoments& x,
-                                        double size, LogWeightDerivatives* derivatives) {
-  BranchTerms out;
-  out.m = x.m;
-  out.delta = x.delta;
-  out.q = x.q;
-  const double psi_scale = options.sum_psi ? s.psi_scale * size : s.psi_scale;
-  out.psi = is_infinite(psi_scale) ? NAN : -psi_scale * x.delta;
-  if (is_infinite(s.weight_scale)) {  // no density ratio: tested before multiplying, since the moment may be 0
-    out.lambda = -INFINITY;
-    return out;
-  }
-  const double reduce = options.sum_weight ? size : 1;
-  const double scale = s.weight_scale * reduce;
-  double moment = 0;
-  switch (options.weight_ratio) {
-    case WeightRatio::policy_data:
-      moment = x.m;
-      derivatives->m = -scale;
-      break;
-    case WeightRatio::policy_reference:
-      moment = x.delta;
-      derivatives->delta = -scale;
-      break;
-    case WeightRatio::reference_data:  // does not depend on the policy: the two derivatives cancel in A
-      moment = x.m - x.delta;
-      derivatives->m = -scale;
-      derivatives->delta = scale;
-      break;
-  }
-  out.lambda = s.weight_offset * reduce - scale * moment;
-  if (s.weight_noise != 0) {
-    const double noise = s.weight_noise * reduce;
-    out.lambda += noise * sqrt(x.m / size);
-    if (x.m > 0) derivatives->m += 0.5 * noise / sqrt(x.m * size);
-  }
-  return out;
-}
-
-// A of one branch by the chain rule: d psi / d delta = -psi_scale, d lambda / d(m, delta) as above.
-SDPO_HD inline double coefficient_a(const Partials& p, double psi_scale, const LogWeightDerivatives& w) {
-  double a = p.m + p.delta;
-  if (p.psi != 0) a -= p.psi * psi_scale;
-  if (p.lambda != 0) a += p.lambda * (w.m + w.delta);
-  return a;
-}
-
-SDPO_HD inline bool finite_moments(const BranchMoments& x, bool has_drift) {
-  return is_finite(x.m) && is_finite(x.delta) && (!has_drift || is_finite(x.q));
-}
-
-// ---- The row
-
-// `size` is D or the sum of element weights, `drift_*` whether q exists, `scale` = gradient_scale / denominator goes
-// into A and B, `cross` is mean d_c d_r and read only with a safeguard.
-template <class T>
-SDPO_HD RowResult evaluate_row_as(const ObjectiveOptions& options, NonFinite policy, const RowScalars& row,
-                                  const BranchMoments& chosen, const BranchMoments& rejected, double size,
-                                  bool drift_chosen, bool drift_rejected, double scale, double cross) {
-  LogWeightDerivatives dc, dr;
-  RowResult out{};
-  out.chosen = branch_terms(options, row.chosen, chosen, size, &dc);
-  out.rejected = branch_terms(options, row.rejected, rejected, size, &dr);
-
-  bool finite = finite_moments(chosen, drift_chosen) && finite_moments(rejected, drift_rejected);
-  const bool has_psi = !is_infinite(row.chosen.psi_scale) && !is_infinite(row.rejected.psi_scale);
-  const bool unmasked =
-      T::kWeights == 0 || (out.chosen.lambda >= row.log_mask_floor && out.rejected.lambda >= row.log_mask_floor);
-  const bool kept = has_psi && (unmasked || !finite);
-
-  RowTerms terms = T::evaluate(options, row, out.chosen, out.rejected);
-  out.logit = terms.logit;
-  out.clipped = terms.clipped;
-  if (!kept) {  // a removed row: written as 0, never as 0 * infinity
-    terms.loss = 0;
-    terms.chosen = Partials();
-    terms.rejected = Partials();
-  }
-  if (options.safeguard >= 0) {
-    const double factor = safeguard_factor(options.safeguard, chosen.m, cross);
-    terms.rejected.psi *= factor;
-    terms.rejected.lambda *= factor;
-    terms.rejected.m *= factor;
-    terms.rejected.delta *= factor;
-    terms.rejected.q *= factor;
-  }
-  // Anchors: sftWeight * m_c and klWeight * (q_c + q_r), on every row or on the removed ones.
-  if (options.sft_weight != 0 && (options.sft_scope == Scope::all || !kept)) {
-    terms.loss += options.sft_weight * chosen.m;
-    terms.chosen.m += options.sft_weight;
-  }
-  if (options.kl_weight != 0 && (options.kl_scope == Scope::all || !kept)) {
-    terms.loss += options.kl_weight * (chosen.q + rejected.q);
-    terms.chosen.q += options.kl_weight;
-    terms.rejected.q += options.kl_weight;
-  }
-  const double s_c = options.sum_psi ? row.chosen.psi_scale * size : row.chosen.psi_scale;
-  const double s_r = options.sum_psi ? row.rejected.psi_scale * size : row.rejected.psi_scale;
-  const double weight = row.row_weight * scale;
-  out.loss = row.row_weight * terms.loss;
-  out.a_chosen = weight * coefficient_a(terms.chosen, s_c, dc);
-  out.a_rejected = weight * coefficient_a(terms.rejected, s_r, dr);
-  out.b_chosen = weight * terms.chosen.q;
-  out.b_rejected = weight * terms.rejected.q;
-  out.mask = kept ? 1 : 0;
-
-  if (finite) {
-    finite = is_finite(out.loss) && is_finite(out.a_chosen) && is_finite(out.a_rejected) && is_finite(out.b_chosen) &&
-             is_finite(out.b_rejected);
-  }
-  out.non_finite = !finite;
-  if (!finite) {
-    if (policy == NonFinite::propagate) {
-      out.loss = out.a_chosen = out.a_rejected = NAN;
-    } else {  // removed with its anchors
-      out.loss = out.a_chosen = out.a_rejected = out.b_chosen = out.b_rejected = out.mask = 0;
-      out.clipped = 0;
-    }
-  }
-  return out;
-}
-
-SDPO_HD inline RowResult evaluate_row(const ObjectiveOptions& options, NonFinite policy, const RowScalars& row,
-                                      const BranchMoments& chosen, const BranchMoments& rejected, double size,
-                                      bool drift_chosen, bool drift_rejected, double scale, double cross = 0) {
-  switch (options.objective) {
-#define SDPO_CASE(id, name, T) \
-  case Objective::id:          \
-    return evaluate_row_as<T>(options, policy, row, chosen, rejected, size, drift_chosen, drift_rejected, scale, cross);
-    SDPO_OBJECTIVES(SDPO_CASE)
-#undef SDPO_CASE
-  }
-  return RowResult();  // not reached: the number of the objective is checked where a call enters
-}
-
-// ---- Rows in the flat layout of the problem
-
-SDPO_HD inline RowScalars load_row_scalars(const double* inputs, int64_t rows, int64_t i) {
-#define SDPO_IN(field) inputs[RowInput::field * rows + i]
-  return {
-      {SDPO_IN(psiScaleChosen), SDPO_IN(weightScaleChosen), SDPO_IN(weightOffsetChosen), SDPO_IN(weightNoiseChosen)},
-      {SDPO_IN(psiScaleRejected), SDPO_IN(weightScaleRejected), SDPO_IN(weightOffsetRejected),
-       SDPO_IN(weightNoiseRejected)},
-      SDPO_IN(logMaskFloor),
-      SDPO_IN(logClipLow),
-      SDPO_IN(logClipHigh),
-      SDPO_IN(rowWeight)};
-#undef SDPO_IN
-}
-
-SDPO_HD inline void store_row_result(const RowResult& r, double* outputs, int64_t rows, int64_t i) {
-#define SDPO_OUT(field) outputs[RowOutput::field * rows + i]
-  SDPO_OUT(loss) = r.loss;
-  SDPO_OUT(logit) = r.logit;
-  SDPO_OUT(mask) = r.mask;
-  SDPO_OUT(rewardChosen) = r.chosen.psi;
-  SDPO_OUT(rewardRejected) = r.rejected.psi;
-  SDPO_OUT(logWeightChosen) = r.chosen.lambda;
-  SDPO_OUT(logWeightRejected) = r.rejected.lambda;
-  SDPO_OUT(weightChosen) = exp(r.chosen.lambda);
-  SDPO_OUT(weightRejected) = exp(r.rejected.lambda);
-  SDPO_OUT(aChosen) = r.a_chosen;
-  SDPO_OUT(aRejected) = r.a_rejected;
-  SDPO_OUT(bChosen) = r.b_chosen;
-  SDPO_OUT(bRejected) = r.b_rejected;
-  SDPO_OUT(clipped) = r.clipped;
-  SDPO_OUT(nonFinite) = r.non_finite ? 1 : 0;
-#undef SDPO_OUT
-}
-
-SDPO_HD inline void store_moments(const BranchMoments& c, const BranchMoments& r, double cross, double size,
-                                  double* outputs, int64_t rows, int64_t i) {
-#define SDPO_OUT(field) outputs[RowOutput::field * rows + i]
-  SDPO_OUT(errorChosen) = c.m;
-  SDPO_OUT(errorRejected) = r.m;
-  SDPO_OUT(referenceErrorChosen) = c.m - c.delta;
-  SDPO_OUT(referenceErrorRejected) = r.m - r.delta;
-  SDPO_OUT(driftChosen) = c.q;
-  SDPO_OUT(driftRejected) = r.q;
-  SDPO_OUT(deltaChosen) = c.delta;
-  SDPO_OUT(deltaRejected) = r.delta;
-  SDPO_OUT(cross) = cross;
-  SDPO_OUT(elementSum) = size;
-#undef SDPO_OUT
-}
-
-SDPO_HD inline BranchMoments load_moments(const double* outputs, int64_t rows, int64_t i, bool chosen) {
-#define SDPO_OUT(field) outputs[RowOutput::field * rows + i]
-  return chosen ? BranchMoments{SDPO_OUT(errorChosen), SDPO_OUT(deltaChosen), SDPO_OUT(driftChosen)}
-                : BranchMoments{SDPO_OUT(errorRejected), SDPO_OUT(deltaRejected), SDPO_OUT(driftRejected)};
-#undef SDPO_OUT
-}
-
-// ---- The batch: loss and means over rows, in row order, so that the sum has one order on every backend.
-
-// Kept apart from the rows so that a device can run it in one thread, or split the fields over threads: field k depends
-// on nothing else.
-SDPO_HD inline double batch_metric(int metric, const Objective objective, double denominator, const double* outputs,
-                                   int64_t rows) {
-  double sum = 0;
-  int64_t count = 0;
-  const auto at = [&](int field, int64_t i) { return outputs[field * rows + i]; };
-  for (int64_t i = 0; i < rows; ++i) {
-    double value = 0;
-    switch (metric) {
-      case Metric::batchLoss:
-        sum += at(RowOutput::loss, i);
-        continue;
-      case Metric::implicitAccuracy: {  // NaN where a reward does not exist
-        const double margin = at(RowOutput::rewardChosen, i) - at(RowOutput::rewardRejected, i);
-        value = margin > 0 ? 1 : margin < 0 ? 0 : margin == 0 ? 0.5 : margin;
-        break;
-      }
-      case Metric::rewardMargin:
-        value = at(RowOutput::rewardChosen, i) - at(RowOutput::rewardRejected, i);
-        break;
-      case Metric::maskFraction:
-        value = 1 - at(RowOutput::mask, i);
-        break;
-      case Metric::clipFraction:
-        sum += at(RowOutput::clipped, i);
-        count += weights_per_row(objective);
-        continue;
-      case Metric::nonFiniteRows:
-        sum += at(RowOutput::nonFinite, i);
-        continue;
-      default:
-        value = at(metric - Metric::loss + RowOutput::loss, i);
-    }
-    if (is_finite(value)) {
-      sum += value;
-      ++count;
-    }
-  }
-  if (metric == Metric::batchLoss) return sum / denominator;
-  if (metric == Metric::nonFiniteRows) return sum;
-  if (metric == Metric::clipFraction && count == 0) return 0;
-  return count > 0 ? sum / static_cast<double>(count) : NAN;
+  return traits_of(options.objective).drift || options.kl_weight != 0;
 }
 
 }  // namespace sdpo

@@ -36,6 +36,15 @@ SDPO_PHILOX_HD inline Philox4 philox4x32_10(uint64_t block, uint64_t key) {
   return {{c0, c1, c2, c3}};
 }
 
+// How far apart the normals of a host and a device may lie, relative to their radius r. Libraries of mathematics differ
+// in the last place, and the host rounds the angle. With u = 2^-53, and one ulp of x being 2 u |x| at most:
+//   the host's angle, below 8:   2 pi rounded (4 u) times u2 < 1, and the product rounded (4 u)           8 u r
+//   sine, cosine:                1 ulp on the host, 2 ulp of sincospi on a device                     2 u r + 4 u r
+//   the radius, on each:         log within 1 ulp, halved by the root (u), which is rounded (u)           4 u r
+//   the product, on each:        rounded (u)                                                              2 u r
+// The radius is at most that of the smallest uniform, 2^-33: sqrt(66 log 2), 6.76.
+constexpr double kNormalError = 20 * 0x1p-53;
+
 // Two independent standard normals from two words; the uniforms lie strictly inside (0, 1), so the logarithm is finite.
 SDPO_PHILOX_HD inline void box_muller(uint32_t x0, uint32_t x1, double out[2]) {
   const double u1 = (static_cast<double>(x0) + 0.5) * 0x1p-32;

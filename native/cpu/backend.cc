@@ -33,7 +33,9 @@ const KernelTable& kernels() {
 }  // namespace cpu
 
 const Backend& cpu_backend() {
-  static const Backend backend = {"cpu", cpu::evaluate, cpu::combine, cpu::noise};
+  // Scratch space belongs to a call and its threads; there is nothing to keep.
+  constexpr auto reserve = [](const Problem&) { return Status::ok; };
+  static const Backend backend = {"cpu", cpu::evaluate, cpu::combine, cpu::noise, reserve, nullptr};
   return backend;
 }
 

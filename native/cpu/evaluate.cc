@@ -7,7 +7,8 @@
 #include <new>
 #include <vector>
 
-#include "../core/objectives.h"
+#include "../core/metrics.h"
+#include "../core/row.h"
 #include "cpu.h"
 #include "rows.h"
 #include "threads.h"
@@ -24,16 +25,19 @@ constexpr int64_t kAloneBelow = 131072;
 // thread that read it first, and nobody waits.
 constexpr int64_t kRowsPerThread = 4;
 
-// What the gradient of a row needs from its moments.
-struct RowCoefficients {
-  double a_chosen = 0, b_chosen = 0, a_rejected = 0, b_rejected = 0;
-  bool valid = false;
-};
-
 class Evaluation {
  public:
   Evaluation(const Problem& problem, const KernelTable& table)
-      : problem_(problem), kernels_(problem, table), table_(table), spans_(problem.size) {}
+      : problem_(problem),
+        task_(make_row_task(problem)),
+        kernels_(problem, table),
+        table_(table),
+        spans_(problem.size) {
+    // The moments of every row are there by now: such a call comes in two parts.
+    if (wants(Pass::objective) && needs_all_moments(problem.options)) {
+      task_.batch_safeguard = batch_safeguard_factor(problem.options.safeguard, problem.row_outputs, problem.rows);
+    }
+  }
 
   Status run(Failure* failure) {
     const int threads = participants();
@@ -45,18 +49,16 @@ class Evaluation {
     const int64_t bad = first_bad_.load();
     if (bad != kNoRow) return diagnose(bad, failure);
     if (aborted()) return Status::aborted;
-    if (problem_.passes & Pass::objective) {
-      for (int metric = 0; metric < Metric::count; ++metric) {
-        problem_.metrics[metric] =
-            batch_metric(metric, problem_.options.objective, problem_.denominator, problem_.row_outputs, problem_.rows);
-      }
+    if (!wants(Pass::objective)) return Status::ok;
+    for (int metric = 0; metric < Metric::count; ++metric) {
+      problem_.metrics[metric] =
+          batch_metric(metric, problem_.options, problem_.denominator, problem_.row_outputs, problem_.rows);
     }
-    return Status::ok;
+    return problem_.options.non_finite == NonFinite::fail ? find_overflow(failure) : Status::ok;
   }
 
  private:
   bool wants(int pass) const { return (problem_.passes & pass) != 0; }
-  bool wants_sums() const { return wants(Pass::moments) || problem_.element_weights.data != nullptr; }
   bool aborted() const { return problem_.abort != nullptr && problem_.abort->load(std::memory_order_relaxed) != 0; }
   bool stopped(int64_t row) const { return row > first_bad_.load(std::memory_order_relaxed) || aborted(); }
 
@@ -76,14 +78,14 @@ class Evaluation {
       for (int64_t row; (row = ticket.fetch_add(1, std::memory_order_relaxed)) < problem_.rows;) {
         if (stopped(row)) continue;
         RowSums total;
-        if (wants_sums()) {
+        if (task_.wants_sums) {
           for (int64_t s = 0; s < spans_.count() && !aborted(); ++s) {
-            total.add(kernels_.sums(row, spans_.begin(s), spans_.end(s)));
+            add(total, kernels_.sums(row, spans_.begin(s), spans_.end(s)));
           }
         }
         if (aborted()) continue;
-        const RowCoefficients coefficients = finish(row, total);
-        if (!coefficients.valid || !wants(Pass::gradients)) continue;
+        RowCoefficients coefficients;
+        if (!finish(row, total, &coefficients) || !wants(Pass::gradients)) continue;
         // What was read last is still cached.
         for (int64_t s = spans_.count(); s-- > 0 && !aborted();) write_gradient(row, s, coefficients);
       }
@@ -99,9 +101,10 @@ class Evaluation {
       std::atomic<int64_t> remaining{0};
       std::atomic<bool> ready{false};
       RowCoefficients coefficients;
+      bool valid = false;
     };
     const int64_t count = spans_.count();
-    const int64_t sum_tickets = wants_sums() ? count : 1;  // one ticket at least runs the objective
+    const int64_t sum_tickets = task_.wants_sums ? count : 1;  // one ticket at least runs the objective
     const int64_t tickets_per_row = sum_tickets + (wants(Pass::gradients) ? count : 0);
     std::vector<RowState> states(static_cast<size_t>(problem_.rows));
     for (RowState& state : states) {
@@ -118,14 +121,14 @@ class Evaluation {
         RowState& state = states[static_cast<size_t>(row)];
         if (step < sum_tickets) {
           // A stopped ticket counts down all the same: somebody may be waiting for this row.
-          if (wants_sums() && !stopped(row)) {
+          if (task_.wants_sums && !stopped(row)) {
             state.sums[static_cast<size_t>(step)] = kernels_.sums(row, spans_.begin(step), spans_.end(step));
           }
           if (state.remaining.fetch_sub(1, std::memory_order_acq_rel) == 1) {
             if (!stopped(row)) {
               RowSums total;
-              for (const RowSums& span : state.sums) total.add(span);
-              state.coefficients = finish(row, total);
+              for (const RowSums& span : state.sums) add(total, span);
+              state.valid = finish(row, total, &state.coefficients);
             }
             {
               std::lock_guard<std::mutex> lock(mutex);
@@ -139,7 +142,7 @@ class Evaluation {
           std::unique_lock<std::mutex> lock(mutex);
           rows_ready.wait(lock, [&] { return state.ready.load(std::memory_order_acquire); });
         }
-        if (state.coefficients.valid && !aborted()) {
+        if (state.valid && !aborted()) {
           write_gradient(row, tickets_per_row - 1 - step, state.coefficients);  // last span first, as above
         }
       }
@@ -148,58 +151,15 @@ class Evaluation {
 
   // ---- One row
 
-  // From the sums of a row to its moments, its objective and the coefficients of its gradient.
-  RowCoefficients finish(int64_t row, const RowSums& sums) {
-    double* out = problem_.row_outputs;
-    const int64_t rows = problem_.rows;
-    const bool weighted = problem_.element_weights.data != nullptr;
-    const double size = weighted ? sums.weights : static_cast<double>(problem_.size);
-    if (weighted && wants_sums() && !(size > 0 && std::isfinite(size) && sums.lowest_weight >= 0)) return fail(row);
-
-    BranchMoments chosen, rejected;
-    if (wants(Pass::moments)) {
-      chosen = branch_moments(problem_.chosen, RowInput::referenceErrorChosen, row, sums.chosen, size);
-      rejected = branch_moments(problem_.rejected, RowInput::referenceErrorRejected, row, sums.rejected, size);
-      store_moments(chosen, rejected, wants(Pass::cross) ? sums.cross / size : NAN, size, out, rows, row);
-      const bool finite = finite_moments(chosen, problem_.chosen.reference.data != nullptr) &&
-                          finite_moments(rejected, problem_.rejected.reference.data != nullptr);
-      if (!finite && problem_.non_finite == NonFinite::fail) return fail(row);
-    } else if (wants(Pass::objective)) {
-      chosen = load_moments(out, rows, row, true);
-      rejected = load_moments(out, rows, row, false);
+  // False where the call has to fail.
+  bool finish(int64_t row, const RowSums& sums, RowCoefficients* coefficients) {
+    if (finish_row(task_, row, sums, coefficients) == RowEnd::done) return true;
+    // Rows are handed out in order, so every row before a bad one has been started and will be finished: the lowest bad
+    // row is always the one reported.
+    int64_t current = first_bad_.load(std::memory_order_relaxed);
+    while (row < current && !first_bad_.compare_exchange_weak(current, row, std::memory_order_relaxed)) {
     }
-    if (wants(Pass::objective)) {
-      const RowResult result = evaluate_row(
-          problem_.options, problem_.non_finite, load_row_scalars(problem_.row_inputs, rows, row), chosen, rejected,
-          size, problem_.chosen.reference.data != nullptr, problem_.rejected.reference.data != nullptr,
-          problem_.gradient_scale / problem_.denominator, out[RowOutput::cross * rows + row]);
-      store_row_result(result, out, rows, row);
-      if (result.non_finite && problem_.non_finite == NonFinite::fail) return fail(row);
-    }
-    RowCoefficients coefficients;
-    if (wants(Pass::gradients)) {
-      const double scale = 2 / size;
-      coefficients.a_chosen = scale * out[RowOutput::aChosen * rows + row];
-      coefficients.b_chosen = scale * out[RowOutput::bChosen * rows + row];
-      coefficients.a_rejected = scale * out[RowOutput::aRejected * rows + row];
-      coefficients.b_rejected = scale * out[RowOutput::bRejected * rows + row];
-    }
-    coefficients.valid = true;
-    return coefficients;
-  }
-
-  BranchMoments branch_moments(const Branch& branch, int reference_error, int64_t row, const TileMoments& sums,
-                               double size) const {
-    BranchMoments out;
-    out.m = sums.error / size;
-    if (branch.reference.data != nullptr) {
-      out.delta = sums.delta / size;
-      out.q = sums.drift / size;
-    } else {
-      out.delta = out.m - problem_.row_inputs[reference_error * problem_.rows + row];
-      out.q = NAN;
-    }
-    return out;
+    return false;
   }
 
   void write_gradient(int64_t row, int64_t span, const RowCoefficients& c) const {
@@ -218,23 +178,12 @@ class Evaluation {
 
   // ---- Failures
 
-  // Rows are handed out in order, so every row before a bad one has been started and will be finished: the lowest bad
-  // row is always the one reported.
-  RowCoefficients fail(int64_t row) {
-    int64_t current = first_bad_.load(std::memory_order_relaxed);
-    while (row < current && !first_bad_.compare_exchange_weak(current, row, std::memory_order_relaxed)) {
-    }
-    return {};
-  }
-
   Status diagnose(int64_t row, Failure* failure) const {
     failure->row = row;
-    if (problem_.element_weights.data != nullptr) {
-      RowSums total;
-      for (int64_t s = 0; s < spans_.count(); ++s) total.add(kernels_.sums(row, spans_.begin(s), spans_.end(s)));
-      if (!(total.weights > 0 && std::isfinite(total.weights) && total.lowest_weight >= 0))
-        return Status::element_weights;
-    }
+    RowSums total;
+    for (int64_t s = 0; problem_.element_weights.data != nullptr && s < spans_.count(); ++s)
+      add(total, kernels_.sums(row, spans_.begin(s), spans_.end(s)));
+    if (!acceptable_weights(task_, total, row)) return Status::element_weights;
     const Branch* branches[] = {&problem_.chosen, &problem_.rejected};
     for (failure->branch = 0; failure->branch < 2; ++failure->branch) {
       const Branch& branch = *branches[failure->branch];
@@ -245,7 +194,7 @@ class Evaluation {
       }
       const int field = failure->branch == 0 ? RowInput::referenceErrorChosen : RowInput::referenceErrorRejected;
       if (branch.reference.data == nullptr && wants(Pass::moments) &&
-          !std::isfinite(problem_.row_inputs[field * problem_.rows + row])) {
+          !std::isfinite(column_value(problem_.columns.fields[field], row))) {
         failure->tensor = FailureTensor::referenceError;
         return Status::non_finite;
       }
@@ -256,6 +205,27 @@ class Evaluation {
     failure->branch = std::isfinite(error) ? 1 : 0;
     failure->tensor = FailureTensor::row;
     return Status::non_finite;
+  }
+
+  // Rows are finite, and yet their sum or a gradient may not be: only the values themselves tell.
+  Status find_overflow(Failure* failure) const {
+    if (!std::isfinite(problem_.metrics[Metric::batchLoss])) {
+      failure->tensor = FailureTensor::batch;
+      return Status::non_finite;
+    }
+    for (int64_t row = 0; wants(Pass::gradients) && row < problem_.rows; ++row) {
+      const Branch* branches[] = {&problem_.chosen, &problem_.rejected};
+      for (int branch = 0; branch < 2; ++branch) {
+        const MutableTensorView& gradient = branches[branch]->gradient;
+        if (gradient.data == nullptr || !may_overflow(task_, row, branch == 0, gradient.dtype)) continue;
+        const TensorView view{gradient.data, gradient.row_stride, gradient.dtype};
+        if (!find_non_finite(view, row, FailureTensor::gradient, failure)) continue;
+        failure->row = row;
+        failure->branch = branch;
+        return Status::non_finite;
+      }
+    }
+    return Status::ok;
   }
 
   bool find_non_finite(const TensorView& view, int64_t row, FailureTensor tensor, Failure* failure) const {
@@ -280,6 +250,7 @@ class Evaluation {
   }
 
   const Problem& problem_;
+  RowTask task_;
   const RowKernels kernels_;
   const KernelTable& table_;
   const Spans spans_;
@@ -289,8 +260,17 @@ class Evaluation {
 }  // namespace
 
 Status evaluate(const Problem& problem, Failure* failure) {
+  constexpr int kBoth = Pass::moments | Pass::objective;
   try {
-    return Evaluation(problem, kernels()).run(failure);
+    if ((problem.passes & kBoth) != kBoth || !needs_all_moments(problem.options)) {
+      return Evaluation(problem, kernels()).run(failure);
+    }
+    Problem part = problem;
+    part.passes = Pass::moments | Pass::cross;
+    const Status status = Evaluation(part, kernels()).run(failure);
+    if (status != Status::ok) return status;
+    part.passes = problem.passes & ~part.passes;
+    return Evaluation(part, kernels()).run(failure);
   } catch (const std::bad_alloc&) {
     return Status::out_of_memory;
   }

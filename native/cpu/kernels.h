@@ -4,19 +4,13 @@
 #include <cstdint>
 
 #include "../core/dtypes.h"
+#include "../core/sums.h"
 
 namespace sdpo::cpu {
 
 // Kernels work on at most this many elements at a time: float32 lanes are summed into float64 after each such tile, so
 // that a lane adds 256 numbers at most, and staging buffers of a tile stay in the first-level cache.
 constexpr int64_t kTile = 4096;
-
-// Sums over a tile, before the division by D.
-struct TileMoments {
-  double error = 0;  // sum e d^2
-  double delta = 0;  // sum e h(2d - h)
-  double drift = 0;  // sum e h^2
-};
 
 struct TileWeights {
   double sum = 0;
@@ -25,8 +19,8 @@ struct TileWeights {
 
 // policy, reference and target hold the kernel's dtype; `weights` holds its compute type (float64 for float64, else
 // float32) or is null. Without `reference` (null) only `error` is formed.
-using MomentsKernel = TileMoments (*)(const void* policy, const void* reference, const void* target,
-                                      const void* weights, int64_t n);
+using MomentsKernel = BranchSums (*)(const void* policy, const void* reference, const void* target, const void* weights,
+                                     int64_t n);
 // sum e d_c d_r
 using CrossKernel = double (*)(const void* policy_c, const void* target_c, const void* policy_r, const void* target_r,
                                const void* weights, int64_t n);

@@ -24,7 +24,7 @@ constexpr int64_t kCacheBytes = int64_t{32} << 20;
 
 int index(DType type) { return static_cast<int>(type); }
 
-void add(TileMoments& sum, const TileMoments& x) {
+void add(BranchSums& sum, const BranchSums& x) {
   sum.error += x.error;
   sum.delta += x.delta;
   sum.drift += x.drift;
@@ -37,12 +37,12 @@ Spans::Spans(int64_t d) : size(d) {
   width = std::max(kSpanMin, (even + kTile - 1) / kTile * kTile);
 }
 
-void RowSums::add(const RowSums& other) {
-  cpu::add(chosen, other.chosen);
-  cpu::add(rejected, other.rejected);
-  cross += other.cross;
-  weights += other.weights;
-  lowest_weight = std::min(lowest_weight, other.lowest_weight);
+void add(RowSums& total, const RowSums& part) {
+  add(total.chosen, part.chosen);
+  add(total.rejected, part.rejected);
+  total.cross += part.cross;
+  total.weights += part.weights;
+  total.lowest_weight = std::min(total.lowest_weight, part.lowest_weight);
 }
 
 RowKernels::RowKernels(const Problem& problem, const KernelTable& table) : problem_(problem), table_(table) {
@@ -81,8 +81,8 @@ bool RowKernels::direct(const Branch& branch) const {
          (branch.gradient.data == nullptr || branch.gradient.dtype == type);
 }
 
-TileMoments RowKernels::moments_of_tile(const Branch& branch, int64_t row, int64_t element, int64_t n,
-                                        const void* weights) const {
+BranchSums RowKernels::moments_of_tile(const Branch& branch, int64_t row, int64_t element, int64_t n,
+                                       const void* weights) const {
   if (direct(branch)) {
     return table_.moments[index(branch.policy.dtype)](
         branch.policy.at(row, element), branch.reference.data ? branch.reference.at(row, element) : nullptr,

@@ -20,15 +20,7 @@ struct Spans {
   int64_t end(int64_t span) const { return begin(span) + width < size ? begin(span) + width : size; }
 };
 
-// Sums over some elements of a row, both branches.
-struct RowSums {
-  TileMoments chosen, rejected;
-  double cross = 0;
-  double weights = 0;        // sum of element weights
-  double lowest_weight = 0;  // negative: an element weight below zero
-
-  void add(const RowSums& other);
-};
+void add(RowSums& total, const RowSums& part);
 
 class RowKernels {
  public:
@@ -47,7 +39,7 @@ class RowKernels {
   const void* weights(int64_t row, int64_t element, int64_t n, void* buffer) const;
   const void* staged(const TensorView& view, int64_t row, int64_t element, int64_t n, void* buffer) const;
   bool direct(const Branch& branch) const;
-  TileMoments moments_of_tile(const Branch& branch, int64_t row, int64_t element, int64_t n, const void* weights) const;
+  BranchSums moments_of_tile(const Branch& branch, int64_t row, int64_t element, int64_t n, const void* weights) const;
 
   const Problem& problem_;
   const KernelTable& table_;

@@ -4,8 +4,8 @@
 
 #include <cstdint>
 
-#include "../core/objectives.h"
-#include "../core/problem.h"
+#include "../core/metrics.h"
+#include "../core/row.h"
 #include "order.h"
 #include "policy.h"
 
@@ -17,10 +17,9 @@ struct Sum {
 };
 constexpr int kPlainSums = Sum::cross;
 
-// What the gradient of a row needs from its moments: 2/D and the gradient scale are inside.
-struct RowCoefficients {
-  double a_chosen, b_chosen, a_rejected, b_rejected;
-};
+// How many of them a kernel leaves of a tile: the one place that says so, for the kernels and for who makes room.
+template <bool kPlain>
+constexpr int kSumsOf = kPlain ? kPlainSums : static_cast<int>(Sum::count);
 
 // A row's flag in the workspace.
 struct RowFlag {
@@ -49,58 +48,65 @@ struct Workspace {
   RowCoefficients* coefficients;  // [rows]
   double* partials;               // [ring][sums]
   int64_t ring;
+  double* lists;  // [RowInput::count][rows] numbers per row that came from the host
 };
 
-struct LossArguments {
+// The rows as every backend sees them, with all pointers in device memory, and what a launch adds.
+struct LossArguments : RowTask {
   Branch chosen, rejected;
   TensorView element_weights;
-  int64_t rows, size;
   int64_t tile_elements;
-  int packs;  // per thread and tile
-  int passes;
-  bool wants_sums;   // moments, or the sum of element weights
+  int packs;         // per thread and tile
   bool wants_drift;  // the gradient may read the reference again
   bool poison;       // nobody looks at the failure before the gradient is used: a failed row's gradient is NaN
   TileOrder order;
   Workspace workspace;
-  const double* row_inputs;
-  double* row_outputs;
   double* metrics;
   unsigned long long* failure;  // written when the launch ends: RowFailure of the lowest bad row, or 0
-  ObjectiveOptions options;
-  NonFinite non_finite;
-  double denominator, gradient_scale;
+  double denominator;
 };
 
+// The launches of a call, by their passes: two where the objective of a row needs the moments of every row.
+struct Parts {
+  int passes[2];
+  int count;
+};
+
+inline Parts parts_of(const Problem& p) {
+  constexpr int kBoth = Pass::moments | Pass::objective;
+  if ((p.passes & kBoth) != kBoth || !needs_all_moments(p.options)) return {{p.passes, 0}, 1};
+  constexpr int kFirst = Pass::moments | Pass::cross;
+  return {{kFirst, p.passes & ~kFirst}, 2};
+}
+
 // Everything about a call but its workspace, and where the launcher moves row scalars. `pack`: elements that a thread
-// reads at a time; `blocks`: how many run at once.
-inline LossArguments make_arguments(const Problem& p, int pack, int64_t blocks) {
+// reads at a time; `blocks`: how many run at once; `l2`: bytes of the device's L2, or 0.
+inline LossArguments make_arguments(const Problem& p, int pack, int64_t blocks, int64_t l2) {
   const auto wants = [&](int pass) { return (p.passes & pass) != 0; };
   const Tiling tiles = tiling(p.size, pack);
   LossArguments a{};
+  static_cast<RowTask&>(a) = make_row_task(p);
   a.chosen = p.chosen;
   a.rejected = p.rejected;
   a.element_weights = p.element_weights;
-  a.rows = p.rows;
-  a.size = p.size;
   a.tile_elements = tiles.elements;
   a.packs = tiles.packs;
-  a.passes = p.passes;
-  a.wants_sums = wants(Pass::moments) || p.element_weights.data != nullptr;
   const bool gradients =
       wants(Pass::gradients) && (p.chosen.gradient.data != nullptr || p.rejected.gradient.data != nullptr);
   // Whether a B other than 0 can come out: a question of cache hints only.
   a.wants_drift = gradients && (has_drift_gradient(p.options) || !wants(Pass::objective));
   // Without sums one empty tile per row runs the objective; the gradient alone needs no such tile.
   const int64_t moment_tiles = a.wants_sums ? tiles.count : wants(Pass::objective) ? 1 : 0;
-  a.order = make_order(p.rows, moment_tiles, gradients ? tiles.count : 0, lead_tiles(blocks));
-  a.row_inputs = p.row_inputs;
-  a.row_outputs = p.row_outputs;
+  int64_t read_again = 0;  // bytes per element
+  for (const Branch* branch : {&p.chosen, &p.rejected}) {
+    read_again += static_cast<int64_t>(dtype_size(branch->policy.dtype) + dtype_size(branch->target.dtype));
+    if (a.wants_drift && branch->reference.data != nullptr)
+      read_again += static_cast<int64_t>(dtype_size(branch->reference.dtype));
+  }
+  a.order = make_order(p.rows, moment_tiles, gradients ? tiles.count : 0,
+                       lead_tiles(blocks, tiles.count, read_again * tiles.elements, l2));
   a.metrics = p.metrics;
-  a.options = p.options;
-  a.non_finite = p.non_finite;
   a.denominator = p.denominator;
-  a.gradient_scale = p.gradient_scale;
   return a;
 }
 

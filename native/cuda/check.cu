@@ -7,11 +7,11 @@
 namespace sdpo::cuda {
 namespace {
 
-thread_local Error t_last;
+thread_local DeviceError t_last;
 
 struct Lost {
   std::mutex mutex;
-  std::map<int, Error> devices;
+  std::map<int, DeviceError> devices;
 };
 
 // Never destroyed: completion threads may still report while the process ends.
@@ -46,18 +46,9 @@ bool loses_context(cudaError_t code) {
 
 }  // namespace
 
-std::string Error::message() const {
-  std::string out = operation;
-  if (device >= 0) out += " on cuda:" + std::to_string(device);
-  if (!shapes.empty()) out += " (" + shapes + ")";
-  out += ": " + name + ", " + text;
-  if (context_lost) out += "; the device's context is lost, restart the process to use it again";
-  return out;
-}
+const DeviceError& last_error() { return t_last; }
 
-const Error& last_error() { return t_last; }
-
-void set_last_error(const Error& error) { t_last = error; }
+void set_last_error(const DeviceError& error) { t_last = error; }
 
 Status report(cudaError_t code, const char* operation, int device, std::string shapes) {
   cudaGetLastError();  // or the next, unrelated call would report it again

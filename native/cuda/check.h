@@ -1,4 +1,4 @@
-// How CUDA calls are checked: every failure becomes an Error of cuda.h, and the runtime's own error state is cleared.
+// How CUDA calls are checked: every failure becomes a DeviceError, and the runtime's own error state is cleared.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -9,15 +9,15 @@
 
 namespace sdpo::cuda {
 
-// Makes the Error of a failed call, remembers it as the thread's last error and, where the context is lost, as the
-// device's fate.
+// Makes the DeviceError of a failed call, remembers it as the thread's last error and, where the context is lost, as
+// the device's fate.
 Status report(cudaError_t code, const char* operation, int device, std::string shapes);
 
 // Status::ok, or the error that took the device's context away.
 Status usable(int device);
 
 // Sets another error as the calling thread's last one.
-void set_last_error(const Error& error);
+void set_last_error(const DeviceError& error);
 
 // Makes `device` the thread's current device for a scope.
 class DeviceScope {

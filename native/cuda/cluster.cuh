@@ -13,6 +13,7 @@
 
 #include "exchange.cuh"
 #include "keep.cuh"
+#include "poison.cuh"
 #include "reduce.cuh"
 #include "row.cuh"
 
@@ -86,20 +87,22 @@ __global__ void __launch_bounds__(kThreads* kClusterGroups, 1)
     __syncthreads();
     if (threadIdx.x > 0 && threadIdx.x < blocks) {
       ClusterShared* const other = cluster.map_shared_rank(&shared, static_cast<int>(threadIdx.x));
-      other->coefficients = shared.coefficients;
       other->flag = shared.flag;
+      if (shared.flag != RowFlag::invalid) other->coefficients = shared.coefficients;
     }
   }
   cluster.sync();  // from here on nobody touches another block's memory
 
-  if (shared.flag != RowFlag::invalid || a.poison) {
-    const RowCoefficients coefficients =
-        shared.flag == RowFlag::invalid ? RowCoefficients{NAN, 0, NAN, 0} : shared.coefficients;
+  if (shared.flag != RowFlag::invalid) {
+    const RowCoefficients coefficients = shared.coefficients;
     slot = 0;
     for (int j = group; j < own; j += plan.groups, slot += a.packs) {
       kept_gradient_of_tile<E>(a, hints, row, rank + static_cast<int64_t>(j) * blocks, thread, slot, kept,
                                coefficients);
     }
+  } else if (a.poison) {
+    for (int j = group; j < own; j += plan.groups)
+      poison_tile<E>(a, hints, row, rank + static_cast<int64_t>(j) * blocks, thread);
   }
 
   if (rank != 0) return;
@@ -109,7 +112,7 @@ __global__ void __launch_bounds__(kThreads* kClusterGroups, 1)
   if (!shared.last) return;
   if (threadIdx.x < Metric::count) {
     a.metrics[threadIdx.x] =
-        batch_metric(static_cast<int>(threadIdx.x), a.options.objective, a.denominator, a.row_outputs, a.rows);
+        batch_metric(static_cast<int>(threadIdx.x), a.of.rules.options, a.denominator, a.outputs, a.rows);
   }
   if (threadIdx.x == 0) {
     *a.failure = control->failure;

@@ -54,6 +54,10 @@ class Watcher {
   };
 
   void run() {
+    // Or a look at an event would be an error for this thread, and for the capture, while another thread captures a
+    // stream in the global mode. Events of a stream that is captured never come here.
+    cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+    cudaThreadExchangeStreamCaptureMode(&mode);
     // A device that cannot be selected shows in the first look at an event, which then settles with that error.
     if (cudaSetDevice(device_) != cudaSuccess) cudaGetLastError();
     std::unique_lock<std::mutex> lock(mutex_);
@@ -90,7 +94,7 @@ class Watcher {
       pending.done(nullptr);
     } else {
       static_cast<void>(report(code, "running a kernel", device_, std::string()));
-      const Error error = last_error();
+      const DeviceError error = last_error();
       pending.done(&error);
     }
   }

@@ -47,8 +47,9 @@ bool is_plain(const Problem& p) {
   return p.element_weights.data == nullptr && !(p.passes & Pass::cross) && (references || !(p.passes & Pass::moments));
 }
 
-KernelEntry choose_kernel(const Problem& p, bool plain) {
+KernelEntry choose_kernel(const Problem& p) {
   const Dtypes dtypes = dtypes_of(p);
+  const bool plain = is_plain(p);
   if (!dtypes.uniform) return dtypes.type == DType::float64 ? mixed_float64_kernel() : mixed_float32_kernel();
   switch (dtypes.type) {
     case DType::float64:
@@ -65,44 +66,45 @@ KernelEntry choose_kernel(const Problem& p, bool plain) {
 
 // ---- What a device can do
 
-// How many blocks of a kernel run at once on a device.
-Status resident(const void* kernel, int device, int64_t* out) {
+// How many blocks of a kernel run at once on a device, and the device's L2.
+struct Resident {
+  int64_t blocks = 0;
+  int64_t l2 = 0;
+};
+
+Status resident(const void* kernel, int device, Resident* out) {
+  static std::mutex mutex;
+  static std::map<std::pair<int, const void*>, Resident>* const known =
+      new std::map<std::pair<int, const void*>, Resident>;
+  std::lock_guard<std::mutex> lock(mutex);
+  Resident& found = (*known)[{device, kernel}];
+  if (found.blocks == 0) {
+    constexpr const char* kOperation = "asking for the occupancy";
+    int per_multiprocessor = 0;
+    cudaDeviceProp properties;
+    CUDA_TRY(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_multiprocessor, kernel, kThreads, 0), kOperation,
+             device, std::string());
+    CUDA_TRY(cudaGetDeviceProperties(&properties, device), kOperation, device, std::string());
+    if (per_multiprocessor == 0) return report(cudaErrorLaunchOutOfResources, kOperation, device, std::string());
+    found.l2 = properties.l2CacheSize;
+    found.blocks = static_cast<int64_t>(per_multiprocessor) * properties.multiProcessorCount;
+  }
+  *out = found;
+  return Status::ok;
+}
+
+// Shared memory that a block of a cluster kernel may have in all; none where the kernel cannot run. A build for
+// an older architecture runs on a newer device too, where its kernel is empty: what counts is what the kernel was
+// compiled for.
+Status cluster_shared_memory(const void* kernel, int device, int64_t* out) {
   static std::mutex mutex;
   static std::map<std::pair<int, const void*>, int64_t>* const known =
       new std::map<std::pair<int, const void*>, int64_t>;
   std::lock_guard<std::mutex> lock(mutex);
-  int64_t& blocks = (*known)[{device, kernel}];
-  if (blocks == 0) {
-    int per_multiprocessor = 0, multiprocessors = 0;
-    CUDA_TRY(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_multiprocessor, kernel, kThreads, 0),
-             "asking for the occupancy", device, std::string());
-    CUDA_TRY(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
-             "asking for the occupancy", device, std::string());
-    if (per_multiprocessor == 0)
-      return report(cudaErrorLaunchOutOfResources, "asking for the occupancy", device, std::string());
-    blocks = static_cast<int64_t>(per_multiprocessor) * multiprocessors;
-  }
-  *out = blocks;
-  return Status::ok;
-}
-
-// Shared memory that a block of a cluster kernel may have in all, and multiprocessors; no memory where the kernel
-// cannot run. A build for an older architecture runs on a newer device too, where its kernel is empty: what counts is
-// what the kernel was compiled for.
-struct ClusterSupport {
-  int64_t shared = -1;
-  int64_t multiprocessors = 0;
-};
-
-Status cluster_support(const void* kernel, int device, ClusterSupport* out) {
-  static std::mutex mutex;
-  static std::map<std::pair<int, const void*>, ClusterSupport>* const known =
-      new std::map<std::pair<int, const void*>, ClusterSupport>;
-  std::lock_guard<std::mutex> lock(mutex);
-  ClusterSupport& support = (*known)[{device, kernel}];
-  if (support.shared < 0) {
+  auto found = known->find({device, kernel});
+  if (found == known->end()) {
     constexpr const char* kOperation = "asking for clusters";
-    int major = 0, minor = 0, clusters = 0, shared = 0, multiprocessors = 0;
+    int major = 0, minor = 0, clusters = 0, shared = 0;
     cudaFuncAttributes attributes;
     CUDA_TRY(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), kOperation, device,
              std::string());
@@ -110,8 +112,6 @@ Status cluster_support(const void* kernel, int device, ClusterSupport* out) {
              std::string());
     CUDA_TRY(cudaDeviceGetAttribute(&clusters, cudaDevAttrClusterLaunch, device), kOperation, device, std::string());
     CUDA_TRY(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), kOperation, device,
-             std::string());
-    CUDA_TRY(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device), kOperation, device,
              std::string());
     CUDA_TRY(cudaFuncGetAttributes(&attributes, kernel), kOperation, device, std::string());
     const bool compiled = attributes.ptxVersion >= kClusterCapability;
@@ -122,19 +122,18 @@ Status cluster_support(const void* kernel, int device, ClusterSupport* out) {
       CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, dynamic), kOperation, device,
                std::string());
     }
-    support.multiprocessors = multiprocessors;
-    support.shared = able ? shared : 0;
+    found = known->emplace(std::make_pair(device, kernel), able ? shared : 0).first;
   }
-  *out = support;
+  *out = found->second;
   return Status::ok;
 }
 
-// Whether a cluster of this shape finds room at all. A partition of a device (MIG, MPS) may have too few
-// multiprocessors in one place.
-bool has_room(const void* kernel, int device, const ClusterPlan& plan) {
+// How many clusters of this shape run at once. A partition of a device (MIG, MPS) may have too few multiprocessors in
+// one place even for one.
+int64_t clusters_at_once(const void* kernel, int device, const ClusterPlan& plan) {
   using Key = std::tuple<int, const void*, int, int, int>;
   static std::mutex mutex;
-  static std::map<Key, bool>* const known = new std::map<Key, bool>;
+  static std::map<Key, int64_t>* const known = new std::map<Key, int64_t>;
   std::lock_guard<std::mutex> lock(mutex);
   const Key key{device, kernel, plan.blocks, plan.groups, plan.shared_bytes};
   const auto found = known->find(key);
@@ -144,7 +143,7 @@ bool has_room(const void* kernel, int device, const ClusterPlan& plan) {
   int clusters = 0;
   const cudaError_t code = cudaOccupancyMaxActiveClusters(&clusters, kernel, &config);
   if (code != cudaSuccess) cudaGetLastError();  // the tile kernel runs everywhere
-  return (*known)[key] = code == cudaSuccess && clusters > 0;
+  return (*known)[key] = code == cudaSuccess ? clusters : 0;
 }
 
 // ---- The design
@@ -189,19 +188,21 @@ cudaLaunchConfig_t cluster_launch(const ClusterPlan& plan, int64_t rows, cudaStr
 }
 
 Status choose_launch(const Problem& p, int device, Launch* out) {
-  out->plain = is_plain(p);
-  out->entry = choose_kernel(p, out->plain);
+  out->entry = choose_kernel(p);
   out->cluster = ClusterPlan{};
-  const Status asked = resident(out->entry.kernel, device, &out->blocks);
+  Resident tiles;
+  const Status asked = resident(out->entry.kernel, device, &tiles);
+  out->blocks = tiles.blocks;
+  out->l2 = tiles.l2;
   const Design design = wanted().load();
   if (asked != Status::ok || design == Design::tiles || !fits_cluster_kernel(p, out->entry)) return asked;
-  ClusterSupport support;
-  const Status told = cluster_support(out->entry.cluster_kernel, device, &support);
-  if (told != Status::ok || support.shared == 0) return told;
-  const ClusterPlan plan = cluster_plan(p.size, out->entry.pack, out->entry.compute_bytes, kPlainSums, support.shared);
+  int64_t shared = 0;
+  const Status told = cluster_shared_memory(out->entry.cluster_kernel, device, &shared);
+  if (told != Status::ok || shared == 0) return told;
+  const ClusterPlan plan = cluster_plan(p.size, out->entry.pack, out->entry.compute_bytes, out->entry.sums, shared);
   if (plan.blocks == 0 || p.rows > kMostGridBlocks / plan.blocks) return Status::ok;
-  if (design == Design::automatic && !prefer_clusters(plan, p.rows, support.multiprocessors)) return Status::ok;
-  if (has_room(out->entry.cluster_kernel, device, plan)) out->cluster = plan;
+  const int64_t at_once = clusters_at_once(out->entry.cluster_kernel, device, plan);
+  if (design == Design::automatic ? prefer_clusters(plan, p.rows, at_once) : at_once > 0) out->cluster = plan;
   return Status::ok;
 }
 

@@ -9,8 +9,8 @@ namespace sdpo::cuda {
 
 struct Launch {
   KernelEntry entry;
-  bool plain;
   int64_t blocks;       // of the tile kernel that run at once
+  int64_t l2;           // bytes; 0: not told
   ClusterPlan cluster;  // blocks 0: the tile kernel runs
 };
 

@@ -3,7 +3,7 @@
 
 #include <stdexcept>
 
-#include "device.h"
+#include "cuda.h"
 
 namespace sdpo::cuda {
 namespace {
@@ -75,7 +75,7 @@ int device_count(std::string* why) {
   return 0;
 }
 
-DeviceInfo device_info(int device, bool withFreeMemory) {
+DeviceInfo device_info(int device, bool with_free_memory) {
   cudaDeviceProp properties;
   check(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties", device);
   DeviceInfo info;
@@ -84,7 +84,7 @@ DeviceInfo device_info(int device, bool withFreeMemory) {
   info.computeMajor = attribute(cudaDevAttrComputeCapabilityMajor, device);
   info.computeMinor = attribute(cudaDevAttrComputeCapabilityMinor, device);
   info.multiProcessors = attribute(cudaDevAttrMultiProcessorCount, device);
-  if (withFreeMemory) {
+  if (with_free_memory) {
     const DeviceScope scope(device);
     size_t free = 0;
     size_t total = 0;

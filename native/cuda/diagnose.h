@@ -7,10 +7,16 @@
 
 namespace sdpo::cuda {
 
-// Finds the first value of a row that is not finite, in the order in which the CPU looks. `row_outputs` and
-// `row_inputs` lie on the host; `scratch` is room for one unsigned long long in device memory. Waits for the stream.
-// Fills in all of `failure` but the row.
-Status find_non_finite(const Problem& problem, int device, cudaStream_t stream, int64_t row, const double* row_inputs,
-                       const double* row_outputs, unsigned long long* scratch, Failure* failure);
+// `scratch` is room for one unsigned long long in device memory. Both wait for the stream.
+
+// Finds the first value of row failure->row that is not finite, in the order in which the CPU looks, and fills in the
+// rest of `failure`. Returns Status::non_finite, or what went wrong.
+Status find_non_finite(const Problem& problem, int device, cudaStream_t stream, unsigned long long* scratch,
+                       Failure* failure);
+
+// After a call whose rows are all finite, with results on the host: their sum or a gradient may not be. Returns
+// Status::non_finite with all of `failure`, Status::ok, or what went wrong.
+Status find_overflow(const Problem& problem, int device, cudaStream_t stream, unsigned long long* scratch,
+                     Failure* failure);
 
 }  // namespace sdpo::cuda

@@ -1,8 +1,7 @@
-// Elementwise operations on a device: a x + b y row by row, noise by counter, and the row inputs of a loss.
+// Elementwise operations on a device: a x + b y row by row, and noise by counter.
 #include <algorithm>
 
 #include "../core/philox.h"
-#include "../core/row_inputs.h"
 #include "check.h"
 #include "pack.cuh"
 #include "policy.h"
@@ -75,24 +74,6 @@ __global__ void __launch_bounds__(kElementwiseThreads, kElementwiseMinBlocks)
   }
 }
 
-// What the host gave travels as an argument too: a column per field, of one entry where it is the same in every row.
-constexpr int kGivenRows = 16;
-
-struct RowInputsArguments {
-  RowSources sources;
-  double given[RowInput::count * kGivenRows];
-  int64_t begin, end, rows;
-  bool same;  // in every row
-  double* out;
-};
-static_assert(sizeof(RowInputsArguments) <= 4096, "the arguments of a kernel");
-
-__global__ void row_inputs_kernel(const __grid_constant__ RowInputsArguments a) {
-  const int64_t row = a.begin + blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
-  if (row >= a.end) return;
-  fill_row(a.sources, a.given + (a.same ? 0 : row - a.begin), kGivenRows, row, a.rows, a.out);
-}
-
 // Blocks for `threads` threads' worth of work; the kernels step on from there.
 unsigned blocks_for(int64_t threads) {
   constexpr int64_t kMost = 65535;
@@ -162,32 +143,6 @@ Status noise(const NoiseProblem& problem) {
       break;
   }
   return noise_as<BFloat16, false>(problem, on);
-}
-
-Status row_inputs(const RowInputsProblem& p) {
-  if (p.rows == 0) return Status::ok;
-  CUDA_ENTER(p.location.ordinal);
-  RowInputsArguments a{};
-  a.sources = p.sources;
-  a.rows = p.rows;
-  a.out = p.out;
-  a.same = true;
-  for (int field = 0; field < RowInput::count; ++field) {
-    const double* const column = p.given + field * p.rows;
-    for (int64_t row = 1; row < p.rows && a.same; ++row) a.same = column[row] == column[0];
-  }
-  const int64_t step = a.same ? p.rows : kGivenRows;
-  for (a.begin = 0; a.begin < p.rows; a.begin += step) {
-    a.end = std::min<int64_t>(p.rows, a.begin + step);
-    for (int field = 0; field < RowInput::count; ++field) {
-      const int64_t given = a.same ? 1 : a.end - a.begin;
-      std::copy_n(p.given + field * p.rows + a.begin, given, a.given + field * kGivenRows);
-    }
-    const auto blocks = static_cast<unsigned>((a.end - a.begin + kElementwiseThreads - 1) / kElementwiseThreads);
-    row_inputs_kernel<<<blocks, kElementwiseThreads, 0, static_cast<cudaStream_t>(p.stream)>>>(a);
-    CUDA_TRY(cudaGetLastError(), "forming row inputs", p.location.ordinal, std::to_string(p.rows) + " rows");
-  }
-  return Status::ok;
 }
 
 }  // namespace sdpo::cuda

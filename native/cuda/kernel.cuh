@@ -10,6 +10,7 @@
 
 #include "exchange.cuh"
 #include "kernels.h"
+#include "poison.cuh"
 #include "reduce.cuh"
 #include "row.cuh"
 #include "tile.cuh"
@@ -27,7 +28,7 @@ struct KernelShared {
 // The block that brought the last tile of a row finishes the row.
 template <bool kPlain>
 __device__ __forceinline__ void finish_row_as_block(const LossArguments& a, int64_t row, KernelShared& shared) {
-  constexpr int kSums = kPlain ? kPlainSums : Sum::count;
+  constexpr int kSums = kSumsOf<kPlain>;
   double sums[kSums];
   thread_total_of_row(a, row, static_cast<int>(threadIdx.x), sums);
   const double total = block_total(sums, shared.sums);
@@ -45,13 +46,13 @@ __device__ __forceinline__ void finish_row_as_block(const LossArguments& a, int6
   __syncthreads();
   if (shared.word && (a.passes & Pass::objective) && threadIdx.x < Metric::count) {
     a.metrics[threadIdx.x] =
-        batch_metric(static_cast<int>(threadIdx.x), a.options.objective, a.denominator, a.row_outputs, a.rows);
+        batch_metric(static_cast<int>(threadIdx.x), a.of.rules.options, a.denominator, a.outputs, a.rows);
   }
 }
 
 template <class E, bool kPlain>
 __device__ __forceinline__ void run_moments(const LossArguments& a, const Step& step, KernelShared& shared) {
-  constexpr int kSums = kPlain ? kPlainSums : Sum::count;
+  constexpr int kSums = kSumsOf<kPlain>;
   const Workspace& w = a.workspace;
   typename E::Compute sums[kSums];
   moments_of_tile<E, kPlain>(a, make_cache_hints(), step.row, step.tile, static_cast<int>(threadIdx.x), sums);
@@ -73,18 +74,15 @@ template <class E, bool kPlain>
 __device__ __forceinline__ void run_gradient(const LossArguments& a, const Step& step, KernelShared& shared) {
   RowCoefficients coefficients;
   if (a.order.moment_tiles == 0) {  // A and B are the caller's
-    coefficients = row_coefficients(a, step.row, static_cast<double>(a.size));
+    coefficients = row_coefficients(a, step.row, whole_size(a, step.row, static_cast<double>(a.size)));
   } else {
     if (threadIdx.x == 0) shared.word = wait_for_row(&a.workspace.flags[step.row]);
     __syncthreads();
     if (shared.word == RowFlag::invalid) {
-      // Where the host looks at the result, the call fails and the gradient is nobody's. Where it does not, NaN says
-      // so.
-      if (!a.poison) return;
-      coefficients = {NAN, 0, NAN, 0};
-    } else {
-      coefficients = a.workspace.coefficients[step.row];
+      if (a.poison) poison_tile<E>(a, make_cache_hints(), step.row, step.tile, static_cast<int>(threadIdx.x));
+      return;
     }
+    coefficients = a.workspace.coefficients[step.row];
   }
   gradient_of_tile<E, kPlain>(a, make_cache_hints(), step.row, step.tile, static_cast<int>(threadIdx.x), coefficients);
 }

@@ -5,8 +5,8 @@
 #include <mutex>
 #include <vector>
 
-#include "../core/objectives.h"
 #include "arguments.h"
+#include "columns.h"
 #include "completion.h"
 #include "design.h"
 #include "diagnose.h"
@@ -20,12 +20,45 @@ std::string shapes_of(const Problem& p) {
          kDTypeNames[static_cast<int>(p.chosen.policy.dtype)];
 }
 
+// ---- The launch
+
+struct Prepared {
+  Launch how;
+  LossArguments arguments;  // all but where row scalars lie
+  int64_t grid;             // blocks of the tile kernel
+};
+
+// Chooses the launch of a call and makes room for it in the workspace of its stream.
+Status prepare(const Problem& p, StreamState& state, bool captured, Prepared* out) {
+  const Status chosen = choose_launch(p, p.tensors.ordinal, &out->how);
+  if (chosen != Status::ok) return chosen;
+  const Launch& how = out->how;
+  out->arguments = make_arguments(p, how.entry.pack, how.blocks, how.l2);
+  out->grid = grid_blocks(how.blocks, out->arguments.order.tickets());
+  const int64_t ring = how.cluster.blocks > 0 ? 0 : ring_of(out->arguments, out->grid);
+  return state.workspace(p.rows, ring, how.entry.sums, captured, &out->arguments.workspace);
+}
+
+// One handle for a different stream in every thread: no workspace could belong to it.
+Status refuse_per_thread_stream(int device) {
+  return report(cudaErrorNotSupported, "using the per-thread default stream", device, "");
+}
+
+struct MetricValues {
+  double v[Metric::count];
+};
+
+__global__ void write_metrics(const __grid_constant__ MetricValues values, double* metrics) {
+  metrics[threadIdx.x] = values.v[threadIdx.x];
+}
+
 // ---- The call
 
 class Call {
  public:
   explicit Call(const Problem& problem)
       : problem_(problem),
+        columns_(problem.columns),
         device_(problem.tensors.ordinal),
         stream_(static_cast<cudaStream_t>(problem.stream)),
         on_host_(problem.scalars.kind == Location::host) {}
@@ -41,10 +74,16 @@ class Call {
   Status enqueue(bool result) {
     CUDA_ENTER(device_);
     if (problem_.abort != nullptr && problem_.abort->load(std::memory_order_relaxed) != 0) return Status::aborted;
+    if (stream_ == cudaStreamPerThread) return refuse_per_thread_stream(device_);
+    bool captured = false;
+    const Status asked = is_captured(device_, stream_, &captured);
+    if (asked != Status::ok) return asked;
+    if (captured && (on_host_ || result)) {
+      return report(cudaErrorStreamCaptureUnsupported,
+                    "capturing a call whose results the host reads (leave them on the device)", device_,
+                    shapes_of(problem_));
+    }
     if (problem_.rows == 0) return empty();
-    // One handle for a different stream in every thread: no workspace could belong to it.
-    if (stream_ == cudaStreamPerThread)
-      return report(cudaErrorNotSupported, "using the per-thread default stream", device_, "");
     state_ = stream_state(device_, stream_);
     result_ = result;
     if (on_host_ || result) {
@@ -53,13 +92,14 @@ class Call {
     }
     // Nothing else may come between the parts of a call on this stream.
     std::lock_guard<std::mutex> lock(state_->mutex());
+    begun_ = true;
     if (on_host_) {
       const Status status = upload();
       if (status != Status::ok) return status;
     }
-    const Status status = launch();
+    const Status status = launch(captured);
     if (status != Status::ok || staging_.host == nullptr) return status;
-    const size_t bytes = (on_host_ ? Staging::inputs(problem_.rows) : 1) * sizeof(double);
+    const size_t bytes = (on_host_ ? Staging::lists(problem_.rows) : 1) * sizeof(double);
     CUDA_TRY(cudaMemcpyAsync(staging_.host, staging_.device, bytes, cudaMemcpyDeviceToHost, stream_), "reading results",
              device_, shapes_of(problem_));
     return Status::ok;
@@ -77,36 +117,39 @@ class Call {
     }
     unsigned long long code;
     std::memcpy(&code, host, sizeof code);
-    if (code == 0) return Status::ok;
+    if (code == 0) {
+      const bool look = on_host_ && problem_.options.non_finite == NonFinite::fail && wants(Pass::objective);
+      return look ? find_overflow(problem_, device_, stream_, scratch(), failure) : Status::ok;
+    }
     const uint64_t number = kFailureBase - code;
     failure->row = static_cast<int64_t>(number / 2);
     if (number % 2 == RowFailure::element_weights) return Status::element_weights;
-    std::vector<double> inputs, rows;
-    const double *row_inputs = problem_.row_inputs, *row_outputs = problem_.row_outputs;
-    if (!on_host_) {
-      const Status status = download(&inputs, &rows);
-      if (status != Status::ok) return status;
-      row_inputs = inputs.data();
-      row_outputs = rows.data();
-    }
-    return find_non_finite(problem_, device_, stream_, failure->row, row_inputs, row_outputs,
-                           reinterpret_cast<unsigned long long*>(staging_.device), failure);
+    return find_non_finite(problem_, device_, stream_, scratch(), failure);
+  }
+
+  // After a failure half-way: what was put on the stream before it still uses the call's buffers. Keeps the error.
+  Status settle(Status status) const {
+    if (!begun_) return status;
+    const DeviceError error = last_error();
+    static_cast<void>(synchronize(device_, problem_.stream));
+    set_last_error(error);
+    return status;
   }
 
  private:
   bool wants(int pass) const { return (problem_.passes & pass) != 0; }
 
-  // No rows: the metrics of an empty batch, without a kernel.
+  // No rows: the metrics of an empty batch. To a device they travel as arguments, which a graph keeps.
   Status empty() {
     if (!wants(Pass::objective)) return Status::ok;
-    double metrics[Metric::count];
+    MetricValues metrics;
     for (int k = 0; k < Metric::count; ++k)
-      metrics[k] = batch_metric(k, problem_.options.objective, problem_.denominator, nullptr, 0);
+      metrics.v[k] = batch_metric(k, problem_.options, problem_.denominator, nullptr, 0);
     if (on_host_) {
-      std::memcpy(problem_.metrics, metrics, sizeof metrics);
-    } else {  // from pageable memory the copy has taken the values when it returns
-      CUDA_TRY(cudaMemcpyAsync(problem_.metrics, metrics, sizeof metrics, cudaMemcpyHostToDevice, stream_),
-               "writing metrics", device_, shapes_of(problem_));
+      std::memcpy(problem_.metrics, metrics.v, sizeof metrics.v);
+    } else {
+      write_metrics<<<1, Metric::count, 0, stream_>>>(metrics, problem_.metrics);
+      CUDA_TRY(cudaGetLastError(), "writing metrics", device_, shapes_of(problem_));
     }
     return Status::ok;
   }
@@ -115,14 +158,13 @@ class Call {
     const int64_t rows = problem_.rows;
     // Without the moments or the objective, row outputs are input too: what the caller or an earlier pass left there.
     const bool outputs = !wants(Pass::moments) || !wants(Pass::objective);
-    const size_t begin = outputs ? Staging::outputs() : Staging::inputs(rows), end = Staging::doubles(rows);
+    const size_t lists = Staging::lists(rows), begin = outputs ? Staging::outputs() : lists;
+    const int64_t count = gather_lists(&columns_, rows, staging_.host + lists, staging_.device + lists);
+    const size_t end = lists + static_cast<size_t>(count);
+    if (begin == end) return Status::ok;
     if (outputs) {
       std::memcpy(staging_.host + Staging::outputs(), problem_.row_outputs,
                   static_cast<size_t>(RowOutput::count) * static_cast<size_t>(rows) * sizeof(double));
-    }
-    if (problem_.row_inputs != nullptr) {
-      std::memcpy(staging_.host + Staging::inputs(rows), problem_.row_inputs,
-                  static_cast<size_t>(RowInput::count) * static_cast<size_t>(rows) * sizeof(double));
     }
     CUDA_TRY(cudaMemcpyAsync(staging_.device + begin, staging_.host + begin, (end - begin) * sizeof(double),
                              cudaMemcpyHostToDevice, stream_),
@@ -130,56 +172,55 @@ class Call {
     return Status::ok;
   }
 
-  Status download(std::vector<double>* inputs, std::vector<double>* outputs) {
-    CUDA_ENTER(device_);
-    const size_t rows = static_cast<size_t>(problem_.rows);
-    inputs->resize(RowInput::count * rows);
-    outputs->resize(RowOutput::count * rows);
-    if (problem_.row_inputs != nullptr) {
-      CUDA_TRY(cudaMemcpyAsync(inputs->data(), problem_.row_inputs, inputs->size() * sizeof(double),
-                               cudaMemcpyDeviceToHost, stream_),
-               "diagnosing a row", device_, shapes_of(problem_));
+  unsigned long long* scratch() const { return reinterpret_cast<unsigned long long*>(staging_.device); }
+
+  // Room for all parts before the first of them is launched: a workspace that grows moves.
+  Status launch(bool captured) {
+    const Parts parts = parts_of(problem_);
+    Problem part = problem_;
+    Prepared prepared;
+    for (int k = 0; k < parts.count; ++k) {
+      part.passes = parts.passes[k];
+      const Status room = prepare(part, *state_, captured, &prepared);
+      if (room != Status::ok) return room;
     }
-    CUDA_TRY(cudaMemcpyAsync(outputs->data(), problem_.row_outputs, outputs->size() * sizeof(double),
-                             cudaMemcpyDeviceToHost, stream_),
-             "diagnosing a row", device_, shapes_of(problem_));
-    CUDA_TRY(cudaStreamSynchronize(stream_), "diagnosing a row", device_, shapes_of(problem_));
+    if (!on_host_) {
+      double* const room = prepared.arguments.workspace.lists;
+      const Status sent = send_lists(&columns_, problem_.rows, room, device_, stream_);
+      if (sent != Status::ok) return sent;
+    }
+    for (int k = 0; k < parts.count; ++k) {
+      part.passes = parts.passes[k];
+      Status status = prepare(part, *state_, captured, &prepared);
+      if (status == Status::ok) status = launch(prepared);
+      if (status != Status::ok) return status;
+    }
     return Status::ok;
   }
 
-  Status launch() {
-    const Problem& p = problem_;
-    Launch how;
-    const Status chosen = choose_launch(p, device_, &how);
-    if (chosen != Status::ok) return chosen;
-    const bool cluster = how.cluster.blocks > 0;
-    LossArguments a = make_arguments(p, how.entry.pack, how.blocks);
+  Status launch(Prepared& prepared) {
+    auto& [how, a, grid] = prepared;
+    a.columns = columns_;
     a.poison = !on_host_ && !result_;
     if (on_host_) {
-      a.row_inputs = staging_.device + Staging::inputs(p.rows);
-      a.row_outputs = staging_.device + Staging::outputs();
+      a.outputs = staging_.device + Staging::outputs();
       a.metrics = staging_.device + Staging::metrics();
     }
-    const int64_t grid = grid_blocks(how.blocks, a.order.tickets());
-    const int64_t ring = cluster ? 0 : ring_of(a, grid);
-    const Status room = state_->workspace(p.rows, ring, how.plain ? kPlainSums : Sum::count, &a.workspace);
-    if (room != Status::ok) return room;
     // Without anybody to read it the failure stays behind the counters.
-    a.failure = staging_.host != nullptr ? reinterpret_cast<unsigned long long*>(staging_.device)
-                                         : reinterpret_cast<unsigned long long*>(a.workspace.control + 1);
+    a.failure = staging_.host != nullptr ? scratch() : reinterpret_cast<unsigned long long*>(a.workspace.control + 1);
     if (grid == 0) return nothing_to_launch(a.failure);
-    if (cluster) {
+    if (how.cluster.blocks > 0) {
       void* arguments[] = {&a, &how.cluster};
       cudaLaunchAttribute attribute;
-      const cudaLaunchConfig_t config = cluster_launch(how.cluster, p.rows, stream_, &attribute);
+      const cudaLaunchConfig_t config = cluster_launch(how.cluster, a.rows, stream_, &attribute);
       CUDA_TRY(cudaLaunchKernelExC(&config, how.entry.cluster_kernel, arguments), "launching the loss", device_,
-               shapes_of(p));
+               shapes_of(problem_));
       return Status::ok;
     }
     void* arguments[] = {&a};
     CUDA_TRY(
         cudaLaunchKernel(how.entry.kernel, dim3(static_cast<unsigned>(grid)), dim3(kThreads), arguments, 0, stream_),
-        "launching the loss", device_, shapes_of(p));
+        "launching the loss", device_, shapes_of(problem_));
     return Status::ok;
   }
 
@@ -190,31 +231,51 @@ class Call {
   }
 
   const Problem problem_;
+  RowColumns columns_;  // those of the problem, in device memory from the upload on
   const int device_;
   const cudaStream_t stream_;
   const bool on_host_;  // row scalars and results
   bool result_ = false;
+  bool begun_ = false;  // something may be on the stream
   std::shared_ptr<StreamState> state_;
   Staging staging_;
 };
 
-// After a failure half-way: what was put on the stream before it still uses the call's buffers. Keeps the first error.
-Status settle(const Problem& problem, Status status) {
-  const Error error = last_error();
-  if (problem.rows != 0 && status != Status::aborted)
-    static_cast<void>(synchronize(problem.tensors.ordinal, problem.stream));
-  set_last_error(error);
-  return status;
-}
-
 }  // namespace
+
+Status reserve(const Problem& problem) {
+  const int device = problem.tensors.ordinal;
+  CUDA_ENTER(device);
+  const auto stream = static_cast<cudaStream_t>(problem.stream);
+  if (stream == cudaStreamPerThread) return refuse_per_thread_stream(device);
+  bool captured = false;
+  const Status asked = is_captured(device, stream, &captured);
+  if (asked != Status::ok || problem.rows == 0) return asked;
+  const std::shared_ptr<StreamState> state = stream_state(device, stream);
+  std::lock_guard<std::mutex> lock(state->mutex());
+  const int moments = Pass::moments | (problem.passes & Pass::cross);
+  for (const int passes : {moments | Pass::objective | Pass::gradients, moments | Pass::objective, moments,
+                           static_cast<int>(Pass::objective), static_cast<int>(Pass::gradients)}) {
+    Problem whole = problem;
+    whole.passes = passes;
+    const Parts parts = parts_of(whole);
+    for (int k = 0; k < parts.count; ++k) {
+      Problem part = whole;
+      part.passes = parts.passes[k];
+      Prepared prepared;
+      const Status room = prepare(part, *state, captured, &prepared);
+      if (room != Status::ok) return room;
+    }
+  }
+  return load_send_lists(device);
+}
 
 Status evaluate(const Problem& problem, Failure* failure) {
   Call call(problem);
   const bool on_host = problem.scalars.kind == Location::host;
   const Status status = call.enqueue(on_host);
   if (!on_host) return status;
-  if (status != Status::ok) return settle(problem, status);
+  if (status != Status::ok) return call.settle(status);
   const Status waited = problem.rows == 0 ? Status::ok : synchronize(problem.tensors.ordinal, problem.stream);
   return waited != Status::ok ? waited : call.finish(failure);
 }
@@ -222,15 +283,15 @@ Status evaluate(const Problem& problem, Failure* failure) {
 Status evaluate_async(const Problem& problem, EvaluateCompletion done) {
   const auto call = std::make_shared<Call>(problem);
   const Status status = call->enqueue(true);
-  if (status != Status::ok) return settle(problem, status);
-  const Status watched = when_done(problem.tensors.ordinal, problem.stream, [call, done](const Error* error) {
+  if (status != Status::ok) return call->settle(status);
+  const Status watched = when_done(problem.tensors.ordinal, problem.stream, [call, done](const DeviceError* error) {
     Failure failure;
     if (error != nullptr) return done(Status::device, failure, error);
     const Status finished = call->finish(&failure);
     const bool device = finished == Status::device || finished == Status::out_of_memory;
     done(finished, failure, device ? &last_error() : nullptr);
   });
-  return watched == Status::ok ? watched : settle(problem, watched);
+  return watched == Status::ok ? watched : call->settle(watched);
 }
 
 }  // namespace sdpo::cuda

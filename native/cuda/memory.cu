@@ -112,6 +112,18 @@ Status wait_event(int device, void* stream, void* event) {
   return Status::ok;
 }
 
+Status wait_stream(int device, void* stream, void* other) {
+  CUDA_ENTER(device);
+  cudaEvent_t event;
+  CUDA_TRY(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "creating an event", device, std::string());
+  cudaError_t code = cudaEventRecord(event, as_stream(other));
+  if (code == cudaSuccess) code = cudaStreamWaitEvent(as_stream(stream), event, 0);
+  // The device keeps what it needs of an event until the wait is over.
+  CUDA_LOG(cudaEventDestroy(event), "destroying an event", device);
+  CUDA_TRY(code, "waiting for a stream", device, std::string());
+  return Status::ok;
+}
+
 Status elapsed(int device, void* begin, void* end, float* milliseconds) {
   CUDA_ENTER(device);
   CUDA_TRY(cudaEventElapsedTime(milliseconds, as_event(begin), as_event(end)), "timing", device, std::string());

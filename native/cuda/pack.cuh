@@ -54,8 +54,9 @@ inline S mul(S a, S b) {
 }
 #endif
 
+// By value: behind a reference into memory the compiler would copy the bytes one by one.
 template <class To, class From>
-SDPO_CUDA_HD To bit_cast(const From& from) {
+SDPO_CUDA_HD To bit_cast(From from) {
   static_assert(sizeof(To) == sizeof(From), "a bit cast keeps the size");
   To to;
   memcpy(&to, &from, sizeof to);
@@ -185,8 +186,9 @@ SDPO_CUDA_HD void with_format(DType type, Body&& body) {
     case DType::float16:
       return body(Float16{});
     case DType::bfloat16:
-      return body(BFloat16{});
+      break;
   }
+  return body(BFloat16{});
 }
 
 SDPO_CUDA_HD int bytes_of(DType type) {

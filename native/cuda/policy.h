@@ -104,9 +104,18 @@ constexpr int64_t kMostGridBlocks = 2147483647;
 constexpr int64_t grid_blocks(int64_t resident, int64_t tickets) { return tickets < resident ? tickets : resident; }
 
 // How many tiles of the next row's moments go before the first gradient of a row, beyond the row itself (order.h).
-// Between the last moments tile of a row and its first gradient tile then lie 2 * lead tickets, one for each block:
-// about the time that tile takes, so nobody waits, and no more of L2 is held than that.
-constexpr int64_t lead_tiles(int64_t blocks) { return blocks / 2; }
+// Between the last moments tile of a row and its first gradient tile then lie 2 * lead tickets. One for each block
+// (blocks / 2) is about the time that the row's last tile takes, but not the time of its sums, objective and flag: with
+// up to four (2 * blocks) nobody waits for those either, as long as what waits for its second read, `tile_bytes` of
+// every tile of a row and of the lead, takes no more than half of L2. By the model of the traffic
+// (benchmarks/gpu/traffic.cc --sweep lead) that takes a quarter off 16 rows of CogVideoX in bfloat16 on an H200. Where
+// a row leaves no room, waiting costs less than reading again: blocks / 8. Where the size of L2 is not known (0):
+// blocks / 2.
+constexpr int64_t lead_tiles(int64_t blocks, int64_t tiles_per_row, int64_t tile_bytes, int64_t l2) {
+  if (l2 <= 0 || tile_bytes <= 0) return blocks / 2;
+  const int64_t least = blocks / 8, most = 2 * blocks, room = l2 / 2 / tile_bytes - tiles_per_row;
+  return room < least ? least : room > most ? most : room;
+}
 
 // Partial sums are kept in a ring: every block may hold two tickets (the one it works on and the next), and a row is
 // not reduced before its last tile arrives. So a full turn is never waited for in practice, and the workspace does not
@@ -168,13 +177,15 @@ constexpr ClusterPlan cluster_plan(int64_t size, int pack, int compute_bytes, in
   return plan;
 }
 
-// Clusters for as many rows as run at once, a block on each multiprocessor. There a call takes as long as its chain of
-// dependent steps, and the chain of the cluster is the shorter one: loads, two hardware barriers around the objective,
-// stores; the other draws tickets, passes sums and the flag through L2, and loads again. With more rows its tiles keep
-// reading while others wait or store, which a cluster that has its multiprocessors to itself cannot. That is
-// arithmetic, not measurement: benchmarks/gpu/run.sh times both.
-constexpr bool prefer_clusters(const ClusterPlan& plan, int64_t rows, int64_t multiprocessors) {
-  return plan.blocks > 0 && rows <= multiprocessors / plan.blocks;
+// Clusters for as many rows as run at once, by what the driver says of this cluster on this device (16 rows of SDXL on
+// an H200 and on a B200, whose processing clusters have room for two each; 32 of SD1.5). There a call takes as long as
+// its chain of dependent steps, and the chain of the cluster is the shorter one: loads, two hardware barriers around
+// the objective, stores; the other draws tickets, passes sums and the flag through L2, and loads again. With more rows
+// the last clusters run after the others, and tickets keep reading while some wait or store. By the model of the
+// traffic (benchmarks/gpu/traffic.cc --sweep switch) tickets take 1.0 to 1.6 times as long up to there (0.9 for one row
+// of SDXL in float32) and 0.8 to 0.9 times just beyond; benchmarks/gpu/run.sh times both.
+constexpr bool prefer_clusters(const ClusterPlan& plan, int64_t rows, int64_t at_once) {
+  return plan.blocks > 0 && rows <= at_once;
 }
 
 // ---- Elementwise kernels (combine, noise): no reductions, so only bytes in flight matter.

@@ -42,54 +42,62 @@ void forget_stream(int device, cudaStream_t stream) {
 StreamState::~StreamState() {
   const DeviceScope scope(device_);
   if (scope.status() != Status::ok) return;  // a lost context has no memory to give back
-  CUDA_LOG(cudaFree(rows_memory_), "freeing a workspace", device_);
-  CUDA_LOG(cudaFree(partials_), "freeing a workspace", device_);
+  for (void* memory : {rows_.memory, partials_.memory}) CUDA_LOG(cudaFree(memory), "freeing a workspace", device_);
+  for (void* memory : retired_) CUDA_LOG(cudaFree(memory), "freeing a workspace", device_);
   for (const Staging& staging : idle_) {
     CUDA_LOG(cudaFreeHost(staging.host), "freeing a staging buffer", device_);
     CUDA_LOG(cudaFree(staging.device), "freeing a staging buffer", device_);
   }
 }
 
-Status StreamState::grow(void** memory, size_t* capacity, size_t bytes, const char* operation) {
-  if (bytes <= *capacity) return Status::ok;
-  const size_t wanted = padded(bytes + bytes / 2);
-  CUDA_TRY(cudaStreamSynchronize(stream_), operation, device_, std::string());
-  CUDA_LOG(cudaFree(*memory), operation, device_);
-  *memory = nullptr;
-  *capacity = 0;
-  CUDA_TRY(cudaMalloc(memory, wanted), operation, device_, std::to_string(wanted) + " bytes");
-  // Counters start at zero; from then on every launch leaves them so.
-  const cudaError_t zeroed = cudaMemsetAsync(*memory, 0, wanted, stream_);
-  if (zeroed != cudaSuccess) {
-    CUDA_LOG(cudaFree(*memory), operation, device_);
-    *memory = nullptr;
-    return report(zeroed, operation, device_, std::string());
+Status StreamState::grow(Buffer* buffer, size_t bytes, bool captured) {
+  constexpr const char* kOperation = "allocating a workspace";
+  if (bytes > buffer->bytes) {
+    const size_t wanted = padded(bytes + bytes / 2);
+    const std::string shapes = std::to_string(wanted) + " bytes";
+    if (captured) {
+      return report(cudaErrorStreamCaptureUnsupported, "growing a workspace during a capture (reserve it before)",
+                    device_, shapes);
+    }
+    if (buffer->captured) {
+      retired_.push_back(buffer->memory);
+    } else {
+      CUDA_TRY(cudaStreamSynchronize(stream_), kOperation, device_, std::string());
+      CUDA_LOG(cudaFree(buffer->memory), kOperation, device_);
+    }
+    *buffer = Buffer();
+    CUDA_TRY(cudaMalloc(&buffer->memory, wanted), kOperation, device_, shapes);
+    // Counters start at zero; from then on every launch leaves them so.
+    const cudaError_t zeroed = cudaMemsetAsync(buffer->memory, 0, wanted, stream_);
+    if (zeroed != cudaSuccess) {
+      CUDA_LOG(cudaFree(buffer->memory), kOperation, device_);
+      buffer->memory = nullptr;
+      return report(zeroed, kOperation, device_, std::string());
+    }
+    buffer->bytes = wanted;
   }
-  *capacity = wanted;
+  buffer->captured = buffer->captured || captured;
   return Status::ok;
 }
 
-Status StreamState::workspace(int64_t rows, int64_t ring, int sums, Workspace* out) {
+Status StreamState::workspace(int64_t rows, int64_t ring, int sums, bool captured, Workspace* out) {
   const size_t count = static_cast<size_t>(rows);
   const size_t words = padded(count * sizeof(uint32_t)), coefficients = padded(count * sizeof(RowCoefficients));
   const size_t control = padded(sizeof(Control) + sizeof(unsigned long long));
-  const size_t bytes = control + 2 * words + coefficients;
-  if (bytes > rows_bytes_) {
-    const Status status = grow(&rows_memory_, &rows_bytes_, bytes, "allocating a workspace");
-    if (status != Status::ok) return status;
-  }
-  const Status status =
-      grow(&partials_, &partials_bytes_, static_cast<size_t>(ring) * static_cast<size_t>(sums) * sizeof(double),
-           "allocating a workspace");
+  const size_t partials = static_cast<size_t>(ring) * static_cast<size_t>(sums) * sizeof(double);
+  const size_t lists = padded(count * RowInput::count * sizeof(double));
+  Status status = grow(&rows_, control + 2 * words + coefficients + lists, captured);
+  if (status == Status::ok) status = grow(&partials_, partials, captured);
   if (status != Status::ok) return status;
-  // Flags and counters from the front, coefficients from the back of the block: then, whatever the rows of the calls,
-  // no byte that was ever a coefficient becomes a counter, and counters are zero between launches.
-  char* const base = static_cast<char*>(rows_memory_);
+  // Flags and counters from the front, coefficients and lists from the back of the block: then, whatever the rows of
+  // the calls, no byte that was ever one of these becomes a counter, and counters are zero between launches.
+  char* const base = static_cast<char*>(rows_.memory);
   out->control = reinterpret_cast<Control*>(base);
   out->arrived = reinterpret_cast<uint32_t*>(base + control);
   out->flags = reinterpret_cast<uint32_t*>(base + control + words);
-  out->coefficients = reinterpret_cast<RowCoefficients*>(base + rows_bytes_ - coefficients);
-  out->partials = static_cast<double*>(partials_);
+  out->coefficients = reinterpret_cast<RowCoefficients*>(base + rows_.bytes - lists - coefficients);
+  out->lists = reinterpret_cast<double*>(base + rows_.bytes - lists);
+  out->partials = static_cast<double*>(partials_.memory);
   out->ring = ring;
   return Status::ok;
 }

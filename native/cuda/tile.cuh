@@ -253,7 +253,7 @@ SDPO_CUDA_HD void general_moments(const LossArguments& a, const MomentSources<E>
 // Sums over the elements of `thread` in a tile, both branches.
 template <class E, bool kPlain>
 SDPO_CUDA_HD void moments_of_tile(const LossArguments& a, const CacheHints& hints, int64_t row, int64_t tile,
-                                  int thread, typename E::Compute (&sums)[kPlain ? kPlainSums : Sum::count]) {
+                                  int thread, typename E::Compute (&sums)[kSumsOf<kPlain>]) {
   SDPO_UNROLL
   for (auto& sum : sums) sum = 0;
   if (!a.wants_sums) return;

@@ -1,204 +1,126 @@
-// Reads a header and typed arrays into a Problem, checking lengths and types so that no call can leave its arrays.
+// Reads a header, lists and operands into a Problem, checking lengths and types so that no call can leave its arrays.
 #include "call.h"
 
-#include <cmath>
-#include <string>
-
-#include "../core/backends.h"
+#include <cstring>
 
 namespace sdpo {
+namespace {
 
-void fail(Napi::Env env, const char* message) {
-  Napi::Error error = Napi::TypeError::New(env, std::string("sdpo addon: ") + message);
-  error.Set("code", "ERR_SDPO_INTERNAL");
-  throw error;
-}
-
-ArrayMemory array_memory(const Napi::Value& value) {
-  ArrayMemory memory;
-  // Most values are arrays, and asking for what is not needed costs as much as the rest: the type of the value, its
-  // buffer.
-  if (napi_get_typedarray_info(value.Env(), value, &memory.type, &memory.length, &memory.data, nullptr, nullptr) ==
-      napi_ok) {
-    memory.present = true;
-  } else if (!value.IsNull() && !value.IsUndefined()) {
-    fail(value.Env(), "expected a typed array or null");
-  }
-  return memory;
-}
-
-ArrayMemory array_memory(const Napi::CallbackInfo& info, size_t index) { return array_memory(info[index]); }
-
-Location location(Napi::Env env, double number) {
-  constexpr double kMostDevices = 1024;
-  Location out;
-  if (number == 0) return out;
-  if (!(number > 0 && number <= kMostDevices) || number != std::floor(number)) fail(env, "a device is out of range");
-  out.kind = Location::cuda;
-  out.ordinal = static_cast<int>(number) - 1;
-  if (backend_for(out) == nullptr) fail(env, "this build has no backend for the device");
-  return out;
-}
-
-void* address(const Napi::Value& value) {
-  if (value.IsNull() || value.IsUndefined()) return nullptr;
-  if (!value.IsBigInt()) fail(value.Env(), "expected an address as a bigint or null");
-  bool lossless = false;
-  const uint64_t bits = value.As<Napi::BigInt>().Uint64Value(&lossless);
-  if (!lossless || bits > UINTPTR_MAX) fail(value.Env(), "an address is out of range");
+// An address of a device that was written into the header as its 64 bits.
+void* address_bits(Napi::Env env, double number, size_t alignment) {
+  uint64_t bits;
+  std::memcpy(&bits, &number, sizeof bits);
+  if (bits % alignment != 0) fail(env, "an address is not aligned to its dtype");
   return reinterpret_cast<void*>(static_cast<uintptr_t>(bits));
 }
 
-bool holds(napi_typedarray_type array, DType dtype) {
-  switch (dtype) {
-    case DType::float64:
-      return array == napi_float64_array;
-    case DType::float32:
-      return array == napi_float32_array;
-    case DType::float16:
-    case DType::bfloat16:
-      return array == napi_uint16_array;
-  }
-  return false;
-}
-
-namespace {
-
-// Larger than any array: products of two such numbers stay below 2^106, so they are compared in floating point first.
-constexpr double kLargest = 9007199254740991.0;
-
-int64_t integer(Napi::Env env, double value) {
-  if (!(value >= 0 && value <= kLargest) || value != std::floor(value))
-    fail(env, "a size or stride is not an integer >= 0");
-  return static_cast<int64_t>(value);
-}
-
-template <class Enum>
-Enum enumerator(Napi::Env env, double value, size_t count) {
-  if (!(value >= 0 && value < static_cast<double>(count))) fail(env, "an enumerator is out of range");
-  return static_cast<Enum>(static_cast<int>(value));
-}
-
-double* float64_array(const Napi::CallbackInfo& info, size_t index, double least) {
-  const ArrayMemory memory = array_memory(info, index);
-  if (!memory.present || memory.type != napi_float64_array || static_cast<double>(memory.length) < least) {
-    fail(info.Env(), "a Float64Array of scalars is missing or too short");
-  }
-  return static_cast<double*>(memory.data);
-}
-
-double* float64_address(const Napi::CallbackInfo& info, size_t index) {
-  void* const data = address(info[index]);
-  if (data == nullptr || reinterpret_cast<uintptr_t>(data) % sizeof(double) != 0)
-    fail(info.Env(), "an address of scalars is null or not aligned");
-  return static_cast<double*>(data);
-}
-
-struct OperandMemory {
-  void* data;
-  int64_t stride;
-  DType dtype;
-};
-
-OperandMemory operand(const Napi::CallbackInfo& info, const double* header, int index, int64_t rows, int64_t size,
-                      const Location& where) {
-  const Napi::Env env = info.Env();
-  const Napi::Value value = info[kFirstOperand + static_cast<size_t>(index)];
-  if (value.IsNull() || value.IsUndefined()) return {nullptr, 0, DType::float32};
-  const DType dtype = enumerator<DType>(env, header[Header::count + index], kDTypeCount);
-  const double stride = header[Header::count + Operand::count + index];
-  // An empty array may have no address, but a null pointer means 'absent' further on.
-  static double nothing;
-  if (where.kind != Location::host) {
-    void* const data = address(value);
-    if (reinterpret_cast<uintptr_t>(data) % dtype_size(dtype) != 0) fail(env, "an address is not aligned to its dtype");
-    if (data == nullptr && rows > 0 && size > 0) fail(env, "an address is null");
-    return {data != nullptr ? data : &nothing, integer(env, stride), dtype};
-  }
-  const ArrayMemory memory = array_memory(value);
-  if (!holds(memory.type, dtype)) fail(env, "a tensor's array does not hold its dtype");
-  const double needed =
-      rows > 0 ? static_cast<double>(rows - 1) * static_cast<double>(integer(env, stride)) + static_cast<double>(size)
-               : 0;
-  if (needed > static_cast<double>(memory.length)) fail(env, "a tensor's array is shorter than its rows (detached?)");
-  return {memory.data != nullptr ? memory.data : &nothing, integer(env, stride), dtype};
-}
-
-template <class View>
-View view(const OperandMemory& memory) {
-  View out;
-  out.data = memory.data;
-  out.row_stride = memory.stride;
-  out.dtype = memory.dtype;
+ObjectiveOptions read_options(Napi::Env env, const double* numbers) {
+  ObjectiveOptions out;
+  int next = 0;
+  bool known = true;
+#define SDPO_READ(Type, field, name, value) known = read_option(numbers[next++], &out.field) && known;
+  SDPO_OPTIONS(SDPO_READ)
+#undef SDPO_READ
+  if (!known) fail(env, "an enumerator is out of range");
   return out;
+}
+
+RowColumns read_columns(Napi::Env env, const double* header, const ArrayMemory& lists, int64_t rows, bool on_device) {
+  RowColumns out;
+  const double* sources = header + HeaderPart::sources;
+  const double* numbers = header + HeaderPart::numbers;
+  for (int field = 0; field < RowInput::count; ++field) {
+    RowColumn& column = out.fields[field];
+    const auto source = static_cast<RowSource>(position(env, sources[field], NamesOf<RowSource>::count));
+    switch (source) {
+      case RowSource::constant:
+        column.value = numbers[field];
+        break;
+      case RowSource::list: {
+        const int64_t first = whole(env, numbers[field]);
+        if (lists.type != napi_float64_array ||
+            static_cast<double>(first) + static_cast<double>(rows) > static_cast<double>(lists.length)) {
+          fail(env, "the lists of a call are missing or too short");
+        }
+        // Without rows there may be no memory, and no list is read.
+        column.data = rows > 0 ? static_cast<const double*>(lists.data) + first : nullptr;
+        break;
+      }
+      case RowSource::float64:
+      case RowSource::float32:
+        if (!on_device) fail(env, "numbers per row are on a device and the results are not");
+        column.dtype = source == RowSource::float64 ? DType::float64 : DType::float32;
+        column.on_host = false;
+        column.data = address_bits(env, numbers[field], dtype_size(column.dtype));
+        if (column.data == nullptr && rows > 0) fail(env, "an address is null");
+        break;
+    }
+  }
+  out.omega_table = static_cast<const double*>(address_bits(env, header[Header::omegaTable], sizeof(double)));
+  if (out.omega_table != nullptr && !on_device) fail(env, "a table is on a device and the results are not");
+  out.omega_count = whole(env, header[Header::omegaCount]);
+  return out;
+}
+
+double* float64_address(const Napi::Value& value) {
+  return static_cast<double*>(aligned_address(value, DType::float64, false));
 }
 
 }  // namespace
 
 Problem read_problem(const Napi::CallbackInfo& info, double** failure) {
   const Napi::Env env = info.Env();
-  const double* header = float64_array(info, kHeaderArgument, kHeaderLength);
-  const auto at = [&](Header::Index field) { return header[field]; };
+  const double* header = float64_array(info[kHeaderArgument], HeaderPart::count);
 
   Problem problem;
-  problem.passes = static_cast<int>(integer(env, at(Header::passes)) & 15);
-  problem.rows = integer(env, at(Header::rows));
-  problem.size = integer(env, at(Header::size));
+  problem.passes = static_cast<int>(whole(env, header[Header::passes]) & 15);
+  problem.rows = whole(env, header[Header::rows]);
+  problem.size = whole(env, header[Header::size]);
+  problem.denominator = header[Header::denominator];
+  problem.gradient_scale = header[Header::gradientScale];
+  problem.threads = thread_count(env, header[Header::threads]);
+  problem.tensors = location(env, header[Header::device]);
+  problem.stream = address(info[kStream]);
+  problem.options = read_options(env, header + HeaderPart::options);
 
-  problem.tensors = location(env, at(Header::device));
-  if (info[kRowInputs].IsBigInt()) {
-    if (problem.tensors.kind == Location::host) fail(env, "scalars are on a device and tensors are not");
+  const bool on_device = info[kRowOutputs].IsBigInt();
+  if (on_device) {
+    if (problem.tensors.kind == Location::host) fail(env, "results are on a device and tensors are not");
     problem.scalars = problem.tensors;
-    problem.row_inputs = float64_address(info, kRowInputs);
-    problem.row_outputs = float64_address(info, kRowOutputs);
-    problem.metrics = float64_address(info, kMetrics);
+    problem.row_outputs = float64_address(info[kRowOutputs]);
+    problem.metrics = float64_address(info[kMetrics]);
     *failure = nullptr;
   } else {
-    problem.row_inputs = float64_array(info, kRowInputs, static_cast<double>(problem.rows) * RowInput::count);
-    problem.row_outputs = float64_array(info, kRowOutputs, static_cast<double>(problem.rows) * RowOutput::count);
-    problem.metrics = float64_array(info, kMetrics, kMetricsLength);
+    problem.row_outputs = float64_array(info[kRowOutputs], static_cast<double>(problem.rows) * RowOutput::count);
+    problem.metrics = float64_array(info[kMetrics], kMetricsLength);
     *failure = problem.metrics + Metric::count;
   }
-  problem.stream = address(info[kStream]);
-  const auto read = [&](Operand::Index index) {
-    return operand(info, header, index, problem.rows, problem.size, problem.tensors);
+  problem.columns = read_columns(env, header, array_memory(info[kLists]), problem.rows, on_device);
+
+  const auto read = [&](auto& view, int operand) {
+    const Napi::Value value = info[kFirstOperand + static_cast<size_t>(operand)];
+    if (value.IsNull() || value.IsUndefined()) return;
+    view.dtype = dtype(env, header[HeaderPart::dtypes + operand]);
+    view.row_stride = whole(env, header[HeaderPart::strides + operand]);
+    view.data = tensor_memory(value, view.dtype, problem.rows, problem.size, view.row_stride, problem.tensors);
   };
-  problem.chosen = {view<TensorView>(read(Operand::policyChosen)), view<TensorView>(read(Operand::referenceChosen)),
-                    view<TensorView>(read(Operand::targetChosen)),
-                    view<MutableTensorView>(read(Operand::gradientChosen))};
-  problem.rejected = {
-      view<TensorView>(read(Operand::policyRejected)), view<TensorView>(read(Operand::referenceRejected)),
-      view<TensorView>(read(Operand::targetRejected)), view<MutableTensorView>(read(Operand::gradientRejected))};
-  problem.element_weights = view<TensorView>(read(Operand::elementWeights));
+  read(problem.chosen.policy, Operand::policyChosen);
+  read(problem.chosen.reference, Operand::referenceChosen);
+  read(problem.chosen.target, Operand::targetChosen);
+  read(problem.chosen.gradient, Operand::gradientChosen);
+  read(problem.rejected.policy, Operand::policyRejected);
+  read(problem.rejected.reference, Operand::referenceRejected);
+  read(problem.rejected.target, Operand::targetRejected);
+  read(problem.rejected.gradient, Operand::gradientRejected);
+  read(problem.element_weights, Operand::elementWeights);
   for (const Branch* branch : {&problem.chosen, &problem.rejected}) {
     const bool reads = (problem.passes & (Pass::moments | Pass::gradients)) != 0;
-    if (reads && (branch->policy.data == nullptr || branch->target.data == nullptr))
+    if (reads && (branch->policy.data == nullptr || branch->target.data == nullptr)) {
       fail(env, "policy or target is missing");
+    }
   }
 
-  problem.options.objective = enumerator<Objective>(env, at(Header::objective), std::size(kObjectiveNames));
-  problem.options.link = enumerator<Link>(env, at(Header::link), std::size(kLinkNames));
-  problem.options.pair_weight = enumerator<PairWeight>(env, at(Header::pairWeight), std::size(kPairWeightNames));
-  problem.options.weight_ratio = enumerator<WeightRatio>(env, at(Header::weightRatio), std::size(kWeightRatioNames));
-  problem.options.sft_scope = enumerator<Scope>(env, at(Header::sftScope), std::size(kScopeNames));
-  problem.options.kl_scope = enumerator<Scope>(env, at(Header::klScope), std::size(kScopeNames));
-  problem.options.weight_gradient = at(Header::weightGradient) != 0;
-  problem.options.sum_weight = at(Header::sumWeight) != 0;
-  problem.options.sum_psi = at(Header::sumPsi) != 0;
-  problem.options.beta = at(Header::beta);
-  problem.options.label_smoothing = at(Header::labelSmoothing);
-  problem.options.sft_weight = at(Header::sftWeight);
-  problem.options.kl_weight = at(Header::klWeight);
-  problem.options.safeguard = at(Header::safeguard);
-  problem.options.dmpo_alpha = at(Header::dmpoAlpha);
-  problem.options.mapo_scale = at(Header::mapoScale);
-  problem.options.mapo_steps = at(Header::mapoSteps);
-  problem.non_finite = enumerator<NonFinite>(env, at(Header::nonFinite), std::size(kNonFiniteNames));
-  problem.denominator = at(Header::denominator);
-  problem.gradient_scale = at(Header::gradientScale);
-  problem.threads = static_cast<int>(integer(env, at(Header::threads)) & 0xffff);
-
-  const ArrayMemory abort = array_memory(info, kAbort);
+  const ArrayMemory abort = array_memory(info[kAbort]);
   if (abort.present) {
     if (abort.type != napi_int32_array || abort.length < 1) fail(env, "the abort flag is not an Int32Array");
     static_assert(sizeof(std::atomic<int32_t>) == sizeof(int32_t),

@@ -1,15 +1,13 @@
 // Evaluations on a device that settle a promise later: from the completion thread to the thread of the environment that
 // asked.
-#include "device_addon.h"
-
-#if defined(SDPO_WITH_CUDA)
-
 #include <algorithm>
 #include <deque>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <vector>
+
+#include "device.h"
 
 namespace sdpo {
 namespace {
@@ -18,10 +16,11 @@ namespace {
 // environment has ended, or after their buffers were transferred.
 struct Work {
   uint64_t ticket = 0;
-  std::vector<double> row_inputs, row_outputs, metrics;
+  const DeviceBackend* device = nullptr;
+  std::vector<double> lists, row_outputs, metrics;
   Status status = Status::ok;
   Failure failure;
-  cuda::Error error;
+  DeviceError error;
 };
 
 // Where finished calls wait for their environment. Completion threads hold it as well, so it outlives the environment.
@@ -72,11 +71,11 @@ class AsyncCalls {
     const Napi::Env env = info.Env();
     const auto work = std::make_shared<Work>();
     work->ticket = next_ticket_++;
+    work->device = &device_of(problem.tensors);
     const size_t rows = static_cast<size_t>(problem.rows);
-    work->row_inputs.assign(problem.row_inputs, problem.row_inputs + RowInput::count * rows);
+    keep_lists(work.get(), &problem.columns, rows);
     work->row_outputs.assign(problem.row_outputs, problem.row_outputs + RowOutput::count * rows);
     work->metrics.assign(problem.metrics, problem.metrics + Metric::count);
-    problem.row_inputs = work->row_inputs.data();
     problem.row_outputs = work->row_outputs.data();
     problem.metrics = work->metrics.data();
     problem.abort = nullptr;  // looked at when the call settles; the device cannot be called back
@@ -91,8 +90,8 @@ class AsyncCalls {
     if (pending_.size() == 1) napi_ref_threadsafe_function(env, mailbox_->wake);
 
     const std::shared_ptr<Mailbox> mailbox = mailbox_;
-    const Status status =
-        cuda::evaluate_async(problem, [mailbox, work](Status ended, const Failure& failure, const cuda::Error* error) {
+    const Status status = work->device->evaluate_async(
+        problem, [mailbox, work](Status ended, const Failure& failure, const DeviceError* error) {
           work->status = ended;
           work->failure = failure;
           if (error != nullptr) work->error = *error;
@@ -100,13 +99,24 @@ class AsyncCalls {
         });
     if (status != Status::ok) {  // then nobody calls back, and nothing of the call is in use
       work->status = status;
-      work->error = cuda::last_error();
+      work->error = work->device->last_error();
       settle(env, *work);
     }
     return Napi::Value(env, promise);
   }
 
  private:
+  // Lists of the host move into the work: their arrays may be written again once the call has returned.
+  static void keep_lists(Work* work, RowColumns* columns, size_t rows) {
+    work->lists.reserve(RowInput::count * rows);
+    for (RowColumn& column : columns->fields) {
+      if (column.data == nullptr || !column.on_host) continue;
+      const auto* const list = static_cast<const double*>(column.data);
+      column.data = work->lists.data() + work->lists.size();
+      work->lists.insert(work->lists.end(), list, list + rows);
+    }
+  }
+
   static void close(void* data) {
     auto* const mailbox = static_cast<Mailbox*>(data);
     std::lock_guard<std::mutex> lock(mailbox->mutex);
@@ -184,15 +194,3 @@ Napi::Value evaluate_on_device(const Napi::CallbackInfo& info, const Problem& pr
 }
 
 }  // namespace sdpo
-
-#else
-
-namespace sdpo {
-
-Napi::Value evaluate_on_device(const Napi::CallbackInfo& info, const Problem&) {
-  fail(info.Env(), "this build has no CUDA backend");
-}
-
-}  // namespace sdpo
-
-#endif

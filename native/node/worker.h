@@ -28,7 +28,7 @@ class EvaluateWorker : public Napi::AsyncWorker {
   }
 
  protected:
-  void Execute() override { status_ = cpu_backend().evaluate(problem_, &failure_); }
+  void Execute() override { status_ = backend_for(Location::host)->evaluate(problem_, &failure_); }
 
   // Plain Node-API calls whose failure is ignored: they fail where a worker thread is being terminated, which can run
   // no JavaScript any more. Nobody waits for the promise then, and a C++ exception could not be turned into a

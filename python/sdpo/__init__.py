@@ -8,17 +8,19 @@
 Guide: docs/pytorch.md. Options and statistics: docs/api.md (names in snake_case here).
 """
 
-from . import _library
 from ._errors import NonFiniteError, SdpoError, SdpoRangeError, SdpoTypeError
 from ._threads import default_threads
+from ._version import version
 from .loss import PreferenceLoss
+from .moments import Moments, combine_moments, reference_error
 from .noise import noise
 from .result import PreferenceOutput, denominator, log_entries
 from .schedule import NoiseSchedule, Transition
 
-__version__ = _library.version()
+__version__ = version()
 
 __all__ = [
+    "Moments",
     "NoiseSchedule",
     "NonFiniteError",
     "PreferenceLoss",
@@ -27,8 +29,10 @@ __all__ = [
     "SdpoRangeError",
     "SdpoTypeError",
     "Transition",
+    "combine_moments",
     "default_threads",
     "denominator",
     "log_entries",
     "noise",
+    "reference_error",
 ]

@@ -10,8 +10,8 @@ from typing import Any, List, NamedTuple
 
 from ._validate import check_number, fail_length, fail_type, fail_value, is_number
 
-# The cap of squaredcos_cap_v2 on a beta (arXiv 2102.09672, section 3.2).
-_MAX_COSINE_BETA = 0.999
+# The cap on a beta that is taken from ratios of alpha-bar (arXiv 2102.09672, section 3.2).
+_MAX_BETA = 0.999
 
 
 class PowerTable(NamedTuple):
@@ -27,11 +27,17 @@ def _linspace(start: float, end: float, count: int) -> List[float]:
 
 
 def named_betas(schedule: str, steps: int, start: float, end: float) -> List[float]:
-    """Forward variances of 'linear' (DDPM), 'scaled_linear' (latent diffusion) or 'squaredcos_cap_v2' (arXiv 2102.09672, equation 17)."""
+    """Forward variances of a named schedule; lib/schedule/betas.ts says what each is."""
     if schedule == "linear":
         return _linspace(start, end, steps)
     if schedule == "scaled_linear":
         return [root * root for root in _linspace(math.sqrt(start), math.sqrt(end), steps)]
+    if schedule == "exp":
+        return [min(-math.expm1(-12 / steps), _MAX_BETA)] * steps
+    if schedule == "laplace":
+        return [min(1 - _laplace_root((i + 1) / steps) / _laplace_root(i / steps), _MAX_BETA) for i in range(steps)]
+    if schedule == "sigmoid":
+        return [start + (end - start) / (1 + math.exp(-x)) for x in _linspace(-6, 6, steps)]
     # The angle left to pi/2 is computed by itself, and 1 - cos²/cos² as a product of sines, so that neither the first betas nor the
     # last cosines are differences of nearly equal numbers.
     quarter = math.pi / 2 / 1.008
@@ -42,8 +48,14 @@ def named_betas(schedule: str, steps: int, start: float, end: float) -> List[flo
         left = (steps - i) / steps * quarter
         total = min(angles, left + (steps - i - 1) / steps * quarter)  # their sines are the same
         cosine = math.sin(left)
-        out.append(min(step * math.sin(total) / (cosine * cosine), _MAX_COSINE_BETA))
+        out.append(min(step * math.sin(total) / (cosine * cosine), _MAX_BETA))
     return out
+
+
+def _laplace_root(x: float) -> float:
+    """sqrt(SNR / (1 + SNR)) at the log SNR that the schedule takes for its alpha-bar; 1e-6 keeps the ends finite."""
+    snr = math.exp((-0.5 if x <= 0.5 else 0.5) * math.log(1 - 2 * abs(0.5 - x) + 1e-6))
+    return math.sqrt(snr / (1 + snr))
 
 
 def _numbers(argument: str, values: Any) -> List[Any]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 import threading
 from ctypes import POINTER, c_char_p, c_double, c_int, c_int32, c_int64, c_size_t, c_uint64, c_void_p
-from typing import List, Optional, Tuple
+from typing import Any, Iterator, List, Optional, Tuple
 
 from ._errors import NonFiniteError, SdpoError
-from ._tables import LISTS, snake
+from ._tables import LISTS, OPTIONS, snake
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 NAME = "libsdpo.so"
 
 
@@ -23,56 +24,55 @@ class Tensor(ctypes.Structure):
     _fields_ = [("data", c_void_p), ("row_stride", c_int64), ("dtype", c_int32), ("reserved", c_int32)]
 
 
-class Branch(ctypes.Structure):
-    _fields_ = [("policy", Tensor), ("reference", Tensor), ("target", Tensor), ("gradient", Tensor)]
+class Column(ctypes.Structure):
+    _fields_ = [("data", c_void_p), ("value", c_double), ("dtype", c_int32), ("location", c_int32)]
+
+
+Columns = Column * len(LISTS["rowInputs"])
+
+
+def _option_fields() -> Iterator[Tuple[str, Any]]:
+    """The fields of sdpo_options follow the list of options; a choice is an int32, a number a double."""
+    types = {}
+    for row in OPTIONS.values():
+        for field in row.get("fields", [row["name"]]):
+            types[field] = c_int32 if row["type"] in ("enum", "boolean") else c_double
+    yield "struct_size", c_size_t
+    for name in LISTS["options"]:
+        yield snake(name), types[name]
 
 
 class Options(ctypes.Structure):
-    _fields_ = [
-        ("struct_size", c_size_t),
-        ("objective", c_int32),
-        ("link", c_int32),
-        ("pair_weight", c_int32),
-        ("weight_ratio", c_int32),
-        ("sft_scope", c_int32),
-        ("kl_scope", c_int32),
-        ("non_finite", c_int32),
-        ("weight_gradient", c_int32),
-        ("sum_weight", c_int32),
-        ("sum_psi", c_int32),
-        ("beta", c_double),
-        ("label_smoothing", c_double),
-        ("sft_weight", c_double),
-        ("kl_weight", c_double),
-        ("safeguard", c_double),
-        ("dmpo_alpha", c_double),
-        ("mapo_scale", c_double),
-        ("mapo_steps", c_double),
-    ]
+    _fields_ = list(_option_fields())
 
 
-# In the order in which a list of plain numbers holds the options; such a list also fits through a registered custom operator.
-ENCODED_OPTIONS = tuple(name for name, _ in Options._fields_[1:])
+def _flat(name: str, struct: Any) -> List[Tuple[str, Any]]:
+    return [(f"{name}_{field}", kind) for field, kind in struct._fields_]
 
 
 class Problem(ctypes.Structure):
+    """sdpo_problem with the fields of its structs side by side, so that one call of the constructor fills all of it."""
+
     _fields_ = [
         ("struct_size", c_size_t),
         ("rows", c_int64),
         ("size", c_int64),
-        ("chosen", Branch),
-        ("rejected", Branch),
-        ("element_weights", Tensor),
-        ("tensors", Location),
-        ("scalars", Location),
-        ("row_inputs", c_void_p),
+        *(field for branch in ("chosen", "rejected") for name in ("policy", "reference", "target", "gradient") for field in _flat(f"{branch}_{name}", Tensor)),
+        *_flat("element_weights", Tensor),
+        *_flat("tensors", Location),
+        *_flat("scalars", Location),
+        ("columns", c_void_p),
+        ("column_count", c_int32),
+        ("threads", c_int32),
+        ("omega_table", c_void_p),
+        ("omega_count", c_int64),
         ("row_outputs", c_void_p),
         ("metrics", c_void_p),
-        ("options", POINTER(Options)),
+        ("options", c_void_p),
         ("denominator", c_double),
         ("gradient_scale", c_double),
-        ("threads", c_int32),
         ("cross", c_int32),
+        ("reserved", c_int32),
         ("stream", c_void_p),
     ]
 
@@ -81,6 +81,7 @@ class Failure(ctypes.Structure):
     _fields_ = [("row", c_int64), ("element", c_int64), ("branch", c_int32), ("tensor", c_int32)]
 
 
+_PASS = (c_int, [POINTER(Problem), POINTER(Failure)])
 _SIGNATURES = {
     "sdpo_version": (c_char_p, []),
     "sdpo_abi_version": (c_int, []),
@@ -91,10 +92,12 @@ _SIGNATURES = {
     "sdpo_name": (c_char_p, [c_char_p, c_int]),
     "sdpo_options_init": (c_int, [POINTER(Options), c_size_t]),
     "sdpo_problem_init": (c_int, [POINTER(Problem), c_size_t]),
-    "sdpo_evaluate": (c_int, [POINTER(Problem), POINTER(Failure)]),
-    "sdpo_moments": (c_int, [POINTER(Problem), POINTER(Failure)]),
-    "sdpo_objective": (c_int, [POINTER(Problem), POINTER(Failure)]),
-    "sdpo_gradients": (c_int, [POINTER(Problem), POINTER(Failure)]),
+    "sdpo_columns_init": (c_int, [POINTER(Column), c_int32]),
+    "sdpo_reserve": (c_int, [POINTER(Problem)]),
+    "sdpo_evaluate": _PASS,
+    "sdpo_moments": _PASS,
+    "sdpo_objective": _PASS,
+    "sdpo_gradients": _PASS,
     "sdpo_combine": (
         c_int,
         [c_int64, c_int64, c_void_p, POINTER(Tensor), c_void_p, POINTER(Tensor), POINTER(Tensor), Location, c_void_p, c_int32],
@@ -116,7 +119,10 @@ def candidates() -> List[Tuple[str, str]]:
     places = []
     if os.path.exists(os.path.join(checkout, "native", "c", "sdpo.h")):  # else an unrelated folder could be taken for a checkout
         places.append(("the checkout's build", os.path.join(checkout, "build", "Release", NAME)))
-    places.append(("this package", os.path.join(here, NAME)))
+        places.append(("the checkout's CMake build", os.path.join(checkout, "build", NAME)))
+    # An editable install has the library in another folder of the package than its sources.
+    folders = [here, *getattr(sys.modules[__package__], "__path__", [])]
+    places.extend(("this package", os.path.join(folder, NAME)) for folder in dict.fromkeys(folders))
     return places
 
 
@@ -140,7 +146,7 @@ def _load() -> ctypes.CDLL:
     raise SdpoError(
         "ERR_SDPO_NO_BINARY",
         f"Expected {NAME} at one of the places below, received none that could be loaded:\n{tried}\n"
-        "Build it in a checkout with `npm ci` (or `npm run build:native`), install a wheel made for this platform, or set SDPO_LIBRARY to its path.",
+        "Install a wheel made for this platform, build it with `pip install .` (or `npm run build:native`) in a checkout, or set SDPO_LIBRARY to its path.",
     )
 
 
@@ -156,6 +162,8 @@ def _check(library: ctypes.CDLL, path: str) -> None:
     found = library.sdpo_abi_version()
     problem = f"ABI version {found}" if found != ABI_VERSION else None
     for name, expected in LISTS.items():
+        if name == "rowChecks":  # no closed list of its own: what each row input has to be
+            continue
         received = []
         while True:
             entry = library.sdpo_name(name.encode(), len(received))
@@ -167,12 +175,14 @@ def _check(library: ctypes.CDLL, path: str) -> None:
     if problem is not None:
         raise SdpoError(
             "ERR_SDPO_NO_BINARY",
-            f"Expected {path} to be built from the sources of this package, received {problem}; build it again with `npm run build:native`",
+            f"Expected {path} to be built from the sources of this package, received {problem}; "
+            "build it again (`pip install .`, or `npm run build:native` in a checkout)",
         )
 
 
 _lock = threading.Lock()
 _library: Optional[ctypes.CDLL] = None
+_missing: Optional[SdpoError] = None
 
 
 def library() -> ctypes.CDLL:
@@ -185,20 +195,20 @@ def library() -> ctypes.CDLL:
     return _library
 
 
-def version() -> str:
-    return library().sdpo_version().decode()
+def available() -> bool:
+    """Whether there is a library at all. Where there is none, no place is looked at a second time."""
+    global _missing
+    if _library is None and _missing is None:
+        try:
+            library()
+        except SdpoError as error:
+            _missing = error
+    return _library is not None
 
 
-def new_problem() -> Problem:
-    problem = Problem()
-    check(library().sdpo_problem_init(ctypes.byref(problem), ctypes.sizeof(problem)))
-    return problem
-
-
-def new_options() -> Options:
-    options = Options()
-    check(library().sdpo_options_init(ctypes.byref(options), ctypes.sizeof(options)))
-    return options
+def why_not() -> str:
+    """Why there is no library, as its error says."""
+    return "" if _missing is None else str(_missing)
 
 
 def check(status: int, failure: Optional[Failure] = None) -> None:
@@ -213,4 +223,6 @@ def check(status: int, failure: Optional[Failure] = None) -> None:
 
 def run(function: str, problem: Problem) -> None:
     failure = Failure()
-    check(getattr(library(), function)(ctypes.byref(problem), ctypes.byref(failure)), failure)
+    status = getattr(library(), function)(problem, failure)
+    if status != 0:
+        check(status, failure)

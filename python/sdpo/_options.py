@@ -1,14 +1,14 @@
-"""Options of a preference loss: their checks, their defaults, and which objective uses which (docs/api.md says what they mean)."""
+"""Options of a preference loss: checks, defaults and users, all driven by the table of options (docs/api.md says what they mean)."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from typing import Any, List, NoReturn, Optional, Tuple
+from typing import Any, Dict, Mapping, NoReturn, Optional, Sequence, Tuple
 
 from ._errors import SdpoRangeError
-from ._library import ENCODED_OPTIONS
-from ._tables import LISTS, TABLES, snake
+from ._tables import LISTS, OPTIONS, TRAITS, snake
 from ._validate import (
     check_above,
     check_between,
@@ -24,123 +24,123 @@ from ._validate import (
 )
 from .schedule import NoiseSchedule
 
-_TABLE = TABLES["options"]
-_USED_BY = {snake(name): tuple(users) for name, users in _TABLE["usedBy"].items()}
-_DEFAULTS = {snake(name): value for name, value in _TABLE["defaults"].items()}
-_DEFAULTS["clip_range"] = tuple(_DEFAULTS["clip_range"])
-OPTION_NAMES = tuple(snake(name) for name in _TABLE["names"])
+OPTION_NAMES = ("schedule", *OPTIONS)
 
 
-@dataclasses.dataclass(frozen=True)
-class ResolvedOptions:
-    """Options with every default filled in."""
+class _Answers:
+    """What the rest of the package asks of resolved options."""
 
-    objective: str
-    schedule: Optional[NoiseSchedule]
-    beta: float
-    clip_range: Tuple[float, float]
-    mask_threshold: float
-    weight_sharpness: float
-    weight_ratio: str
-    pair_weight: str
-    weight_gradient: bool
-    timestep_weighting: str
-    log_ratio_reduction: str
-    link: str
-    label_smoothing: float
-    sft_weight: float
-    sft_scope: str
-    kl_weight: float
-    kl_scope: str
-    safeguard: Optional[float]
-    dmpo_alpha: float
-    mapo_scale: float
-    mapo_steps: float
-    non_finite: Optional[str]  # None: 'throw' on the CPU, 'propagate' on a CUDA device, where looking would synchronise
-    threads: int  # 0: the default
+    __slots__ = ()
 
     @property
-    def has_mask(self) -> bool:
-        return self.objective in _USED_BY["mask_threshold"]
+    def traits(self) -> Mapping[str, Any]:
+        return TRAITS[self.objective]
 
     @property
-    def elbo(self) -> bool:
-        return self.timestep_weighting == "elbo"
-
-    def reads_reference_for_gradient(self) -> bool:
-        """False where the coefficient B of the gradient (2/D)(A d + B h) is known to be 0, so that the reference can be freed."""
-        return self.kl_weight != 0 or self.objective not in ("diffusion-dpo", "dpo-cm", "sdpo", "dmpo", "mapo")
+    def reads_omega(self) -> bool:
+        return self.traits["weights"] > 0 or self.timestep_weighting == "elbo"
 
     @property
-    def needs_reference(self) -> Optional[str]:
+    def needs_drift(self) -> Optional[str]:
         """What reads the drift q, which only a reference tensor can give; None where a reference error is enough."""
-        return "kl_weight" if self.kl_weight != 0 else "objective 'dspo'" if self.objective == "dspo" else None
-
-    @property
-    def is_reference_free(self) -> bool:
-        return self.objective == "mapo"
+        return "kl_weight" if self.kl_weight != 0 else f"objective '{self.objective}'" if self.traits["drift"] else None
 
 
-def resolve(given: dict) -> ResolvedOptions:
+# One field per option, in the order of the table. `non_finite` is None for 'throw' on the CPU and 'propagate' elsewhere.
+ResolvedOptions = dataclasses.make_dataclass("ResolvedOptions", OPTION_NAMES, bases=(_Answers,), frozen=True, eq=False)
+ResolvedOptions.__module__ = __name__  # for pickle
+ResolvedOptions.__doc__ = "Options with every default filled in, and ranges as their two bounds; what is off is None."
+
+
+def resolve(given: Mapping[str, Any]) -> Any:
     """Checks options and fills in the defaults; None means 'not given'."""
     refuse_unknown("the options", given, OPTION_NAMES)
-    values = {**_DEFAULTS, **{name: value for name, value in given.items() if value is not None}}
-    objective = check_one_of("objective", values.get("objective"), LISTS["objectives"])
-    schedule = values.get("schedule")
-    if given.get("mapo_steps") is None and isinstance(schedule, NoiseSchedule):
-        values["mapo_steps"] = schedule.train_steps
+    schedule = given.get("schedule")
     if schedule is not None and not isinstance(schedule, NoiseSchedule):
         fail_type("schedule", "a NoiseSchedule", schedule)
-    resolved = ResolvedOptions(
-        objective=objective,
-        schedule=schedule,
-        beta=check_above("beta", values.get("beta"), 0),
-        clip_range=_clip_range("clip_range", values["clip_range"]),
-        mask_threshold=check_number("mask_threshold", values["mask_threshold"], 0, 1),
-        weight_sharpness=check_above("weight_sharpness", values["weight_sharpness"], 0),
-        weight_ratio=check_one_of("weight_ratio", values["weight_ratio"], LISTS["weightRatios"]),
-        pair_weight=check_one_of("pair_weight", values["pair_weight"], LISTS["pairWeights"]),
-        weight_gradient=check_boolean("weight_gradient", values["weight_gradient"]),
-        timestep_weighting=check_one_of("timestep_weighting", values["timestep_weighting"], _TABLE["timestepWeightings"]),
-        log_ratio_reduction=check_one_of("log_ratio_reduction", values["log_ratio_reduction"], _TABLE["logRatioReductions"]),
-        link=check_one_of("link", values["link"], LISTS["links"]),
-        label_smoothing=check_number("label_smoothing", values["label_smoothing"], 0, 0.5),
-        sft_weight=check_number("sft_weight", values["sft_weight"], 0),
-        sft_scope=check_one_of("sft_scope", values["sft_scope"], LISTS["scopes"]),
-        kl_weight=check_number("kl_weight", values["kl_weight"], 0),
-        kl_scope=check_one_of("kl_scope", values["kl_scope"], LISTS["scopes"]),
-        safeguard=None if values.get("safeguard") is None else check_number("safeguard", values["safeguard"], 0, 1),
-        dmpo_alpha=check_between("dmpo_alpha", values["dmpo_alpha"], 0, 1),
-        mapo_scale=check_above("mapo_scale", values["mapo_scale"], 0),
-        mapo_steps=check_above("mapo_steps", values["mapo_steps"], 0),
-        non_finite=None if given.get("non_finite") is None else check_one_of("non_finite", given["non_finite"], LISTS["nonFinite"]),
-        threads=0 if given.get("threads") is None else check_integer("threads", given["threads"], 1, 4096),
-    )
-    _refuse_unused(given, resolved)
-    return resolved
+    resolved: Dict[str, Any] = {"schedule": schedule}
+    for name, row in OPTIONS.items():
+        value = given.get(name)
+        resolved[name] = _check(name, value) if value is not None or row.get("required") else _default(name, resolved)
+    options = ResolvedOptions(**resolved)
+    _refuse_unused(given, options)
+    return options
 
 
-def _clip_range(argument: str, value: Any) -> Tuple[float, float]:
-    if is_number(value):
-        check_number(argument, value, 0)
-        return (max(0.0, 1 - value), 1.0 + value)
+def _default(name: str, resolved: Mapping[str, Any]) -> Any:
+    if name == "non_finite":
+        return None
+    if name == "pair_weight" and TRAITS[resolved["objective"]]["weights"] == 2:
+        return None  # a weight per branch
+    if name == "mapo_steps" and resolved["schedule"] is not None:
+        return float(resolved["schedule"].train_steps)
+    value = OPTIONS[name].get("default")
+    return None if value is None else _check(name, value)
+
+
+def _check(name: str, value: Any) -> Any:
+    row = OPTIONS[name]
+    kind, low, high = row["type"], row.get("minimum", -math.inf), row.get("maximum", math.inf)
+    above, below = row.get("exclusiveMinimum"), row.get("exclusiveMaximum")
+    if kind == "enum":
+        return check_one_of(name, value, row["values"])
+    if kind == "boolean":
+        return check_boolean(name, value)
+    if kind == "integer":
+        return check_integer(name, value, low, high)
+    if kind == "range":
+        return _range(name, value)
+    if kind == "interval":
+        return _interval(name, value, "(low, high) of finite numbers", -math.inf)
+    if above is not None and below is not None:
+        return check_between(name, value, above, below)
+    if above is not None:
+        return check_above(name, value, above)
+    if below is not None:
+        return check_below(name, value, low, below)
+    return check_number(name, value, low, high)
+
+
+def check_below(name: str, value: Any, low: float, high: float) -> float:
+    """A number in [low, high)."""
+    expected = f"a number in [{low:g}, {high:g})"
+    if not is_number(value):
+        fail_type(name, expected, value)
+    if not low <= value < high:
+        fail_value(name, expected, value)
+    return float(value)
+
+
+def _range(name: str, value: Any) -> Tuple[float, float]:
+    if not is_number(value):
+        return _interval(name, value, "a number or (low, high)", 0)
+    check_number(name, value, 0)
+    return (max(0.0, 1 - value), 1.0 + value)
+
+
+def _interval(name: str, value: Any, expected: str, minimum: float) -> Tuple[float, float]:
     if not isinstance(value, (tuple, list)) or len(value) != 2:
-        fail_type(argument, "a number or (low, high)", value)
-    low = check_number(f"{argument}[0]", value[0], 0)
-    high = check_number(f"{argument}[1]", value[1], 0)
+        fail_type(name, expected, value)
+    low, high = (check_number(f"{name}[{i}]", value[i], minimum) for i in range(2))
     if low > high:
-        fail_value(argument, "(low, high) with low <= high", f"({low}, {high})")
+        fail_value(name, "(low, high) with low <= high", f"({low}, {high})")
     return (low, high)
 
 
-def _refuse_unused(given: dict, resolved: ResolvedOptions) -> None:
+def _refuse_unused(given: Mapping[str, Any], options: Any) -> None:
     """An option that the objective or the link does not use must not look as if it did something."""
-    for name, users in _USED_BY.items():
-        if resolved.objective in users or given.get(name) is None or getattr(resolved, name) == _DEFAULTS[name]:
+    for name, row in OPTIONS.items():
+        value = given.get(name)
+        if value is None:
             continue
-        _refuse(name, f"objective '{resolved.objective}'", given[name])
-    if resolved.link != "sigmoid" and resolved.label_smoothing != 0:
-        _refuse("label_smoothing", f"link '{resolved.link}'", resolved.label_smoothing)
+        user = None
+        if options.objective not in row.get("users", (options.objective,)):
+            user = f"objective '{options.objective}'"
+        elif row.get("link", options.link) != options.link:
+            user = f"link '{options.link}'"
+        usual = row.get("default")
+        if user is not None and (usual is None or _check(name, value) != _check(name, usual)):
+            _refuse(name, user, value)
 
 
 def _refuse(name: str, user: str, value: Any) -> NoReturn:
@@ -150,32 +150,49 @@ def _refuse(name: str, user: str, value: Any) -> NoReturn:
     )
 
 
-def encode(options: ResolvedOptions, on_cuda: bool) -> List[float]:
-    """The options as the native library takes them, in the order of ENCODED_OPTIONS: names as their positions in the shared lists."""
-    total = options.log_ratio_reduction == "sum"
-    values = {
-        "objective": LISTS["objectives"].index(options.objective),
-        "link": LISTS["links"].index(options.link),
-        "pair_weight": LISTS["pairWeights"].index(options.pair_weight),
-        "weight_ratio": LISTS["weightRatios"].index(options.weight_ratio),
-        "sft_scope": LISTS["scopes"].index(options.sft_scope),
-        "kl_scope": LISTS["scopes"].index(options.kl_scope),
-        "non_finite": LISTS["nonFinite"].index(options.non_finite or ("propagate" if on_cuda else "throw")),
-        "weight_gradient": options.weight_gradient,
-        "sum_weight": total,
-        "sum_psi": total and options.elbo,
-        "beta": options.beta,
-        "label_smoothing": options.label_smoothing,
-        "sft_weight": options.sft_weight,
-        "kl_weight": options.kl_weight,
-        "safeguard": -1 if options.safeguard is None else options.safeguard,
-        "dmpo_alpha": options.dmpo_alpha,
-        "mapo_scale": options.mapo_scale,
-        "mapo_steps": options.mapo_steps,
-    }
-    return [float(values[name]) for name in ENCODED_OPTIONS]
+# ---- How options cross
 
 
-def log(value: float) -> float:
-    """The natural logarithm with log(0) = -infinity, as the mask floor and the clip bounds need it."""
-    return math.log(value) if value > 0 else -math.inf
+def encode(options: Any, looking: bool) -> Tuple[float, ...]:
+    """The options as the native library takes them, in the order of the list "options": names as their positions in their own lists.
+
+    looking: whether a look at a result costs nothing, so that 'throw' is the default.
+    """
+    numbers: Dict[str, float] = {}
+    for name, row in OPTIONS.items():
+        if "crosses" in row:
+            continue
+        value = getattr(options, name)
+        if name == "non_finite" and value is None:
+            value = "throw" if looking else "propagate"
+        fields = row.get("fields", [row["name"]])
+        numbers.update(zip(fields, _numbers(row, value)))
+    return tuple(numbers[name] for name in LISTS["options"])
+
+
+def _numbers(row: Mapping[str, Any], value: Any) -> Sequence[float]:
+    if value is None:
+        return [float(number) for number in row["off"]]
+    if row["type"] in ("range", "interval"):
+        return value
+    if row["type"] == "enum":  # the native list of an enumeration that can be off starts with what that is
+        return [float(row["values"].index(value) + len(row.get("off", ())))]
+    return [float(value)]
+
+
+class Encoded:
+    """The numbers of `encode` under their names again; choices as their names in the native lists."""
+
+    def __init__(self, numbers: Tuple[float, ...]) -> None:
+        for name, number in zip(LISTS["options"], numbers):
+            list_ = LISTS.get(name if name in LISTS else f"{name}s") or _SHARED_LISTS.get(name)
+            setattr(self, snake(name), number if list_ is None else list_[int(number)])
+
+
+# Choices whose list is shared with others.
+_SHARED_LISTS = dict.fromkeys(("sftScope", "klScope"), LISTS["scopes"])
+
+
+@functools.lru_cache(maxsize=64)
+def decode(numbers: Tuple[float, ...]) -> Encoded:
+    return Encoded(numbers)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import torch
+
 from . import _library
 
 # Set by torchrun and torch.distributed.run; by MPI launchers; by Slurm (uniform jobs give one number).
@@ -21,5 +23,7 @@ def local_world_size() -> int:
 
 def default_threads() -> int:
     """SDPO_NUM_THREADS where it is set; else the cores of this host divided by the ranks on it, at least 1."""
+    if not _library.available():  # plain PyTorch computes
+        return torch.get_num_threads()
     cores = _library.library().sdpo_default_threads()
     return cores if os.environ.get("SDPO_NUM_THREADS") else max(1, cores // local_world_size())

@@ -2,46 +2,66 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any, Dict, Mapping
+from typing import Any, Callable, Dict, Mapping, Optional, Tuple
 
 import torch
 
 from ._tables import LOG_NAMES, METRIC, METRICS, ROW_OUTPUT, ROW_STATISTICS
+from .moments import COEFFICIENT_NAMES
 
 
-@dataclasses.dataclass(frozen=True)
 class PreferenceOutput:
     """Result of PreferenceLoss. Nothing in it was waited for: on a CUDA device every number is still a tensor there.
 
-    loss: 0-dim, float64 for float64 predictions and float32 otherwise; differentiable with respect to both policies.
+    loss: 0-dim ([rows] with reduction="none"), float64 for float64 predictions and float32 otherwise; differentiable with respect to the policy.
     rows: float64 [rows] per statistic, under the names of docs/api.md in snake_case ("logit", "mask", "reward_chosen", …).
     metrics: 0-dim float64 each: means of the row statistics over their finite entries, and "implicit_accuracy", "reward_margin",
-        "mask_fraction", "clip_fraction", "non_finite_rows".
-    coefficients: float64 [rows] each: "a_chosen", "b_chosen", "a_rejected", "b_rejected", with which the gradient with respect to the
+        "mask_fraction", "clip_fraction", "log_ratio_clip_fraction", "non_finite_rows".
+    coefficients: float64 [rows] each: "a_chosen", "a_rejected", "b_chosen", "b_rejected", with which the gradient with respect to the
         policy is (2/D)(a d + b h) (docs/mathematics.md, section 5).
+
+    The dictionaries are made when they are looked at.
     """
 
-    loss: torch.Tensor
-    rows: Dict[str, torch.Tensor]
-    metrics: Dict[str, torch.Tensor]
-    coefficients: Dict[str, torch.Tensor]
+    def __init__(self, loss: torch.Tensor, row_outputs: torch.Tensor, metrics: torch.Tensor, complete: Optional[Callable[..., Any]] = None) -> None:
+        self.loss = loss
+        self._row_outputs = row_outputs
+        self._metrics = metrics
+        self._complete = complete  # fills in the statistics that the loss did not need
 
-    @classmethod
-    def of(cls, loss: torch.Tensor, row_outputs: torch.Tensor, metrics: torch.Tensor) -> "PreferenceOutput":
-        rows, means = row_outputs.detach(), metrics.detach()
-        return cls(
-            loss,
-            {name: rows[ROW_OUTPUT[name]] for name in ROW_STATISTICS},
-            {name: means[METRIC[name]] for name in METRICS},
-            {name: rows[ROW_OUTPUT[name]] for name in ("a_chosen", "b_chosen", "a_rejected", "b_rejected")},
-        )
+    def _outputs(self) -> Tuple[torch.Tensor, torch.Tensor]:
+        if self._complete is not None:
+            self._row_outputs, self._metrics = self._complete(self._row_outputs.detach())
+            self._complete = None
+        return self._row_outputs.detach(), self._metrics.detach()
+
+    @property
+    def rows(self) -> Dict[str, torch.Tensor]:
+        values, _ = self._outputs()
+        return {name: values[ROW_OUTPUT[name]] for name in ROW_STATISTICS}
+
+    @property
+    def metrics(self) -> Dict[str, torch.Tensor]:
+        _, values = self._outputs()
+        return {name: values[METRIC[name]] for name in METRICS}
+
+    @property
+    def coefficients(self) -> Dict[str, torch.Tensor]:
+        values = self._row_outputs.detach()
+        return {name: values[ROW_OUTPUT[name]] for name in COEFFICIENT_NAMES}
+
+    def backward(self, gradient: Optional[torch.Tensor] = None, retain_graph: Optional[bool] = None) -> None:
+        """`loss.backward(…)`."""
+        self.loss.backward(gradient, retain_graph=retain_graph)
+
+    def __repr__(self) -> str:
+        return f"PreferenceOutput(loss={self.loss!r})"
 
     def reduce_metrics(self, group: Any = None) -> Dict[str, torch.Tensor]:
         """The metrics of the rows of all ranks of `group` (default: the world), the same on every rank.
 
         Means are over rows, so that a rank with more rows counts for more and one without rows for nothing; entries that are not finite
-        are left out, as in `metrics`. One all_reduce of 40 numbers. Without an initialised process group, the metrics of this rank.
+        are left out, as in `metrics`. One all_reduce. Without an initialised process group, the metrics of this rank.
         """
         sums, counts = zip(*(self._sum_and_count(name) for name in METRICS))
         packed = torch.stack([*sums, *counts])
@@ -51,7 +71,7 @@ class PreferenceOutput:
         for i, name in enumerate(METRICS):
             if name == "non_finite_rows":
                 reduced[name] = total[i]
-            elif name == "clip_fraction":
+            elif name in ("clip_fraction", "log_ratio_clip_fraction"):
                 reduced[name] = total[i] / count[i].clamp(min=1)
             else:
                 reduced[name] = total[i] / count[i]  # 0/0 is NaN, as for a statistic without a finite entry
@@ -69,7 +89,7 @@ class PreferenceOutput:
             values = 1 - rows["mask"]
         else:  # shares and counts whose rows are not public: one number for all rows
             count = torch.full_like(self.metrics[name], rows["mask"].numel())
-            return (self.metrics[name] * count if name == "clip_fraction" else self.metrics[name]), count
+            return (self.metrics[name] if name == "non_finite_rows" else self.metrics[name] * count), count
         finite = torch.isfinite(values)
         return torch.where(finite, values, torch.zeros_like(values)).sum(), finite.sum().to(torch.float64)
 
@@ -92,7 +112,7 @@ def denominator(rows: int, group: Any = None) -> float:
     """
     if not _distributed():
         return float(rows)
-    total = _all_reduce(torch.tensor([float(rows)], dtype=torch.float64), group)
+    total = _all_reduce(torch.tensor([float(rows)], dtype=torch.float64, device="cpu"), group)
     return total.item() / torch.distributed.get_world_size(group)
 
 

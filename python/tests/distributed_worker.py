@@ -1,6 +1,8 @@
 """One of two ranks, started by test_distributed.py: compares its gradients and metrics with those of the joined batch."""
 
+import os
 import sys
+import traceback
 
 import torch
 import torch.distributed as dist
@@ -33,8 +35,7 @@ def evaluate(network, loss_fn, rows, denominator=None):
     )
 
 
-def main(mode):
-    dist.init_process_group("gloo")
+def check_data_parallel(mode):
     rank, rows = dist.get_rank(), ROWS[mode]
     loss_fn = sdpo.PreferenceLoss("sdpo", sdpo.NoiseSchedule.preset("sd15"), beta=5.0, kl_weight=0.1)
 
@@ -73,9 +74,93 @@ def main(mode):
     total = out.loss.detach().clone()
     dist.all_reduce(total)
     assert torch.allclose(total / 2, whole.loss.detach(), rtol=1e-12)
-    dist.barrier()
+
+
+# ---- Rows whose elements are spread over the ranks
+
+SPREAD = {
+    "sdpo": dict(objective="sdpo", beta=5.0, kl_weight=0.1, log_ratio_clip=0.05),
+    "dpo-cm": dict(objective="dpo-cm", beta=5.0, log_ratio_reduction="sum", weight_gradient=True, clip_range=0.5, sft_weight=0.1, sft_scope="masked"),
+    "safeguard of the batch": dict(objective="diffusion-dpo", beta=50.0, safeguard=0.7, safeguard_scope="batch"),
+    "linear": dict(objective="linear-dpo", beta=50.0),
+}
+
+
+def same_bits_on_all_ranks(tensor):
+    parts = [torch.empty_like(tensor) for _ in range(2)]
+    dist.all_gather(parts, tensor.contiguous())
+    return torch.equal(*parts)
+
+
+def check_spread(backend):
+    rank = dist.get_rank()
+    mine = slice(0, 10) if rank == 0 else slice(10, 16)
+    schedule = sdpo.NoiseSchedule.preset("sd15")
+    timesteps = torch.tensor([100, 300, 400, 500, 700, 900])
+    weights = sdpo.noise(9, 0, torch.empty(16, dtype=torch.float64)).abs()
+    for name, options in SPREAD.items():
+        loss_fn = sdpo.PreferenceLoss(schedule=schedule, backend=backend, **options)
+        for element_weights in (None, weights):
+            data = {key: value.clone() for key, value in batch().items()}
+            policies = [data[key].requires_grad_() for key in ("x_chosen", "x_rejected")]
+            given = dict(timesteps=timesteps, beta_scale=[1.1, 1, 1, 1, 0.9, 1])
+
+            def call(part, **more):
+                c, r = ([data[f"{key}_{side}"][:, part] for key in ("x", "ref", "t")] for side in ("chosen", "rejected"))
+                cut = None if element_weights is None else element_weights[part]
+                return loss_fn(chosen=tuple(c), rejected=tuple(r), element_weights=cut, **given, **more)
+
+            whole = call(slice(0, 16))
+            expected = torch.autograd.grad(3 * whole.loss, policies)
+            out = call(mine, group=dist.group.WORLD)
+            found = torch.autograd.grad(3 * out.loss, policies)
+            assert same_bits_on_all_ranks(out.loss.detach()), name
+            assert all(same_bits_on_all_ranks(value) for value in out.coefficients.values()), name
+            assert torch.allclose(out.loss, whole.loss, rtol=1e-12, atol=0), name
+            for key, value in whole.rows.items():
+                assert torch.allclose(out.rows[key], value, rtol=1e-11, atol=1e-14, equal_nan=True), (name, key, out.rows[key], value)
+            for a, b in zip(found, expected):
+                assert torch.allclose(a[:, mine], b[:, mine], rtol=1e-12, atol=1e-15), name
+                assert a[:, 10 if rank == 0 else 0].abs().sum() == 0, "the parts of other ranks are theirs"
+
+
+def check_spread_failure(backend):
+    """A bad value on one rank is an error on both, and nobody waits."""
+    data, rank = batch(), dist.get_rank()
+    if rank == 1:
+        data["t_rejected"][2, 3] = float("nan")
+    loss_fn = sdpo.PreferenceLoss("diffusion-dpo", beta=5.0, backend=backend)
+    branches = [tuple(data[f"{key}_{side}"] for key in ("x", "ref", "t")) for side in ("chosen", "rejected")]
+    try:
+        loss_fn(chosen=branches[0], rejected=branches[1], group=dist.group.WORLD)
+    except sdpo.NonFiniteError as error:
+        assert (error.row, error.branch) == (2, "rejected"), error
+        assert error.tensor == ("target" if rank == 1 else "row"), error
+    else:
+        raise AssertionError("expected an error")
+
+
+CHECKS = {
+    **{mode: lambda mode=mode: check_data_parallel(mode) for mode in ROWS},
+    **{f"spread-{backend}": lambda backend=backend: check_spread(backend) for backend in ("native", "torch")},
+    **{f"spread-failure-{backend}": lambda backend=backend: check_spread_failure(backend) for backend in ("native", "torch")},
+}
+
+
+def main(names):
+    dist.init_process_group("gloo")
+    for name in names:
+        try:
+            CHECKS[name]()
+        except Exception:
+            print(f"{name}: {traceback.format_exc()}", flush=True)
+        else:
+            print(f"{name}: passed on rank {dist.get_rank()}", flush=True)
+        dist.barrier()
     dist.destroy_process_group()
+    # A thread of gloo may still want the interpreter's lock when the interpreter ends, and torch then aborts: so end without that.
+    os._exit(0)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1:])

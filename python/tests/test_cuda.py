@@ -51,6 +51,44 @@ class Cuda(unittest.TestCase):
         stream.synchronize()
         self.assertEqual(loss.item(), expected)
 
+    def test_captured_into_a_graph(self):
+        chosen, rejected, timesteps = support.batch(dtype=torch.bfloat16, device="cuda", shape=(16, 64, 64))
+        timesteps = timesteps.cuda()
+        loss = sdpo.PreferenceLoss("sdpo", support.flat_schedule(), 500.0)
+        policies = (chosen[0], rejected[0])
+
+        def step():
+            out = loss(chosen=chosen, rejected=rejected, timesteps=timesteps)
+            return out.loss, torch.autograd.grad(out.loss, policies)
+
+        stream = torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            loss.reserve(chosen=chosen, rejected=rejected, timesteps=timesteps)
+        stream.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            value, grads = step()
+        for seed in (1, 2):
+            fresh = support.batch(seed=seed, dtype=torch.bfloat16, device="cuda", shape=(16, 64, 64))
+            with torch.no_grad():
+                for old, new in zip((*chosen, *rejected), (*fresh[0], *fresh[1])):
+                    old.copy_(new)
+                timesteps.copy_(torch.tensor([250, 800, 400, 600 + seed]))
+            graph.replay()
+            expected, expected_grads = step()
+            self.assertEqual(value.item(), expected.item())
+            for ours, theirs in zip(grads, expected_grads):
+                self.assertTrue(torch.equal(ours, theirs))
+
+    def test_a_capture_without_room_says_what_is_missing(self):
+        chosen, rejected, timesteps = support.batch(dtype=torch.float32, device="cuda")
+        batch = {"chosen": chosen, "rejected": rejected, "timesteps": timesteps.cuda()}
+        loss = sdpo.PreferenceLoss("sdpo", support.flat_schedule(), 500.0)
+        loss(**batch)  # its tables are there, but on this stream nothing was reserved
+        with self.assertRaisesRegex(sdpo.SdpoError, "reserve it before"):
+            with torch.cuda.graph(torch.cuda.CUDAGraph(), stream=torch.cuda.Stream()):
+                loss(**batch)
+
     def test_wrong_timesteps_show_as_nan(self):
         chosen, rejected, _ = support.batch(device="cuda")
         out = self.evaluate(chosen, rejected, torch.tensor([400, 1000, -1, 800], device="cuda"))

@@ -6,8 +6,6 @@ import subprocess
 import sys
 import unittest
 
-import torch
-
 import sdpo
 
 from . import support
@@ -37,11 +35,20 @@ def launch_two(arguments):
     return [rank.returncode for rank in ranks], "\n".join(outputs)
 
 
-@unittest.skipUnless(torch.distributed.is_available(), "this torch has no torch.distributed")
 class Distributed(unittest.TestCase):
-    def check(self, mode):
-        codes, output = launch_two([WORKER, mode])
-        self.assertEqual(codes, [0, 0], output)
+    """One pair of processes runs all checks; each test looks at one of them."""
+
+    @classmethod
+    def setUpClass(cls):
+        names = ["ddp-equal", "ddp-different", "ddp-empty", "spread-native", "spread-torch", "spread-failure-native", "spread-failure-torch"]
+        if support.TORCH >= (2, 0):
+            names.append("fsdp")
+        cls.codes, cls.output = launch_two([WORKER, *names])
+
+    def check(self, name):
+        self.assertEqual(self.codes, [0, 0], self.output)
+        for rank in range(2):
+            self.assertIn(f"{name}: passed on rank {rank}", self.output)
 
     def test_ddp_with_equal_rows(self):
         self.check("ddp-equal")
@@ -52,9 +59,17 @@ class Distributed(unittest.TestCase):
     def test_ddp_with_a_rank_without_rows(self):
         self.check("ddp-empty")
 
-    @unittest.skipIf(support.TORCH < (2, 0), "FSDP on the CPU needs torch >= 2")
+    @support.needs_torch(2, 0)  # FSDP on the CPU
     def test_fsdp(self):
         self.check("fsdp")
+
+    def test_elements_spread_over_ranks(self):
+        for backend in support.BACKENDS:
+            self.check(f"spread-{backend}")
+
+    def test_a_bad_value_on_one_rank(self):
+        for backend in support.BACKENDS:
+            self.check(f"spread-failure-{backend}")
 
     def test_without_a_process_group(self):
         chosen, rejected, timesteps = support.batch()

@@ -68,9 +68,7 @@ class Types(unittest.TestCase):
             for mixture in mixtures:
                 with self.subTest(mixture=mixture, device=device):
                     chosen, rejected, timesteps = support.batch(near=0.3, device=device)
-                    chosen, rejected = (
-                        tuple(t.detach().to(dtype) for t, dtype in zip(branch, mixture)) for branch in (chosen, rejected)
-                    )
+                    chosen, rejected = (tuple(t.detach().to(dtype) for t, dtype in zip(branch, mixture)) for branch in (chosen, rejected))
                     chosen[0].requires_grad_(), rejected[0].requires_grad_()
                     out = evaluate(chosen, rejected, timesteps)
                     ours = support.gradients(out.loss, chosen[0], rejected[0])

@@ -43,9 +43,9 @@ class Gradcheck(unittest.TestCase):
     def test_safeguard_scales_the_rejected_gradient_only(self):
         chosen, rejected, timesteps = support.batch()
         rejected = (rejected[0].detach().copy_(rejected[2] + chosen[0].detach() - chosen[2]).requires_grad_(), *rejected[1:])  # x = m_c
-        call = lambda mu: sdpo.PreferenceLoss("diffusion-dpo", support.flat_schedule(), 50.0, safeguard=mu)(
-            chosen=chosen, rejected=rejected, timesteps=timesteps
-        ).loss
+        call = lambda mu: (
+            sdpo.PreferenceLoss("diffusion-dpo", support.flat_schedule(), 50.0, safeguard=mu)(chosen=chosen, rejected=rejected, timesteps=timesteps).loss
+        )
         plain, guarded = (support.gradients(call(mu), chosen[0], rejected[0]) for mu in (None, 0.75))
         self.assertTrue(torch.equal(plain[0], guarded[0]))
         self.assertTrue(torch.allclose(0.25 * plain[1], guarded[1], rtol=1e-12, atol=0))
@@ -56,9 +56,9 @@ class Gradcheck(unittest.TestCase):
         elements = torch.tensor([[0.0, 1.0, 2.0], [1.0, 0.5, 0.0]], dtype=torch.float64)
         rows = torch.tensor([0.5, 0.0, 2.0], dtype=torch.float64)
         for weights in (elements, elements.expand(3, 2, 3), elements.expand(3, 2, 3).contiguous()):
-            call = lambda c, r: loss_fn(
-                chosen=(c, *chosen[1:]), rejected=(r, *rejected[1:]), timesteps=timesteps, element_weights=weights, row_weights=rows
-            ).loss
+            call = lambda c, r: (
+                loss_fn(chosen=(c, *chosen[1:]), rejected=(r, *rejected[1:]), timesteps=timesteps, element_weights=weights, row_weights=rows).loss
+            )
             self.assertTrue(torch.autograd.gradcheck(call, (chosen[0], rejected[0])))
 
 

@@ -11,7 +11,7 @@ import unittest.mock
 import torch
 
 import sdpo
-from sdpo import _library, _native, _threads
+from sdpo import _failures, _library, _numbers, _operands, _tables, _threads
 
 from . import support
 
@@ -31,12 +31,17 @@ def use():
 class Loading(unittest.TestCase):
     def test_structs_are_those_of_the_header(self):
         # The library writes a struct of the size it knows; a field too many or too few here would shift what lies behind it.
-        options, problem = _library.new_options(), _library.new_problem()
+        library = _library.library()
+        options, problem, columns = _library.Options(), _library.Problem(), _library.Columns()
+        library.sdpo_options_init(options, ctypes.sizeof(options))
+        library.sdpo_problem_init(problem, ctypes.sizeof(problem))
+        library.sdpo_columns_init(columns, len(columns))
         self.assertEqual((options.beta, options.safeguard, options.dmpo_alpha, options.mapo_scale, options.mapo_steps), (1, -1, 0.01, 0.5, 1000))
         self.assertEqual((problem.gradient_scale, problem.denominator, problem.threads, problem.stream), (1, 0, 0, None))
+        self.assertEqual(str([column.value for column in columns]), str(list(_tables.ROW_DEFAULTS)))
         for struct, init in ((_library.Options, "sdpo_options_init"), (_library.Problem, "sdpo_problem_init")):
             larger = (ctypes.c_ubyte * (ctypes.sizeof(struct) + 8))(*([7] * (ctypes.sizeof(struct) + 8)))
-            getattr(_library.library(), init)(ctypes.cast(larger, ctypes.POINTER(struct)), len(larger))
+            getattr(library, init)(ctypes.cast(larger, ctypes.POINTER(struct)), len(larger))
             self.assertEqual(list(larger[-8:]), [0] * 8)
 
     def test_version_is_that_of_the_package(self):
@@ -46,16 +51,16 @@ class Loading(unittest.TestCase):
             self.assertEqual(sdpo.__version__, json.load(file)["version"])
 
     def test_missing_library(self):
-        result = support.run_python("import sdpo", env={"SDPO_LIBRARY": "/nonexistent/libsdpo.so"})
+        result = support.run_python(USE + "use()", env={"SDPO_LIBRARY": "/nonexistent/libsdpo.so"})
         self.assertEqual(result.returncode, 1)
-        for text in ("/nonexistent/libsdpo.so (SDPO_LIBRARY): no such file", "npm run build:native", "SDPO_LIBRARY"):
+        for text in ("/nonexistent/libsdpo.so (SDPO_LIBRARY): no such file", "pip install .", "SDPO_LIBRARY"):
             self.assertIn(text, result.stderr)
 
     def test_another_library(self):
         with tempfile.NamedTemporaryFile(suffix=".so") as file:
             file.write(b"not a library")
             file.flush()
-            result = support.run_python("import sdpo", env={"SDPO_LIBRARY": file.name})
+            result = support.run_python(USE + "use()", env={"SDPO_LIBRARY": file.name})
             self.assertIn("received none that could be loaded", result.stderr)
 
     def test_found_through_the_environment_alone(self):
@@ -66,7 +71,7 @@ class Loading(unittest.TestCase):
             copied = os.path.join(folder, "sdpo", _library.NAME)
             if os.path.exists(copied):
                 os.remove(copied)
-            code = f"import sys; sys.path.insert(0, {folder!r}); import sdpo; print(sdpo.__file__)"
+            code = f"import sys; sys.path.insert(0, {folder!r}); import sdpo; sdpo.PreferenceLoss('mapo', beta=1, backend='native'); print(sdpo.__file__)"
             found = support.run_python(code, env={"SDPO_LIBRARY": built, "PYTHONPATH": ""})
             self.assertIn(folder, found.stdout, found.stderr)
             missing = support.run_python(code, env={"SDPO_LIBRARY": "", "PYTHONPATH": ""})
@@ -75,11 +80,11 @@ class Loading(unittest.TestCase):
     def test_device_memory_without_a_backend_is_refused(self):
         if _library.library().sdpo_has_cuda():
             self.skipTest("this library has a CUDA backend")
-        problem = _library.new_problem()
-        problem.options = ctypes.pointer(_library.new_options())
-        numbers = (ctypes.c_double * 64)()
-        problem.row_inputs = problem.row_outputs = problem.metrics = ctypes.addressof(numbers)
-        problem.tensors = problem.scalars = _library.Location(1, 0)
+        options, problem, numbers = _library.Options(), _library.Problem(), (ctypes.c_double * 64)()
+        _library.library().sdpo_options_init(options, ctypes.sizeof(options))
+        _library.library().sdpo_problem_init(problem, ctypes.sizeof(problem))
+        problem.options, problem.row_outputs, problem.metrics = ctypes.addressof(options), ctypes.addressof(numbers), ctypes.addressof(numbers)
+        problem.tensors_kind = problem.scalars_kind = 1
         with self.assertRaisesRegex(sdpo.SdpoError, "built without CUDA") as caught:
             _library.run("sdpo_objective", problem)
         self.assertEqual(caught.exception.code, "ERR_SDPO_DEVICE")
@@ -89,14 +94,12 @@ class Loading(unittest.TestCase):
         chosen, rejected, timesteps = support.batch()
         rejected[1][3, 1, 0, 0] = float("inf")
         tensors = (chosen[0], rejected[0], chosen[2], rejected[2], chosen[1], rejected[1], None)
-        operands = _native.Operands(*(None if tensor is None else tensor.detach() for tensor in tensors))
-        out = sdpo.PreferenceLoss("diffusion-dpo", support.flat_schedule(), 1.0, non_finite="propagate")(
-            chosen=chosen, rejected=rejected, timesteps=timesteps
-        )
-        row_outputs = torch.zeros(len(_native.ROW_OUTPUT), 4, dtype=torch.float64)
-        row_outputs[_native.ROW_OUTPUT["non_finite"]] = out.rows["loss"].isnan().double()
+        operands = _operands.Operands(*(None if tensor is None else tensor.detach() for tensor in tensors), "branches", None)
+        out = sdpo.PreferenceLoss("diffusion-dpo", support.flat_schedule(), 1.0, non_finite="propagate")(chosen=chosen, rejected=rejected, timesteps=timesteps)
+        row_outputs = torch.zeros(len(_tables.ROW_OUTPUT), 4, dtype=torch.float64)
+        row_outputs[_tables.ROW_OUTPUT["non_finite"]] = out.rows["loss"].isnan().double()
         with self.assertRaises(sdpo.NonFiniteError) as caught:
-            _native._throw_non_finite(operands, torch.zeros(len(_native.ROW_INPUT), 4), row_outputs)
+            _failures.throw_non_finite(row_outputs, operands, _numbers.RowNumbers())
         error = caught.exception
         self.assertEqual((error.row, error.branch, error.tensor, error.element), (3, "rejected", "reference", 64))
 
@@ -104,7 +107,7 @@ class Loading(unittest.TestCase):
 class Threads(unittest.TestCase):
     def test_number_of_threads(self):
         cores = _library.library().sdpo_default_threads()
-        unset = {name: "" for name in ("SDPO_NUM_THREADS", *_threads._LOCAL_WORLD_SIZE)}
+        unset = dict.fromkeys(("SDPO_NUM_THREADS", *_threads._LOCAL_WORLD_SIZE), "")
         count = lambda **env: unittest.mock.patch.dict(os.environ, {**unset, **env})
         for environment, expected in (
             ({}, cores),
@@ -147,7 +150,9 @@ class Threads(unittest.TestCase):
 class Processes(unittest.TestCase):
     def test_fork(self):
         # As a DataLoader worker: a child of a process that has used the library, whose helper threads do not exist in the child.
-        code = USE + """
+        code = (
+            USE
+            + """
 import multiprocessing
 expected = use()
 # One thread for PyTorch itself in the children, as its DataLoader does it: OpenMP does not survive a fork.
@@ -161,6 +166,7 @@ class Data(torch.utils.data.Dataset):
 list(torch.utils.data.DataLoader(Data(), num_workers=2))
 print("alive")
 """
+        )
         result = support.run_python(code)
         self.assertEqual((result.returncode, result.stdout.strip()), (0, "alive"), result.stderr)
 

@@ -1,13 +1,15 @@
 """Wrong options, arguments and values: one clear error each, with the same codes as the TypeScript package."""
 
+import dataclasses
+import inspect
 import math
 import unittest
 
 import torch
 
 import sdpo
-from sdpo import _options
-from sdpo._tables import TABLES
+from sdpo import _native, _options
+from sdpo._tables import OPTIONS
 
 from . import support
 
@@ -24,15 +26,43 @@ class Options(unittest.TestCase):
         self.assertIn(text, str(caught.exception))
         return caught.exception
 
+    def test_the_signature_is_the_table(self):
+        parameters = inspect.signature(sdpo.PreferenceLoss.__init__).parameters
+        named = [name for name, parameter in parameters.items() if parameter.kind is not parameter.VAR_KEYWORD]
+        self.assertEqual(set(named) - {"self", "schedule", "backend"}, set(OPTIONS))
+        self.assertEqual(set(_options.OPTION_NAMES), {field.name for field in dataclasses.fields(_options.ResolvedOptions)})
+        for name in named[1:]:
+            self.assertIn(name, sdpo.PreferenceLoss.__doc__)
+
     def test_defaults_are_those_of_typescript(self):
-        options = loss(objective="dpo-cm", beta=1).options
-        for name, value in TABLES["options"]["defaults"].items():
-            mine = getattr(options, support.snake(name))
-            if name == "nonFinite":
-                value = None  # decided by the device
-            expected = tuple(value) if isinstance(value, list) else value
-            self.assertEqual(mine, expected, name)
-        self.assertEqual(len(_options.OPTION_NAMES), len(options.__dataclass_fields__), "every option of lib/ has its check here")
+        for name, row in OPTIONS.items():
+            # With the first objective that uses it; given its default, an option changes nothing.
+            objective = row.get("users", ["sdpo"])[0]
+            base = {"objective": objective, "beta": 1.0, "schedule": None}
+            value = row.get("default")
+            if row.get("required") or value is None or row.get("dependent") or name == "non_finite":
+                continue
+            spelt = sdpo.PreferenceLoss(**base, **{name: value})
+            self.assertEqual(spelt._encoded, sdpo.PreferenceLoss(**base)._encoded, name)
+        self.assertEqual(loss(objective="dpo-cm").options.pair_weight, "geometric")
+        self.assertIsNone(loss().options.pair_weight)
+        self.assertEqual(loss(objective="mapo").options.mapo_steps, 1000)
+        self.assertEqual(loss(objective="mapo", schedule=sdpo.NoiseSchedule.flow(train_steps=7)).options.mapo_steps, 7)
+
+    def test_every_option_reaches_the_library(self):
+        other = {"enum": lambda row: row["values"][-1], "boolean": lambda row: True, "range": lambda row: (0.25, 3.0), "interval": lambda row: (1, 2)}
+        for name, row in OPTIONS.items():
+            if "crosses" in row:
+                continue
+            objective = row.get("users", ["sdpo"])[0]
+            value = other.get(row["type"], lambda row: 0.0625)(row)
+            base = {"objective": objective, "beta": 1.0}
+            changed = sdpo.PreferenceLoss(**{**base, name: value})._encoded[True]
+            plain = sdpo.PreferenceLoss(**base)._encoded[True]
+            self.assertNotEqual(changed, plain, name)
+            native = _native._options(changed)
+            for field, number in zip([field for field, _ in native._fields_[1:]], changed):
+                self.assertEqual(getattr(native, field), number, field)
 
     def test_wrong_values(self):
         self.check("ERR_SDPO_INVALID_ARG_TYPE", "Expected objective to be one of", objective=None)
@@ -58,7 +88,12 @@ class Options(unittest.TestCase):
         unused = {"clip_range": 0.2, "mask_threshold": 0.8, "weight_sharpness": 2, "weight_ratio": "policy/reference", "weight_gradient": True}
         for name, value in unused.items():
             self.check("ERR_SDPO_INVALID_OPTION", f"Expected {name} to be left at its default", objective="diffusion-dpo", **{name: value})
-        self.check("ERR_SDPO_INVALID_OPTION", "pair_weight", objective="sdpo", pair_weight="min")
+        self.check("ERR_SDPO_INVALID_OPTION", "pair_weight", objective="diffusion-dpo", pair_weight="min")
+        self.check("ERR_SDPO_INVALID_OPTION", "linear_floor", objective="sdpo", linear_floor=0.1)
+        self.check("ERR_SDPO_INVALID_ARG_VALUE", "linear_floor to be a number in [0, 0.5)", objective="linear-dpo", linear_floor=0.5)
+        self.check("ERR_SDPO_INVALID_ARG_VALUE", "timestep_window", timestep_window=(5, 1))
+        self.check("ERR_SDPO_INVALID_ARG_TYPE", "timestep_window to be (low, high) of finite numbers", timestep_window=5)
+        self.check("ERR_SDPO_INVALID_ARG_VALUE", "backend to be one of 'native', 'torch'", backend="cuda")
         self.check("ERR_SDPO_INVALID_OPTION", "link", objective="mapo", link="hinge")
         self.check("ERR_SDPO_INVALID_OPTION", "dmpo_alpha", objective="sdpo", dmpo_alpha=0.2)
         self.check("ERR_SDPO_INVALID_OPTION", "label_smoothing to be left at its default, since link 'hinge'", link="hinge", label_smoothing=0.1)
@@ -93,8 +128,18 @@ class Batches(unittest.TestCase):
         self.check("ERR_SDPO_INVALID_LENGTH", "chosen.reference", chosen=(policy, reference[:1], target))
         self.check("ERR_SDPO_INVALID_LENGTH", "rejected.policy", rejected=tuple(tensor[:3] for tensor in self.rejected))
         self.check("ERR_SDPO_INVALID_LENGTH", "one or more elements", chosen=tuple(t[..., :0] for t in self.chosen))
-        self.check("ERR_SDPO_INVALID_OPTION", "kl_weight needs the drift", {"kl_weight": 0.1}, chosen={"policy": policy, "target": target, "reference_error": [0.0] * 4})
-        self.check("ERR_SDPO_INVALID_OPTION", "objective 'dspo' needs", {"objective": "dspo"}, chosen={"policy": policy, "target": target, "reference_error": [0.0] * 4})
+        self.check(
+            "ERR_SDPO_INVALID_OPTION",
+            "kl_weight needs the drift",
+            {"kl_weight": 0.1},
+            chosen={"policy": policy, "target": target, "reference_error": [0.0] * 4},
+        )
+        self.check(
+            "ERR_SDPO_INVALID_OPTION",
+            "objective 'dspo' needs",
+            {"objective": "dspo"},
+            chosen={"policy": policy, "target": target, "reference_error": [0.0] * 4},
+        )
 
     def test_scalars_of_rows(self):
         self.check("ERR_SDPO_INVALID_LENGTH", "timesteps to be of length 4", timesteps=self.timesteps[:3])
@@ -113,12 +158,20 @@ class Batches(unittest.TestCase):
         self.check("ERR_SDPO_INVALID_ARG_TYPE", "no schedule", {"schedule": None})
         self.check("ERR_SDPO_INVALID_OPTION", "transition.offset_chosen", {"weight_ratio": "policy/reference"}, transition={"offset_chosen": [0.1] * 4})
         self.check("ERR_SDPO_INVALID_OPTION", "weight_noise", {"weight_ratio": "reference/data"}, weight_noise={"chosen": [0] * 4, "rejected": [0] * 4})
+        self.check("ERR_SDPO_INVALID_OPTION", "margins to be left out", {"objective": "mapo"}, margins=[0.0] * 4)
+        self.check("ERR_SDPO_INVALID_OPTION", "beta_scale to be left out", {"objective": "mapo"}, beta_scale=[1.0] * 4)
+        self.check("ERR_SDPO_INVALID_ARG_VALUE", "beta_scale.rejected[2]", beta_scale={"chosen": 1.0, "rejected": [1, 1, -1, 1]})
+        self.check("ERR_SDPO_INVALID_ARG_VALUE", "margins[1]", margins=[0, math.inf, 0, 0])
+        self.check("ERR_SDPO_INVALID_LENGTH", "keep to be of length 4", keep=[True])
+        flow = {"schedule": sdpo.NoiseSchedule.preset("sd3")}
+        self.check("ERR_SDPO_INVALID_ARG_VALUE", "multiply them by 1000", flow, timesteps=[0.1, 0.5, 0.9, 1.0])
         empty = tuple(tensor[:0] for tensor in self.chosen)
         self.check("ERR_SDPO_INVALID_LENGTH", "at least one row", chosen=empty, rejected=empty, timesteps=[])
 
     def test_element_weights(self):
         ones = torch.ones(3, 8, 8, dtype=torch.float64)
-        self.check("ERR_SDPO_INVALID_LENGTH", "element_weights", element_weights=ones[:, :1])
+        self.check("ERR_SDPO_INVALID_LENGTH", "element_weights", element_weights=ones[:, :2])
+        self.check("ERR_SDPO_INVALID_ARG_TYPE", "a boolean or uint8 mask", element_weights=ones.to(torch.int64))
         self.check("ERR_SDPO_ELEMENT_WEIGHTS", "element_weights", element_weights=-ones)
         self.check("ERR_SDPO_ELEMENT_WEIGHTS", "row 0", element_weights=0 * ones)
 

@@ -52,7 +52,7 @@ t.test('errors name the argument', (t) => {
   );
   refused(
     (b) => ({ ...b, timesteps: [1, 2] }),
-    /Expected batch\.chosen\.policy to be of shape \[2, \.\.\.\]/,
+    /Expected batch\.timesteps to be of length 5/,
     'ERR_SDPO_INVALID_LENGTH',
   );
   refused((b) => ({ ...b, row_weights: [1] }), /did you mean 'rowWeights'/, 'ERR_SDPO_UNKNOWN_OPTION');

@@ -57,6 +57,26 @@ if ('missing' in fake) {
     });
   });
 
+  t.test('a calibration leaves no memory behind', async (t) => {
+    const left = run<number[]>(`
+      const { calibrate, pairsFromArray } = await import(${url('../../lib/trainer/index.ts')});
+      const pair = (i) => ({ id: String(i), chosen: noise(1, 8 * i, new Float32Array(8)), rejected: noise(2, 8 * i, new Float32Array(8)) });
+      const made = [];
+      const reference = ({ inputs }) => {
+        const prediction = Tensor.from(inputs.latents, { shape: [inputs.latents.length / 8, 8] }).to(D);
+        made.push(prediction);
+        return { prediction };
+      };
+      const data = pairsFromArray(Array.from({ length: 16 }, (_, i) => pair(i)), { shape: [8] });
+      await calibrate({ reference, data, schedule: NoiseSchedule.preset('sd15'), batches: 3, batchSize: 4 });
+      const during = used();
+      for (const tensor of made) tensor.dispose();
+      show([made.length, during, used()]);`);
+    t.equal(left[0], 3);
+    t.ok(left[1] > 0, 'the predictions lie there');
+    t.equal(left[2], 0, 'and nothing else');
+  });
+
   t.test('calls that share a tensor take effect in order, whatever their streams', async (t) => {
     const result = run<boolean[]>(`
       const schedule = NoiseSchedule.preset('sd15');

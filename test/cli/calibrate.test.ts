@@ -1,8 +1,9 @@
 /** `sdpo calibrate` as a user starts it: what it proposes, from what, and that the proposal does what it says. */
 
-import { readdirSync } from 'node:fs';
+import { readdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import t from 'tap';
-import { sdpo, writeConfig } from '../helpers/cli-runs.js';
+import { sdpo, start, writeConfig } from '../helpers/cli-runs.js';
 
 interface Calibration {
   rows: number;
@@ -72,5 +73,29 @@ t.test('what cannot be calibrated ends it with 2', async (t) => {
   ];
   for (const [args, message] of wrong) {
     t.match(await sdpo(['calibrate', config, ...args]), { status: 2, stdout: '', stderr: message }, args.join(' '));
+  }
+});
+
+t.test('a signal stops it after the batch under way', async (t) => {
+  const folder = t.testdir();
+  writeFileSync(
+    join(folder, 'policy.mjs'),
+    `import make from ${JSON.stringify(new URL('../helpers/linear-policy.js', import.meta.url).href)};
+     export default (options, context) => {
+       const policy = make(options, context);
+       // Not waiting for anything: the trainer gives events their turn.
+       policy.reference = (inputs) => { process.stderr.write('batch\\n'); return policy.predict(inputs); };
+       return policy;
+     };`,
+  );
+  const config = writeConfig(folder, { policy: { module: join(folder, 'policy.mjs') } });
+  for (const signal of ['SIGINT', 'SIGHUP'] as const) {
+    const run = start(['calibrate', config, '--batches', '1000000']);
+    await run.printed('batch\nbatch\n');
+    run.process.kill(signal);
+    const { status, stdout, stderr } = await run.ended;
+    t.equal(status, 130, signal);
+    t.equal(stdout, '');
+    t.match(stderr, /^Stopping after this batch/m);
   }
 });

@@ -1,6 +1,7 @@
 /** Configs of the command line: the schema agrees with the library, and every mistake is named with its path. */
 
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Ajv } from 'ajv';
@@ -8,11 +9,15 @@ import t, { type Test } from 'tap';
 import { loadConfig } from '../../lib/cli/config.js';
 import { makeLoss, makeSchedule } from '../../lib/cli/train-setup.js';
 import { LINKS, NoiseSchedule, OBJECTIVES, PAIR_WEIGHTS, PreferenceLoss, WEIGHT_RATIOS } from '../../lib/index.js';
-import { NON_FINITE_POLICIES, SCOPES, USED_BY } from '../../lib/loss/options.js';
-import { PREDICTION_TYPES } from '../../lib/schedule/levels.js';
+import { USED_BY } from '../../lib/loss/options.js';
+import { NON_FINITE_POLICIES, SCOPES } from '../../lib/native/names.js';
+import { SAMPLER_OPTIONS } from '../../lib/schedule/build.js';
+import { LADDERS } from '../../lib/schedule/ladder.js';
+import { PREDICTION_TYPES, VARIANCES } from '../../lib/schedule/levels.js';
 import { PRESET_NAMES } from '../../lib/schedule/presets.js';
-import { TIMESTEP_DISTRIBUTIONS } from '../../lib/schedule/sampling.js';
-import { MAX_SEED, SAMPLINGS } from '../../lib/trainer/draws.js';
+import { STEP_ORDERS, TIMESTEP_DISTRIBUTIONS } from '../../lib/schedule/sampling.js';
+import { SHIFT_OPTIONS } from '../../lib/schedule/shift.js';
+import { MAX_SEED, SAMPLINGS, TIMESTEP_SAMPLING } from '../../lib/trainer/draws.js';
 import { DECAYS } from '../../lib/trainer/learning-rate.js';
 import { NOISES, ON_NON_FINITE, resolveTrainerOptions } from '../../lib/trainer/options.js';
 import { sdpo, smallConfig, writeConfig } from '../helpers/cli-runs.js';
@@ -21,6 +26,7 @@ interface Schema {
   properties: Record<string, Schema>;
   required: string[];
   enum?: unknown[];
+  anyOf?: Schema[];
   default?: unknown;
   maximum?: number;
 }
@@ -60,7 +66,8 @@ t.test('the schema of the loss has the names, values and defaults of the library
   t.same(new PreferenceLoss({ objective: 'sdpo', beta: 1, ...Object.fromEntries(defaults) }).options, full);
   // Those without a default in the schema are the ones whose default is not a value.
   const without = names.filter((name) => properties[name].default === undefined);
-  t.same(without.sort(), ['beta', 'mapoSteps', 'objective', 'safeguard', 'threads']);
+  const off = ['logRatioClip', 'safeguard', 'threads', 'timestepWindow'];
+  t.same(without.sort(), ['beta', 'mapoSteps', 'objective', 'pairWeight', ...off].sort());
   for (const name of Object.keys(USED_BY)) t.ok(properties[name], name);
 });
 
@@ -76,6 +83,12 @@ t.test('the other parts of the schema agree with the library', async (t) => {
   t.same(training.properties.onNonFinite.enum, ON_NON_FINITE);
   t.same(training.properties.learningRate.properties.decay.enum, DECAYS);
   t.same(training.properties.timesteps.properties.distribution.enum, TIMESTEP_DISTRIBUTIONS);
+  t.same(training.properties.timesteps.properties.order.enum, STEP_ORDERS);
+  t.same(Object.keys(training.properties.timesteps.properties), TIMESTEP_SAMPLING);
+  const own = ['preset', 'config', 'predictionType', 'ignore'];
+  t.same(Object.keys(properties.schedule.properties).sort(), [...SAMPLER_OPTIONS, ...SHIFT_OPTIONS, ...own].sort());
+  t.same(properties.schedule.properties.ladder.anyOf?.[0].enum, LADDERS);
+  t.same(properties.schedule.properties.variance.enum, VARIANCES);
 
   const policy = Object.fromEntries(
     ['linearize', 'predict', 'reference', 'step', 'discard', 'state', 'load'].map((name) => [name, () => {}]),
@@ -120,6 +133,27 @@ t.test('a schedule from a file', async (t) => {
   const config = join(folder, 'scheduler_config.json');
   const loaded = loadConfig(writeConfig(folder, { schedule: { config, predictionType: 'v_prediction' } }));
   t.match(makeSchedule(loaded).toJSON(), { predictionType: 'v_prediction', config: { _class_name: 'DDIMScheduler' } });
+  // Not in t.testdir(), which `problem` makes anew.
+  const python = mkdtempSync(join(tmpdir(), 'sdpo-config-'));
+  t.teardown(() => rmSync(python, { recursive: true }));
+  const files = {
+    'scheduler_config.json': '\uFEFF{"_class_name": "DPMSolverMultistepScheduler", "lambda_min_clipped": -Infinity}',
+    pointer: 'version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n',
+    dynamic: '{"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": true}',
+  };
+  for (const [name, text] of Object.entries(files)) writeFileSync(join(python, name), text);
+  const ofPython = { config: join(python, 'scheduler_config.json'), ladder: 'uniform' };
+  t.match(makeSchedule(loadConfig(writeConfig(folder, { schedule: ofPython }))).toJSON(), { ladder: 'uniform' });
+  t.match(
+    problem(t, { schedule: { config: join(python, 'pointer') } }),
+    /pointer to be readable JSON, .*a git LFS pointer/,
+  );
+  const dynamic = { config: join(python, 'dynamic'), imageSeqLen: 4096 };
+  t.match(makeSchedule(loadConfig(writeConfig(folder, { schedule: dynamic }))).toJSON(), { mu: 1.15 });
+  t.match(
+    problem(t, { schedule: { config: join(python, 'dynamic') } }),
+    /^Expected schedule\.config\.use_dynamic_shifting .*schedule\.mu, schedule\.imageSeqLen/,
+  );
   t.match(problem(t, { schedule: { config: 'nowhere.json' } }), /nowhere\.json to be a file, received no such file/);
   t.match(problem(t, { schedule: { config: { _class_name: 'MyScheduler' } } }), /^Expected schedule.*MyScheduler/);
   t.match(
@@ -168,6 +202,18 @@ t.test('mistakes are named with path, expectation and what came', async (t) => {
     [['schedule.ignore=["x"]'], 'Expected schedule.ignore to be absent with a preset, received ["x"]'],
     [['threshold.keep=2'], 'Expected threshold.keep to be a number in (0, 1), received 2'],
     [['seed=-1'], `Expected seed to be an integer in [0, ${MAX_SEED}], received -1`],
+    [
+      ['training.timesteps={"distribution":"cosmap","modeScale":1}'],
+      "Expected training.timesteps.modeScale to be absent with distribution 'cosmap', received 1",
+    ],
+    [
+      ['training.timesteps.order=random'],
+      'Expected training.timesteps.order to be absent without steps, received "random"',
+    ],
+    [
+      ['training.timesteps={"steps":[1],"range":[0,5]}'],
+      'Expected training.timesteps.range to be absent with steps, received [0,5]',
+    ],
     [['training.accumulate=3'], 'Expected training.accumulate to be a divisor of pairsPerStep (8), received 3'],
     [
       ['training.learningRate.final=0'],
@@ -302,4 +348,96 @@ t.test('the config of the run is complete and runs again', async (t) => {
   t.match(again, { status: 0, stderr: '' });
   const weights = (name: string) => readFileSync(join(folder, name, 'weights.safetensors'));
   t.ok(weights('again').equals(weights('run')), 'the same weights');
+});
+
+t.test('--set with null takes out what may be absent', async (t) => {
+  const folder = t.testdir();
+  const evaluation = { module: 'linear-evaluation.js', every: 2 };
+  const training = { steps: 9, learningRate: { peak: 1 }, ema: { decay: 0.9 }, bins: 4, maxGradientNorm: 2 };
+  const file = writeConfig(folder, { evaluation, training, threshold: { keep: 0.5 } });
+  const set = (...names: string[]) => loadConfig(file, { set: names.map((name) => `${name}=null`) }).config;
+  const changed = set('evaluation', 'training.ema', 'training.bins', 'threshold', 'loss.weightSharpness', '$schema');
+  t.notOk('evaluation' in changed || 'ema' in changed.training || 'threshold' in changed, 'optional parts are gone');
+  t.match(changed, { training: { bins: 10 }, loss: { weightSharpness: 1 } }, 'others have their defaults');
+  t.equal(set('training.maxGradientNorm').training.maxGradientNorm, null, 'where null is a value it is one');
+  t.match(set('evaluation.options', 'threshold.window', 'policy.options'), { evaluation, threshold: { window: 512 } });
+  t.match(set('reference.content'), { reference: { kind: 'policy' } }, 'what is not there need not be taken out');
+  const refused: [string, RegExp][] = [
+    ['policy', /Expected policy to be an object, received null/],
+    ['loss.beta', /Expected loss\.beta to be a number > 0, received null/],
+    ['evaluaton', /received "evaluaton" \(did you mean "evaluation"\?\)/],
+    ['policy.options.x.y', /^$/],
+  ];
+  for (const [name, message] of refused) {
+    if (name === 'policy.options.x.y') {
+      t.match(set(name).policy, { options: { x: { y: null } } }, 'options of a module are its own');
+    } else {
+      t.throws(() => set(name), { code: 'ERR_SDPO_CONFIG', message });
+    }
+  }
+});
+
+t.test('whatever stands in the place of a part, the error is one of the config', (t) => {
+  const module = { module: 'a.js', export: 'x', options: {} };
+  const wholes = [
+    {
+      ...smallConfig({
+        evaluation: { ...module, every: 2 },
+        threshold: { keep: 0.5 },
+        reference: { kind: 'cache', folder: 'x' },
+      }),
+      ...{
+        seed: 1,
+        out: 'run',
+        fromCheckpoint: 'a/checkpoint-1',
+        data: { format: 'parquet', files: ['a'], shape: [2], columns: { id: 'x' } },
+      },
+    },
+    {
+      ...smallConfig({ data: { format: 'safetensors', files: ['a'], names: { chosen: 'a' } } }),
+      out: 'run',
+      schedule: { config: { _class_name: 'DDIMScheduler' } },
+    },
+    {
+      ...smallConfig({
+        training: {
+          ema: { decay: 0.9 },
+          timesteps: { range: [0, 9] },
+          learningRate: { peak: 1, decay: 'linear', final: 0 },
+        },
+      }),
+      ...{ out: 'run', schedule: { config: { _class_name: 'FlowMatchEulerDiscreteScheduler', shift: 3 } } },
+    },
+  ];
+  const values = [null, 1, -1, 'x', '', true, [], [null], {}, { a: 1 }, [[[]]], 1.5];
+  const pathsOf = (value: unknown, path: string[] = []): string[][] =>
+    typeof value === 'object' && value !== null
+      ? [path, ...Object.entries(value).flatMap(([name, part]) => pathsOf(part, [...path, name]))]
+      : [path];
+  const file = join(t.testdir(), 'config.json');
+  let tried = 0;
+  for (const whole of wholes) {
+    for (const path of pathsOf(whole)) {
+      for (const value of values) {
+        const copy = { root: structuredClone(whole) as unknown };
+        const owner = ['root', ...path]
+          .slice(0, -1)
+          .reduce<Record<string, unknown>>((at, name) => at[name] as never, copy);
+        owner[path.at(-1) ?? 'root'] = value;
+        writeFileSync(file, JSON.stringify(copy.root));
+        tried++;
+        try {
+          const loaded = loadConfig(file);
+          makeLoss(loaded, makeSchedule(loaded));
+        } catch (error) {
+          if ((error as { code?: string }).code === 'ERR_SDPO_CONFIG') continue;
+          t.fail(`${path.join('.')} ${JSON.stringify(value)}: ${(error as Error).stack}`);
+        }
+      }
+    }
+  }
+  t.ok(tried > 1000, `${tried} configs`);
+  writeFileSync(file, JSON.stringify({ ...wholes[0], schedule: null }));
+  t.throws(() => loadConfig(file), { message: /^ {2}Expected schedule to be an object, received null$/m });
+  t.end();
 });

@@ -1,6 +1,6 @@
 /** `sdpo train --resume`: a run that is killed at any moment becomes the run that was never killed, and a changed config is refused. */
 
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
 import { jsonLines, sdpo, start, writeConfig } from '../helpers/cli-runs.js';
@@ -12,6 +12,7 @@ t.test('kill -9 at random moments', async (t) => {
   const folder = t.testdir();
   const config = writeConfig(folder, {
     policy: { module: 'linear-policy.js', options: { delay: 3 } },
+    loss: { maskThreshold: 0.5 },
     training: {
       ...{ steps: 150, timestepsPerPair: 2, accumulate: 2, ema: { decay: 0.99 }, logBinsEvery: 7 },
       learningRate: { peak: 3e-3, warmupSteps: 10, decay: 'cosine', final: 1e-4 },
@@ -20,7 +21,8 @@ t.test('kill -9 at random moments', async (t) => {
     checkpoints: { every: 3, keep: 2 },
   });
   const whole = join(folder, 'whole');
-  t.match(await sdpo(['train', config, '--out', whole, '--quiet']), { status: 0, stderr: '' });
+  // A toy of this kind gets worse at everything, which is said and does not matter here.
+  t.match(await sdpo(['train', config, '--out', whole, '--quiet']), { status: 0, stderr: /^(Warning: .*\n)*$/ });
 
   const broken = ['train', config, '--out', join(folder, 'broken'), '--resume', '--json'];
   const stoppedAt: number[] = [];
@@ -82,6 +84,55 @@ t.test('what may change and what may not', async (t) => {
   for (const name of ['weights.safetensors', 'metrics.jsonl']) {
     t.ok(readFileSync(join(whole, name)).equals(readFileSync(join(folder, 'run', name))), name);
   }
+});
+
+t.test('a new run goes on from a checkpoint of another with other settings', async (t) => {
+  const folder = t.testdir();
+  const config = writeConfig(folder, { checkpoints: { every: 4, keep: 9 } });
+  t.equal((await sdpo(['train', config, '--quiet'])).status, 0);
+  const from = join(folder, 'run', 'checkpoints', 'checkpoint-8');
+  const other = ['train', config, '--from-checkpoint', from, '--out', join(folder, 'other')];
+  const set = [
+    'training.learningRate.peak=1e-4',
+    'training.onNonFinite=skip',
+    'training.steps=16',
+    'checkpoints.every=100',
+  ];
+  const args = [...other, ...set.flatMap((assignment) => ['--set', assignment])];
+  const { status, stdout, stderr } = await sdpo([...args, '--log-every', '1']);
+  t.equal(status, 0, stderr);
+  t.match(stderr, /^Goes on after step 8 of .*checkpoint-8\.$/m);
+  t.match(stderr, /^ {2}training\.learningRate\.peak: 0\.0001, there 0\.001$/m, 'what differs is said');
+  t.match(stderr, /^ {2}training\.onNonFinite: "skip", there "stop"$/m);
+  t.match(stderr, /^step 9\/16 /m);
+  t.match(stdout, /^Finished at step 16 of 16: 8 steps/m);
+  const [first] = jsonLines(readFileSync(join(folder, 'other', 'metrics.jsonl'), 'utf8'));
+  const ninth = jsonLines(readFileSync(join(folder, 'run', 'metrics.jsonl'), 'utf8'))[8];
+  t.match(first, { step: 9, metrics: { loss: (ninth.metrics as { loss: number }).loss, learning_rate: 1e-4 } });
+
+  // It has a state of its own from the start, and its config says where it comes from.
+  rmSync(join(folder, 'run'), { recursive: true });
+  t.match(await sdpo([...args, '--resume']), { status: 0, stdout: /^Finished at step 16 of 16: 0 steps/ });
+  rmSync(join(folder, 'other', 'checkpoints', 'checkpoint-16'), { recursive: true });
+  t.match(await sdpo([...args, '--resume']), { status: 0, stderr: /^Goes on after step 8\.$/m });
+  const without = args.filter((arg) => arg !== '--from-checkpoint' && arg !== from);
+  const forgotten = await sdpo([...without, '--resume']);
+  t.match(forgotten, {
+    status: 2,
+    stderr: /^Expected fromCheckpoint to be ".*checkpoint-8", as in the run .* received undefined$/m,
+  });
+  const gone = await sdpo(['train', config, '--from-checkpoint', from, '--out', join(folder, 'third')]);
+  t.match(gone, { status: 1, stderr: /^Expected .*checkpoint-8.progress\.json to be a file that can be read/ });
+});
+
+t.test('fewer steps than were made are refused', async (t) => {
+  const folder = t.testdir();
+  const config = writeConfig(folder);
+  t.equal((await sdpo(['train', config, '--quiet'])).status, 0);
+  const less = await sdpo(['train', config, '--resume', '--set', 'training.steps=7']);
+  const stderr = /^Expected training\.steps to be at least 12, the updates that were made before, received 7$/m;
+  t.match(less, { status: 2, stdout: '', stderr });
+  t.ok(existsSync(join(folder, 'run', 'weights.safetensors')), 'and what is there stays');
 });
 
 t.test('a decay depends on the number of steps', async (t) => {

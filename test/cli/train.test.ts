@@ -1,6 +1,6 @@
 /** `sdpo train` as a user starts it: what it prints, what it leaves, and how it ends. */
 
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
@@ -34,6 +34,7 @@ t.test('lines, files and summary of a run', async (t) => {
   t.match(metadata, { step: '12', objective: 'sdpo', weights: 'policy' });
   t.notSame(decodeSafetensors(read(run, 'weights-average.safetensors')).tensors.bias.data, tensors.bias.data);
   t.match(readJson(run, 'environment.json').sessions, [{ node: process.versions.node, sdpo: String }]);
+  t.notOk('warnings' in readJson(run, 'summary.json'));
   t.match(readJson(run, 'summary.json'), {
     status: 'finished',
     step: 12,
@@ -128,7 +129,7 @@ t.test('a folder that is not empty is refused', async (t) => {
   t.match(await sdpo(['train', config, '--out', config]), { status: 2, stderr: /to be a folder/ });
 });
 
-for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
   t.test(`${signal} saves a checkpoint and stops, and the run goes on from there`, async (t) => {
     const folder = t.testdir();
     const training = { steps: 400 };
@@ -143,6 +144,7 @@ for (const signal of ['SIGINT', 'SIGTERM'] as const) {
     t.ok(stopped >= 3 && stopped < 400, `stopped at step ${stopped}`);
     t.match(stdout, /--resume/);
     t.match(readJson(folder, 'run', 'summary.json'), { status: 'interrupted', step: stopped });
+    t.notOk(existsSync(join(folder, 'run', 'run.lock')));
 
     const next = start(['train', config, '--resume', '--log-every', '1']);
     await next.printed(`step ${stopped + 1}/400`);
@@ -199,4 +201,83 @@ t.test('a bar on a terminal', async (t) => {
   t.match(stdout, /█+ 12\/12 .* steps\/s {2}ETA \S+ {2}loss /);
   t.match(stdout, /step 6: norm /);
   t.match(stdout, /Finished at step 12 of 12/);
+});
+
+t.test('a run that cannot learn says so, whatever is printed', async (t) => {
+  const folder = t.testdir();
+  const helper = JSON.stringify(new URL('../helpers/linear-policy.js', import.meta.url).href);
+  writeFileSync(
+    join(folder, 'live.mjs'),
+    `import make from ${helper};
+     export default (options, context) => {
+       const policy = make(options, context);
+       policy.reference = (inputs) => policy.predict(inputs);
+       return policy;
+     };`,
+  );
+  const policy = { module: join(folder, 'live.mjs') };
+  const config = writeConfig(folder, { policy, loss: { maskThreshold: 0 }, training: { steps: 20 } });
+  const run = (name: string, ...args: string[]) => sdpo(['train', config, '--out', join(folder, name), ...args]);
+  const text = /^Warning: Policy and reference predicted exactly the same in the last 10 updates/m;
+  const lines = await run('lines');
+  t.match(lines, {
+    status: 0,
+    stderr: text,
+    stdout: /^With warnings: live-reference at step 11 \(summary\.json has them\)$/m,
+  });
+  t.equal(lines.stderr.match(/Warning: /g)?.length, 1, 'once');
+  t.match(await run('quiet', '--quiet'), { status: 0, stderr: text, stdout: '' });
+  const json = await run('json', '--json');
+  const warning = { code: 'live-reference', step: 11, message: /^Policy and reference predicted/ };
+  t.equal(json.stderr, '');
+  t.match(
+    jsonLines(json.stdout).filter((line) => 'warning' in line),
+    [{ warning }],
+  );
+  t.match(readJson(folder, 'json', 'summary.json'), { warnings: [warning] });
+});
+
+t.test('names and paths with line breaks and control characters do nothing to the terminal', async (t) => {
+  const folder = t.testdir();
+  writeFileSync(join(folder, 'evaluate.mjs'), `export default () => () => ({ 'a cat\\nand \\u001b[31mdog': 1 });`);
+  const out = join(folder, 'a\nb\u001b[2J');
+  const config = writeConfig(folder, { evaluation: { module: join(folder, 'evaluate.mjs'), every: 12 }, out });
+  const made = await sdpo(['train', config]);
+  t.match(made.stderr, /^step 12\/12 {2}evaluation: a cat\\nand \\u001b\[31mdog 1$/m);
+  t.match(made.stdout, /a\\nb\\u001b\[2J: config\.json/);
+  const again = await sdpo(['train', config]);
+  t.match(
+    again.stderr,
+    /^Expected .*a\\nb\\u001b\[2J to be empty or new, received a folder with \d+ entries; --resume .*\n$/,
+  );
+  const missing = await sdpo(['train', config, '--set', 'policy.module=/x\u001b[2J']);
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what must not be there
+  for (const { stdout, stderr } of [made, again, missing]) t.notMatch(stdout + stderr, /[\u0000-\u0009\u000b-\u001f]/);
+});
+
+t.test('a terminal that is closed stops the run in order', async (t) => {
+  const folder = t.testdir();
+  const config = writeConfig(folder, {
+    training: { steps: 20_000 },
+    policy: { module: 'linear-policy.js', options: { delay: 10 } },
+  });
+  const command = `"${process.execPath}" --import tsx lib/cli/cli.ts train "${config}"`;
+  const terminal = spawn('script', ['-qefc', `exec ${command}`, '/dev/null'], { stdio: ['ignore', 'pipe', 'inherit'] });
+  const drawn = new Promise<boolean>((resolve) => {
+    terminal.on('error', () => resolve(false));
+    terminal.stdout.setEncoding('utf8').on('data', (text: string) => {
+      if (text.includes('/20000')) resolve(true);
+    });
+  });
+  if (!(await drawn)) {
+    t.pass('not run', { skip: 'script (util-linux) is not installed' });
+    return;
+  }
+  terminal.kill('SIGKILL');
+  // Nobody waits for the process now: what it leaves last is that its lock is gone.
+  const lock = join(folder, 'run', 'run.lock');
+  while (existsSync(lock)) await new Promise((resolve) => setTimeout(resolve, 50));
+  const { status, step } = readJson(folder, 'run', 'summary.json');
+  t.equal(status, 'interrupted');
+  t.ok(existsSync(join(folder, 'run', 'checkpoints', `checkpoint-${step}`)));
 });

@@ -1,4 +1,4 @@
-/** The snippets of README.md and docs/ run as they are printed, in processes of their own, over dist/ and under the package's own name. */
+/** The snippets of README.md, docs/ and study/docs/ run as they are printed, in processes of their own, over dist/ and under the package's own name. */
 
 import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
@@ -40,9 +40,11 @@ const node = (...args: string[]) => {
 
 const readme = snippetsOf('README.md');
 /** adapters.md is left to the tests of the adapters, which run its examples with the frameworks. */
-const docs = readdirSync(join(root, 'docs'))
-  .filter((file) => file.endsWith('.md') && file !== 'adapters.md')
-  .flatMap((file) => snippetsOf(`docs/${file}`));
+const docs = ['docs', 'study/docs'].flatMap((folder) =>
+  readdirSync(join(root, folder))
+    .filter((file) => file.endsWith('.md') && file !== 'adapters.md')
+    .flatMap((file) => snippetsOf(`${folder}/${file}`)),
+);
 
 t.test('there is something to run', async (t) => {
   t.ok(existsSync(join(root, 'dist/index.js')), 'dist/ is built (npm run build:ts)');

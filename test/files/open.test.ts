@@ -10,10 +10,10 @@ import { callModule } from '../../lib/cli/modules.js';
 import { makeSchedule } from '../../lib/cli/train-setup.js';
 import { insteadOfFile, isMissing, listFolder, openFile, openFileSync } from '../../lib/files/open.js';
 import { readTextFile } from '../../lib/files/text.js';
-import { readStudy } from '../../lib/study/plan.js';
-import { readResults } from '../../lib/study/results-file.js';
 import { CheckpointStore } from '../../lib/trainer/checkpoint.js';
 import { pairsFromParquet, pairsFromSafetensors } from '../../lib/trainer/data.js';
+import { readStudy } from '../../study/lib/plan.js';
+import { readResults } from '../../study/lib/results-file.js';
 import { writeConfig } from '../helpers/cli-runs.js';
 
 const folder = t.testdir({ folder: {}, file: 'text' });
@@ -51,7 +51,7 @@ t.test('every reader says what is there', async (t) => {
       (path) => makeSchedule(loadConfig(writeConfig(folder, { schedule: { config: path } }))),
     ],
     ['the declaration of a study', 'ERR_SDPO_INVALID_ARG_VALUE', readStudy],
-    ['the results of a study', 'ERR_SDPO_DATA', readResults],
+    ['the results of a study', 'ERR_SDPO_CONFIG', readResults],
   ];
   for (const [name, code, read] of readers) {
     for (const [path, message] of INSTEAD) {

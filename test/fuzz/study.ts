@@ -2,10 +2,10 @@
 
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { planCells, readStudy } from '../../lib/study/plan.js';
-import { readResults } from '../../lib/study/results-file.js';
-import { keyOf, StudyFolder } from '../../lib/study/run-file.js';
-import type { StudyConfig } from '../../lib/study.js';
+import { planCells, readStudy } from '../../study/lib/plan.js';
+import { readResults } from '../../study/lib/results-file.js';
+import { keyOf, StudyFolder } from '../../study/lib/run-file.js';
+import type { StudyConfig } from '../../study/lib/types.js';
 import { mutateJson } from './mutate.js';
 import { demand, type Seed, type Target } from './target.js';
 

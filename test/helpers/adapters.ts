@@ -28,7 +28,7 @@ export const parameterShapes = {
 export type ParameterName = keyof typeof parameterShapes;
 export const parameterNames = Object.keys(parameterShapes) as ParameterName[];
 /** All of them hold float32 numbers, so that frameworks and float64 start from the same ones. */
-export type Parameters = Record<ParameterName, Float32Array>;
+type Parameters = Record<ParameterName, Float32Array>;
 
 export interface Problem {
   params: Parameters;

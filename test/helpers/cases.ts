@@ -41,7 +41,7 @@ export function randomShapes(count: number, seed: number): number[][] {
 }
 
 /** Mask thresholds: off, one that removes some rows of `randomBatch`, one that removes every row whose policy has an error. */
-export const maskThresholds = [0, 0.7, 1] as const;
+const maskThresholds = [0, 0.7, 1] as const;
 
 export function sizeOf(shape: readonly number[]): number {
   return shape.reduce((product, extent) => product * extent, 1);

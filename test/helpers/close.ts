@@ -64,7 +64,7 @@ interface Mismatches {
 const shown = 5;
 
 /** Empty where everything agrees; otherwise a report with the counts, and index and both values of the first mismatches. */
-export function mismatchReport(
+function mismatchReport(
   label: string,
   actual: ArrayLike<number>,
   expected: ArrayLike<number>,

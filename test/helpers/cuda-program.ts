@@ -33,8 +33,14 @@ export async function inFolder<T>(use: (folder: string) => Promise<T>): Promise<
   }
 }
 
-/** Compiles sources, named from the repository's root, into one program and runs it. Resolves with its exit code and what it printed. */
-export function runProgram(sources: readonly string[]): Promise<{ code: number; output: string }> {
+/**
+ * Compiles sources, named from the repository's root, into one program and runs it. Resolves with its exit code and what it printed; with several lists of
+ * arguments it runs once for each, and the outputs follow each other.
+ */
+export function runProgram(
+  sources: readonly string[],
+  runs: readonly (readonly string[])[] = [[]],
+): Promise<{ code: number; output: string }> {
   return inFolder(async (folder) => {
     const program = path.join(folder, 'program');
     const objects = await Promise.all(
@@ -47,7 +53,9 @@ export function runProgram(sources: readonly string[]): Promise<{ code: number; 
     );
     await run(hostCompiler, ['-o', program, ...objects, '-pthread']);
     try {
-      return { code: 0, output: (await run(program, [])).stdout };
+      let output = '';
+      for (const parameters of runs) output += (await run(program, parameters)).stdout;
+      return { code: 0, output };
     } catch (error) {
       const { code, stdout } = error as { code: number; stdout: string };
       return { code, output: stdout };

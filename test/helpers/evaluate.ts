@@ -52,7 +52,7 @@ export function evaluateWith(
   };
 }
 
-export function rowCountOf({ timesteps }: OracleBatch): number {
+function rowCountOf({ timesteps }: OracleBatch): number {
   return 'chosen' in timesteps ? timesteps.chosen.length : timesteps.length;
 }
 

@@ -1,4 +1,4 @@
-/** Runs the Python package's own tests from tap, and says why not where Python or PyTorch is missing. */
+/** Runs the Python package's own tests from tap, with each interpreter there is, and says why not where one is missing. */
 
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
@@ -9,28 +9,48 @@ import type { Test } from 'tap';
 const root = fileURLToPath(new URL('../..', import.meta.url));
 
 /** Debian's own interpreter, for which python3-torch is packaged; SDPO_PYTHON names another one. */
-export const python = process.env.SDPO_PYTHON ?? '/usr/bin/python3';
+const debian = process.env.SDPO_PYTHON ?? '/usr/bin/python3';
+/** A current PyTorch, in the environment that scripts/python-env makes. */
+const current = join(root, 'build/venv/bin/python');
 
-/** Why the tests cannot run here, or false. */
-export function missing(): string | false {
-  if (!existsSync(python)) return `${python} is missing (apt-get install python3-torch, or set SDPO_PYTHON)`;
-  if (!existsSync(join(root, 'build/Release/libsdpo.so')))
-    return 'build/Release/libsdpo.so is missing (npm run build:native)';
-  const { status, stderr } = spawnSync(python, ['-c', 'import torch'], { encoding: 'utf8' });
-  return status === 0
-    ? false
-    : `${python} has no torch (apt-get install python3-torch): ${stderr.trim().split('\n').at(-1)}`;
+export interface Interpreter {
+  readonly name: string;
+  readonly path: string;
+  /** Why its tests cannot run here, or false. */
+  readonly skip: string | false;
 }
 
-/** Runs the modules of python/tests, and reports each of their tests as one of `t`'s. */
-export async function runPythonTests(t: Test, modules: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<void> {
-  const child = spawn(python, ['-m', 'unittest', '--verbose', ...modules.map((name) => `tests.${name}`)], {
+const described = (path: string, advice: string): Interpreter => {
+  const refuse = (skip: string): Interpreter => ({ name: path, path, skip });
+  if (!existsSync(path)) return refuse(`${path} is missing (${advice})`);
+  if (!existsSync(join(root, 'build/Release/libsdpo.so')))
+    return refuse('build/Release/libsdpo.so is missing (npm run build:native)');
+  const { status, stdout, stderr } = spawnSync(path, ['-c', 'import torch; print(torch.__version__)'], {
+    encoding: 'utf8',
+  });
+  if (status !== 0) return refuse(`${path} has no torch (${advice}): ${stderr.trim().split('\n').at(-1)}`);
+  return { name: `torch ${stdout.trim()}`, path, skip: false };
+};
+
+export const interpreters = (): readonly Interpreter[] => [
+  described(debian, 'apt-get install python3-torch, or set SDPO_PYTHON'),
+  described(current, 'scripts/python-env'),
+];
+
+/** Runs modules of python/tests, and reports each of their tests as one of `t`'s. */
+export async function runPythonTests(
+  t: Test,
+  python: Interpreter,
+  modules: readonly string[],
+  env: NodeJS.ProcessEnv = {},
+): Promise<void> {
+  const child = spawn(python.path, ['-m', 'unittest', '--verbose', ...modules.map((name) => `tests.${name}`)], {
     cwd: join(root, 'python'),
     env: { ...process.env, PYTHONDONTWRITEBYTECODE: '1', ...env },
     stdio: ['ignore', 'ignore', 'pipe'],
   });
   const { output, status } = await finished(child);
-  // "test_name (module.Class.test_name) ... ok"; what a test prints may come in between.
+  // "test_name (module.Class.test_name)", a doc comment on a line of its own, " ... ok"; what a test prints may come in between.
   const anything = '(?:.|\\n)*?';
   const line = new RegExp(
     `^(test_\\w+) \\((\\S+)\\)${anything}\\.\\.\\. (?:${anything}\\n)??(ok|FAIL|ERROR|skipped '([^\\n]*)')$`,
@@ -38,7 +58,7 @@ export async function runPythonTests(t: Test, modules: readonly string[], env: N
   );
   const results = [...output.matchAll(line)];
   for (const [, name, where, result, reason] of results) {
-    const title = `${where.replace(/^tests\./, '').replace(`.${name}`, '')}: ${name.replace(/^test_/, '').replaceAll('_', ' ')}`;
+    const title = `${where!.replace(/^tests\./, '').replace(`.${name}`, '')}: ${name!.replace(/^test_/, '').replaceAll('_', ' ')}`;
     if (reason !== undefined) t.pass(title, { skip: reason });
     else if (result === 'ok') t.pass(title);
     else t.fail(title);

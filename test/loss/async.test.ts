@@ -180,7 +180,7 @@ t.test('a result under way is refused as into, and calls have their scalars to t
   const batch = largeBatch(2, 4097, 'float32');
   const weighted = { ...batch, rowWeights: [3, 0] };
   const first = alone.evaluateAsync(batch, { into });
-  const before = seen[0][1].slice();
+  const before = seen[0][1]!.slice();
   const refused = { code: 'ERR_SDPO_INVALID_ARG_VALUE', message: /call\.into .*no call is writing/ };
   await t.rejects(alone.evaluateAsync(weighted, { into }), refused, 'two calls cannot write one result');
   t.throws(() => alone.evaluate(weighted, { into }), refused, 'nor can a synchronous one');

@@ -1,7 +1,13 @@
 /** NaN, infinities and overflow in every place of a batch, under each of the three policies. */
 
 import t, { type Test } from 'tap';
-import { NonFiniteError, type NonFinitePolicy, PreferenceLoss, type PreferenceLossOptions } from '../../lib/index.js';
+import {
+  NonFiniteError,
+  type NonFinitePolicy,
+  PreferenceLoss,
+  type PreferenceLossOptions,
+  Tensor,
+} from '../../lib/index.js';
 import {
   type BranchName,
   branches,
@@ -202,6 +208,7 @@ t.test('element weights that are not weights are an error of their own', async (
         `${name}, ${policy}`,
       );
     }
+    if (name === 'sum 0') continue;
     t.throws(() => lossWith('throw').moments(perRow(change)), { code: 'ERR_SDPO_ELEMENT_WEIGHTS' }, `${name}, moments`);
   }
 });
@@ -273,4 +280,75 @@ t.test('finite values whose arithmetic overflows are told from non-finite ones',
   }
   const weights = (batch: FullBatch) => ({ ...batch, rowWeights: [1, 1e300, 1] });
   overflowing(t, 'the loss', weights, { objective: 'diffusion-dpo', sftWeight: 1e10 });
+});
+
+t.test('a gradient that leaves the range of its dtype when it is rounded', async (t) => {
+  const half = (values: number[]) => Tensor.from(values, { shape: [1, values.length], dtype: 'float16' });
+  const branch = (values: number[]) => ({ policy: half(values), reference: half([0, 0]), target: half([1, 1]) });
+  const batch = { chosen: branch([1, 300]), rejected: branch([1, 1]) };
+  const make = (nonFinite: NonFinitePolicy, options: Partial<PreferenceLossOptions> = {}) =>
+    new PreferenceLoss({ objective: 'diffusion-dpo', beta: 5e6, nonFinite, ...options });
+  t.match(
+    failureOf(() => make('throw').evaluate(batch)),
+    { row: 0, branch: 'chosen', tensor: 'gradient', element: 1, code: 'ERR_SDPO_NON_FINITE' },
+  );
+  t.doesNotThrow(() => make('throw').evaluate(batch, { gradients: false }));
+  for (const policy of ['skip', 'propagate'] as const) {
+    const result = make(policy).evaluate(batch);
+    t.equal(result.metrics.nonFiniteRows, 0);
+    t.equal(result.gradients.chosen.toFloat32()[1], Infinity, `${policy}: a loss scaler can see it`);
+  }
+  // Just within the range, and beyond it by the scale alone.
+  const scaled = (gradientScale: number) => () => make('throw', { beta: 1 }).evaluate(batch, { gradientScale });
+  const largest = Math.abs(scaled(1)().gradients.chosen.toFloat32()[1]);
+  t.doesNotThrow(scaled(2 ** Math.floor(Math.log2(65504 / largest))));
+  t.match(failureOf(scaled(2 ** Math.ceil(Math.log2(65504 / largest)))), { tensor: 'gradient' });
+  const weights = Float32Array.of(1, 0);
+  t.doesNotThrow(() => make('throw').evaluate({ ...batch, elementWeights: weights }), 'an element without weight');
+});
+
+t.test('float32 gradients beyond their range, and 0 times infinity', async (t) => {
+  const array = (values: number[]) => Float32Array.from(values);
+  const zero = () => array([0, 0]);
+  const batch = {
+    timesteps: [1],
+    chosen: { policy: array([1, 0]), reference: zero(), target: zero() },
+    rejected: { policy: zero(), reference: zero(), target: zero() },
+  };
+  const loss = new PreferenceLoss({ objective: 'diffusion-dpo', beta: 1 });
+  const first = { tensor: 'gradient', branch: 'chosen', element: 0 };
+  t.match(
+    failureOf(() => loss.evaluate(batch, { gradientScale: 1e300 })),
+    first,
+  );
+  const same = { ...batch, chosen: { ...batch.chosen, policy: zero() } };
+  t.match(
+    failureOf(() => loss.evaluate(same, { gradientScale: 1e300 })),
+    first,
+  );
+});
+
+t.test('the loss of a batch whose rows are finite', async (t) => {
+  const array = (value: number) => new Float64Array(2).fill(value);
+  const batch = (policy: number) => ({
+    timesteps: [0, 0],
+    chosen: { policy: array(policy), reference: array(0), target: array(0) },
+    rejected: { policy: array(0), reference: array(0), target: array(0) },
+  });
+  const hinge = new PreferenceLoss({ objective: 'diffusion-dpo', beta: 2, link: 'hinge' });
+  t.match(
+    failureOf(() => hinge.evaluate(batch(1.2e154))),
+    { row: -1, tensor: 'batch', code: 'ERR_SDPO_NON_FINITE' },
+  );
+  for (const gradients of [true, false]) {
+    t.throws(() => hinge.evaluate(batch(1), { denominator: 5e-324, gradients }), { code: 'ERR_SDPO_NON_FINITE' });
+  }
+  // An overflow of ψ is no infinite ω: such a row is not removed without a word.
+  const elbo = { objective: 'diffusion-dpo', beta: 1e308, timestepWeighting: 'elbo' } as const;
+  const overflow = { ...batch(1), transition: { omega: [10, 10] } };
+  t.match(
+    failureOf(() => new PreferenceLoss(elbo).evaluate(overflow)),
+    { tensor: 'row', row: 0 },
+  );
+  t.equal(new PreferenceLoss({ ...elbo, nonFinite: 'skip' }).evaluate(overflow).metrics.nonFiniteRows, 2);
 });

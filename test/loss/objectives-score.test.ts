@@ -76,8 +76,11 @@ for (const [objective, { reads, variants = [{}] }] of Object.entries(formulas)) 
           for (const branch of branches) {
             const direction = result.gradients[branch].map(normal);
             const along = [dot(result.gradients[branch], direction)];
-            const slope = directionalSlope((moved) => scoreLoss(moved, options).loss, batch, { [branch]: direction });
+            const slope = directionalSlope((moved) => scoreLoss(moved, options, {}, batch).loss, batch, {
+              [branch]: direction,
+            });
             againstOracle.check(`${label} ${branch}`, along, [slope], differenceTolerance(slope));
+            if (formulas[objective].stopped) continue;
             const own = directionalSlope((moved) => evaluateWith(loss, moved).loss, batch, { [branch]: direction });
             againstItself.check(`${label} ${branch}`, along, [own], differenceTolerance(own));
           }
@@ -86,7 +89,9 @@ for (const [objective, { reads, variants = [{}] }] of Object.entries(formulas)) 
     }
     rows.end(t, 'loss and rows');
     againstOracle.end(t, "gradient, against finite differences of the naive formula's loss");
-    againstItself.end(t, "gradient, against finite differences of the package's loss");
+    if (!formulas[objective].stopped) {
+      againstItself.end(t, "gradient, against finite differences of the package's loss");
+    }
   });
 
   t.test(`${objective}: every field of a batch and of a call`, async (t) => {
@@ -104,7 +109,10 @@ for (const [objective, { reads, variants = [{}] }] of Object.entries(formulas)) 
       compared.check(`${name}: clipFraction`, [result.metrics.clipFraction], [0], { relative: 0 });
       const removed = expected.rows.mask.filter((mask) => mask === 0).length / 6;
       compared.check(`${name}: maskFraction`, [result.metrics.maskFraction], [removed], float64Tolerance([1]));
-      const numeric = elementwiseGradient((moved) => scoreLoss(moved, options as ScoreOptions, call).loss, batch);
+      const numeric = elementwiseGradient(
+        (moved) => scoreLoss(moved, options as ScoreOptions, call, batch).loss,
+        batch,
+      );
       for (const branch of branches) {
         const scaled = numeric[branch].map((value) => value * (call?.gradientScale ?? 1));
         compared.check(
@@ -281,7 +289,7 @@ t.test('mapo: T is the number of training timesteps, and steep margins keep thei
   for (const branch of branches) {
     const direction = result.gradients[branch].map(normal);
     const bends = 10; // the logit bends over a length that is so many times shorter than in the other cases
-    const naively = (moved: OracleBatch) => scoreLoss(moved, options).loss;
+    const naively = (moved: OracleBatch) => scoreLoss(moved, options, {}, batch).loss;
     const slope = directionalSlope(naively, batch, { [branch]: direction }, differenceStep / bends);
     compared.check(branch, [dot(result.gradients[branch], direction)], [slope], differenceTolerance(bends));
   }

@@ -1,5 +1,6 @@
 /** Every field of a batch, every option of a call and every coefficient, given wrongly. */
 
+import t from 'tap';
 import { type Evaluation, NoiseSchedule, PreferenceLoss, Tensor } from '../../lib/index.js';
 import { type Case, type Code, check, wrong } from '../helpers/failures.js';
 
@@ -152,7 +153,8 @@ const badBatches: readonly [batch: unknown, code: Code, ...parts: string[]][] = 
   [valid({ rowWeights: [1, -1] }), 'ARG_VALUE', 'batch.rowWeights[1]', '>= 0', '-1'],
   [valid({ rowWeights: [NaN, 1] }), 'ARG_VALUE', 'batch.rowWeights[0]', 'NaN'],
   [valid({ rowWeights: ['1', 1] }), 'ARG_TYPE', 'batch.rowWeights[0]', '"1"'],
-  [valid({ rowWeights: 2 }), 'ARG_TYPE', 'batch.rowWeights', '2'],
+  [valid({ rowWeights: '2' }), 'ARG_TYPE', 'batch.rowWeights', '"2"'],
+  [valid({ rowWeights: -2 }), 'ARG_VALUE', 'batch.rowWeights', '>= 0', '-2'],
   [valid({ elementWeights: new Float32Array(5) }), 'LENGTH', 'batch.elementWeights', 'length 5'],
   [valid({ elementWeights: new Float32Array(10) }), 'LENGTH', 'batch.elementWeights', '6 or 2 x 6', 'length 10'],
   [valid({ elementWeights: [1, 1, 1, 1, 1, 1] }), 'ARG_TYPE', 'batch.elementWeights', 'Array of length 6'],
@@ -302,3 +304,32 @@ check('coefficients of gradients', [
     'referenceError',
   ],
 ]);
+
+t.test('a batch is read once, and nothing of a prototype is an option', async (t) => {
+  const loss = new PreferenceLoss({ objective: 'diffusion-dpo', beta: 1 });
+  let reads = 0;
+  const changing = valid();
+  const { policy } = changing.chosen;
+  Object.defineProperty(changing.chosen, 'policy', {
+    enumerable: true,
+    get: () => (reads++ === 0 ? policy : new Float64Array(100)),
+  });
+  const { gradients } = loss.evaluate<Float64Array, Float64Array>(wrong(changing));
+  t.equal(gradients.chosen.length, policy.length);
+  t.equal(reads, 1);
+  const list = [1, 1];
+  let asked = 0;
+  const numbers = new Proxy(list, {
+    get: (target, name) => (name === '1' && asked++ > 0 ? -1 : Reflect.get(target, name)),
+  });
+  t.doesNotThrow(() => loss.evaluate(wrong(valid({ rowWeights: numbers }))));
+  t.equal(asked, 1, 'an entry of a list too');
+  const expected = loss.evaluate(valid()).gradients.chosen;
+  const prototype = Object.prototype as { gradientScale?: number };
+  prototype.gradientScale = 7;
+  try {
+    t.same(loss.evaluate(valid(), {}).gradients.chosen, expected);
+  } finally {
+    delete prototype.gradientScale;
+  }
+});

@@ -5,8 +5,8 @@ import {
   createRandom,
   NoiseSchedule,
   noise,
+  OBJECTIVES,
   PreferenceLoss,
-  type PreferenceLossOptions,
   randomBits,
   split,
   Tensor,
@@ -54,6 +54,14 @@ check('options of PreferenceLoss', [
   ...numbers('klWeight', '>= 0'),
   ...numbers('safeguard', '[0, 1]', 1.01),
   ...numbers('dmpoAlpha', '(0, 1)', 0, 1),
+  ...numbers('linearFloor', '[0, 0.5)', 0.5),
+  ...[NaN, Infinity].map((value) => option('weightExponent', value, 'ARG_VALUE', String(value), 'a finite number')),
+  ...names('safeguardScope', "'pair', 'batch'"),
+  option('logRatioClip', -0.1, 'ARG_VALUE', '-0.1'),
+  option('logRatioClip', '0.1', 'ARG_TYPE', '"0.1"', '[low, high]'),
+  option('timestepWindow', 100, 'ARG_TYPE', '100', '[low, high]'),
+  option('timestepWindow', [800, 100], 'ARG_VALUE', '"[800,100]"', 'low <= high'),
+  [make({ timestepWindow: [0, Infinity] }), 'ARG_VALUE', 'options.timestepWindow[1]', 'Infinity'],
   ...numbers('mapoScale', '> 0', 0),
   ...numbers('mapoSteps', '> 0', 0),
   ...[0, 1.5, NaN, -1, 4097].map((value) => option('threads', value, 'ARG_VALUE', String(value), 'an integer')),
@@ -72,26 +80,32 @@ check('options of PreferenceLoss', [
   [make({ MaskThreshold: 0.1 }), 'UNKNOWN', 'options', '"MaskThreshold"', "did you mean 'maskThreshold'?"],
 ]);
 
-/** A value other than the default, and the objectives that do not use the option. */
-const unused: Record<string, [value: unknown, ...PreferenceLossOptions['objective'][]]> = {
-  clipRange: [0.2, 'diffusion-dpo', 'dspo', 'dmpo', 'mapo'],
-  maskThreshold: [0.5, 'diffusion-dpo', 'dspo', 'dmpo', 'mapo'],
-  weightSharpness: [2, 'diffusion-dpo', 'dspo', 'dmpo', 'mapo'],
-  weightRatio: ['reference/data', 'diffusion-dpo', 'dspo', 'dmpo', 'mapo'],
-  weightGradient: [true, 'diffusion-dpo', 'dspo', 'dmpo', 'mapo'],
-  pairWeight: ['min', 'diffusion-dpo', 'sdpo', 'dspo', 'dmpo', 'mapo'],
-  timestepWeighting: ['elbo', 'mapo'],
-  logRatioReduction: ['sum', 'mapo'],
-  link: ['hinge', 'dspo', 'dmpo', 'mapo'],
-  labelSmoothing: [0.1, 'dspo', 'dmpo', 'mapo'],
-  dmpoAlpha: [0.5, 'diffusion-dpo', 'dpo-cm', 'sdpo', 'dspo', 'mapo'],
-  mapoScale: [0.1, 'diffusion-dpo', 'dpo-cm', 'sdpo', 'dspo', 'dmpo'],
-  mapoSteps: [50, 'diffusion-dpo', 'dpo-cm', 'sdpo', 'dspo', 'dmpo'],
+/** A value other than the default, and the objectives that use the option. */
+const WEIGHTED = ['dpo-cm', 'sdpo'];
+const LINKED = ['diffusion-dpo', ...WEIGHTED];
+const WITH_REFERENCE = [...LINKED, 'dspo', 'dmpo', 'linear-dpo'];
+const used: Record<string, [value: unknown, users: readonly string[]]> = {
+  clipRange: [0.2, WEIGHTED],
+  maskThreshold: [0.5, WEIGHTED],
+  weightSharpness: [2, WEIGHTED],
+  weightExponent: [-1, WEIGHTED],
+  weightRatio: ['reference/data', WEIGHTED],
+  weightGradient: [true, WEIGHTED],
+  pairWeight: ['min', WEIGHTED],
+  timestepWeighting: ['elbo', WITH_REFERENCE],
+  logRatioReduction: ['sum', WITH_REFERENCE],
+  logRatioClip: [0.1, WITH_REFERENCE],
+  link: ['hinge', LINKED],
+  labelSmoothing: [0.1, LINKED],
+  dmpoAlpha: [0.5, ['dmpo']],
+  mapoScale: [0.1, ['mapo']],
+  mapoSteps: [50, ['mapo']],
+  linearFloor: [0.1, ['linear-dpo']],
 };
 check(
   'an option that the objective does not use',
-  Object.entries(unused).flatMap(([name, [value, ...objectives]]) =>
-    objectives.map(
+  Object.entries(used).flatMap(([name, [value, users]]) =>
+    OBJECTIVES.filter((objective) => !users.includes(objective)).map(
       (objective): Case => [
         make({ objective, [name]: value }),
         'OPTION',

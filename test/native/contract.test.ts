@@ -1,8 +1,8 @@
 /** One list of names everywhere: the addon's tables, lib/ and the oracles. And sizes beyond 32 bits, in a program of its own. */
 
 import { spawnSync } from 'node:child_process';
-import { existsSync, readdirSync } from 'node:fs';
-import { join } from 'node:path';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import t from 'tap';
 import {
@@ -14,9 +14,10 @@ import {
   PreferenceLoss,
   WEIGHT_RATIOS,
 } from '../../lib/index.js';
-import { LOG_RATIO_REDUCTIONS, SCOPES, TIMESTEP_WEIGHTINGS } from '../../lib/loss/options.js';
 import { binding } from '../../lib/native/binding.js';
-import { checkContract, METRICS, ROW_STATISTICS, TABLES } from '../../lib/native/contract.js';
+import { checkContract, checkList, LISTS, rowInput } from '../../lib/native/contract.js';
+import { LOG_RATIO_REDUCTIONS, METRICS, ROW_STATISTICS, SCOPES, TIMESTEP_WEIGHTINGS } from '../../lib/native/names.js';
+import { generated } from '../../scripts/tables.js';
 import { largeBatch } from '../helpers/batches.js';
 import { dtypes } from '../helpers/dtypes.js';
 import * as oracle from '../oracle/oracle.js';
@@ -26,16 +27,22 @@ const root = fileURLToPath(new URL('../..', import.meta.url));
 const native = binding.tables as unknown as Record<string, readonly string[]>;
 
 t.test('the tables of the addon are those of lib/', async (t) => {
-  t.same(Object.keys(native).sort(), Object.keys(TABLES).sort(), 'the same tables');
-  for (const [name, list] of Object.entries(TABLES)) t.same(native[name], list, name);
-  for (const [name, list] of Object.entries(native)) t.equal(new Set(list).size, list.length, `${name}: no name twice`);
+  for (const [name, list] of Object.entries(LISTS)) t.same(native[name], list, name);
+  for (const [name, list] of Object.entries(native)) {
+    if (name !== 'rowChecks') t.equal(new Set(list).size, list.length, `${name}: no name twice`);
+  }
+  t.equal(native.rowChecks.length, native.rowInputs.length, 'a check for every number per row');
+  t.equal(binding.rowDefaults.length, native.rowInputs.length, 'and a default');
 });
 
 t.test('an addon built from other sources is refused when it is loaded', async (t) => {
   t.doesNotThrow(() => checkContract(native));
-  for (const [name, list] of Object.entries(native)) {
+  t.throws(() => rowInput('omegaBoth'), { code: 'ERR_SDPO_NO_BINARY', message: /'rowInputs' to have 'omegaBoth'/ });
+  t.throws(() => checkList('objectives', ['sdpo'], native.objectives), { message: /'objectives' to be \[sdpo\]/ });
+  for (const name of [...Object.keys(LISTS), 'rowOutputs']) {
+    const list = native[name];
     for (const [what, other] of [
-      ['longer', [...list, 'more']],
+      ...(name === 'rowOutputs' ? [] : ([['longer', [...list, 'more']]] as const)),
       ['shorter', list.slice(1)],
       ['in another order', [...list.slice(1), list[0]]],
       ['missing', undefined],
@@ -46,6 +53,12 @@ t.test('an addon built from other sources is refused when it is loaded', async (
         `${name} ${what}`,
       );
     }
+  }
+});
+
+t.test('what is made of the tables is up to date', async (t) => {
+  for (const [file, text] of Object.entries(generated)) {
+    t.equal(readFileSync(file, 'utf8'), text(), `${relative(root, file)}, else write it again: npm run tables`);
   }
 });
 

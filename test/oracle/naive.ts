@@ -28,7 +28,7 @@ export const naiveStatistics = [
   'driftChosen',
   'driftRejected',
 ] as const;
-export type NaiveStatistic = (typeof naiveStatistics)[number];
+type NaiveStatistic = (typeof naiveStatistics)[number];
 
 /** Arithmetic whose every result is rounded. */
 class Rounded {

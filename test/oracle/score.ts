@@ -14,10 +14,11 @@ export interface ScoreOptions {
   dmpoAlpha?: number;
   mapoScale?: number;
   mapoSteps?: number;
+  linearFloor?: number;
 }
 
 /** What a formula is given of one row. */
-export interface ScoreRow {
+interface ScoreRow {
   /** u_θ - u of every element. */
   d: PerBranch<Float64Array>;
   /** u_θ - u_ref of every element; absent without a reference tensor. */
@@ -32,7 +33,10 @@ export interface Formula {
   /** What the loss cannot do without: nothing of the reference, its error alone, or its tensor. */
   reads: 'no reference' | 'reference error' | 'reference tensor';
   logit: (row: ScoreRow, options: ScoreOptions) => number;
-  loss: (row: ScoreRow, options: ScoreOptions, logit: number) => number;
+  /** `held`: the logit where no gradient flows through it. */
+  loss: (row: ScoreRow, options: ScoreOptions, logit: number, held: number) => number;
+  /** Whether `held` is read: the gradient is then not that of the loss as a number. */
+  stopped?: true;
   /** Option sets to test with; default one without options of its own. */
   variants?: readonly Partial<ScoreOptions>[];
 }
@@ -66,6 +70,15 @@ export const formulas: Readonly<Record<string, Formula>> = {
     loss: ({ m }, { beta }, z) => m.chosen + beta * softplus(-z),
     variants: [{ mapoSteps: 8 }, { mapoSteps: 5, mapoScale: 2 }],
   },
+  // The difference of the errors, times a line through ½ that stays between a floor and 1 less it.
+  'linear-dpo': {
+    reads: 'reference error',
+    stopped: true,
+    logit: margin,
+    loss: ({ m }, { linearFloor = 0.01 }, _, held) =>
+      Math.min(Math.max(0.5 - 0.4 * held, linearFloor), 1 - linearFloor) * (m.chosen - m.rejected),
+    variants: [{ beta: 0.2 }, { linearFloor: 0.3 }, { linearFloor: 0 }],
+  },
 };
 
 export const objectives: readonly string[] = Object.keys(formulas);
@@ -75,8 +88,8 @@ export interface ScoreResult {
   rows: Record<'loss' | 'logit' | 'mask' | 'rewardChosen' | 'rewardRejected', Float64Array>;
 }
 
-/** Loss and row statistics of a batch. */
-export function scoreLoss(batch: OracleBatch, options: ScoreOptions, call: OracleCall = {}): ScoreResult {
+/** Loss and row statistics of a batch; `at` is where stopped gradients are held fast, else the batch itself. */
+export function scoreLoss(batch: OracleBatch, options: ScoreOptions, call: OracleCall = {}, at = batch): ScoreResult {
   const { logit, loss: formula } = formulas[options.objective];
   const { timesteps, rowWeights } = batch;
   const count = 'chosen' in timesteps ? timesteps.chosen.length : timesteps.length;
@@ -88,7 +101,8 @@ export function scoreLoss(batch: OracleBatch, options: ScoreOptions, call: Oracl
     const z = logit(row, options);
     const kept = !(Number.isNaN(row.psi.chosen) || Number.isNaN(row.psi.rejected));
     const inScope = (scope = 'all') => scope === 'all' || !kept;
-    let loss = kept ? formula(row, options, z) : 0;
+    const held = at === batch ? z : logit(scoreRow(at, options, i, count), options);
+    let loss = kept ? formula(row, options, z, held) : 0;
     if (options.sftWeight && inScope(options.sftScope)) loss += options.sftWeight * row.m.chosen;
     if (options.klWeight && inScope(options.klScope)) {
       const drift = (h: Float64Array | undefined) => row.mean((h as Float64Array).map((value) => value ** 2));

@@ -1,6 +1,7 @@
 /** Scheduler configs: published files, class defaults, fields that pass, fields that must not, and `ignore`. */
 
 import t, { type Test } from 'tap';
+import { REFUSED, SCHEDULERS } from '../../lib/schedule/classes.js';
 import { type DiffusersConfig, NoiseSchedule } from '../../lib/schedule/schedule.js';
 
 const CLASSES = [
@@ -17,7 +18,8 @@ const FLOWS = CLASSES.slice(6);
 
 /** A config of the class with no field that is not needed. */
 function bare(className: string): DiffusersConfig {
-  return { _class_name: className, ...(className === 'UniPCMultistepScheduler' && { use_flow_sigmas: true }) };
+  const solver = SCHEDULERS[className].table !== undefined && SCHEDULERS[className].flow !== undefined;
+  return { _class_name: className, ...(solver && { use_flow_sigmas: true, prediction_type: 'flow_prediction' }) };
 }
 
 const PUBLISHED: Record<string, Record<string, unknown>> = {
@@ -185,12 +187,12 @@ t.test('absent fields have the defaults of the class', async (t) => {
     CogVideoXDPMScheduler: { ...cog, prediction_type: 'epsilon' },
     EulerDiscreteScheduler: { ...betas, prediction_type: 'epsilon' },
     FlowMatchEulerDiscreteScheduler: { num_train_timesteps: 1000, shift: 1 },
-    UniPCMultistepScheduler: { num_train_timesteps: 1000, flow_shift: 1, prediction_type: 'epsilon' },
+    UniPCMultistepScheduler: { num_train_timesteps: 1000, flow_shift: 1 },
   };
   for (const name of CLASSES) {
     const schedule = NoiseSchedule.fromDiffusers(bare(name));
     sameSchedule(t, schedule, NoiseSchedule.fromDiffusers({ ...bare(name), ...explicit[name] }), name);
-    t.equal(schedule.predictionType, name.startsWith('FlowMatch') ? 'flow_prediction' : 'epsilon');
+    t.equal(schedule.predictionType, FLOWS.includes(name) ? 'flow_prediction' : 'epsilon');
     t.equal(schedule.family, FLOWS.includes(name) ? 'flow' : 'variance-preserving');
   }
 });
@@ -212,7 +214,6 @@ t.test('every field that is followed changes the schedule', async (t) => {
     ['FlowMatchEulerDiscreteScheduler', 'shift', 3],
     ['FlowMatchEulerDiscreteScheduler', 'num_train_timesteps', 500],
     ['UniPCMultistepScheduler', 'flow_shift', 5],
-    ['UniPCMultistepScheduler', 'prediction_type', 'flow_prediction'],
   ];
   for (const [name, field, value] of changes) {
     const steps = [1, 19, 499];
@@ -274,32 +275,20 @@ t.test('fields without influence pass in every class', async (t) => {
     _diffusers_version: '0.33.0',
     _use_default_values: ['shift'],
     _anything: { at: 'all' },
-    timestep_spacing: 'trailing',
-    steps_offset: 1,
     skip_prk_steps: true,
-    interpolation_type: 'log_linear',
     solver_order: 3,
     solver_type: 'bh1',
+    algorithm_type: 'dpmsolver',
     lower_order_final: false,
+    euler_at_final: true,
     disable_corrector: [0],
     predict_x0: false,
     dynamic_thresholding_ratio: 0.9,
     clip_sample_range: 2,
     sample_max_value: 2,
-    sigma_min: 0.002,
-    sigma_max: 80,
-    base_shift: 0.4,
-    max_shift: 2,
-    base_image_seq_len: 1,
-    max_image_seq_len: 2,
-    time_shift_type: 'linear',
     clip_sample: false,
     thresholding: false,
-    variance_type: 'fixed_small_log',
-    use_karras_sigmas: false,
     use_exponential_sigmas: null,
-    use_beta_sigmas: false,
-    final_sigmas_type: 'zero',
     timestep_type: 'discrete',
     use_dynamic_shifting: false,
     invert_sigmas: false,
@@ -308,88 +297,177 @@ t.test('fields without influence pass in every class', async (t) => {
     trained_betas: null,
     beta_start: undefined,
   };
-  for (const name of CLASSES) {
-    sameSchedule(
-      t,
-      NoiseSchedule.fromDiffusers({ ...harmless, ...bare(name) }),
-      NoiseSchedule.fromDiffusers(bare(name)),
-      name,
-    );
-  }
-  for (const name of ['DDPMScheduler', 'EulerDiscreteScheduler', ...FLOWS]) {
-    const config = { ...bare(name), set_alpha_to_one: false };
-    sameSchedule(t, NoiseSchedule.fromDiffusers(config), NoiseSchedule.fromDiffusers(bare(name)), name);
+  /** Fields of ladders, bounds and clipping, which a class without them drops. */
+  const unread: DiffusersConfig = {
+    timestep_spacing: 'trailing',
+    steps_offset: 1,
+    interpolation_type: 'log_linear',
+    sigma_min: 0.002,
+    sigma_max: 80,
+    base_shift: 0.4,
+    max_shift: 2,
+    base_image_seq_len: 1,
+    max_image_seq_len: 2,
+    time_shift_type: 'linear',
+    final_sigmas_type: 'sigma_min',
+    lambda_min_clipped: -5,
+    original_inference_steps: 3,
+    use_karras_sigmas: true,
+    use_lu_lambdas: true,
+    use_uniform_sigmas: true,
+    variance_type: 'learned_range',
+    clip_sample: true,
+    thresholding: true,
+    set_alpha_to_one: false,
+    beta_start: 0.5,
+    beta_schedule: 'anything',
+  };
+  for (const name of Object.keys(SCHEDULERS)) {
+    const { reads, demands = [] } = SCHEDULERS[name];
+    const foreign = Object.entries(unread).filter(([field]) => !(field in reads) && !demands.includes(field));
+    const schedule = NoiseSchedule.fromDiffusers({ ...harmless, ...Object.fromEntries(foreign), ...bare(name) });
+    const plain = NoiseSchedule.fromDiffusers(bare(name));
+    if (plain.trainSteps === 1000) sameSchedule(t, schedule, plain, name);
+    t.strictSame(schedule.toJSON(), plain.toJSON(), `${name}: the record leaves them out`);
   }
 });
 
-t.test('fields that would change the mathematics are errors that name them, unless ignored', async (t) => {
-  const everywhere: [field: string, value: unknown][] = [
-    ['clip_sample', true],
-    ['thresholding', true],
-    ['variance_type', 'fixed_large'],
-    ['variance_type', 'fixed_large_log'],
-    ['variance_type', 'learned'],
-    ['variance_type', 'learned_range'],
-    ['use_karras_sigmas', true],
-    ['use_exponential_sigmas', true],
-    ['use_beta_sigmas', true],
-    ['use_lu_lambdas', true],
-    ['final_sigmas_type', 'sigma_min'],
-    ['timestep_type', 'continuous'],
-    ['timestep_values', [1, 2]],
-    ['use_dynamic_shifting', true],
-    ['invert_sigmas', true],
-    ['shift_terminal', 0.02],
-    ['stochastic_sampling', true],
-    ['some_new_field', 1],
-    ['constructor', 1],
-  ];
-  const cases: [className: string, field: string, value: unknown][] = [
-    ...CLASSES.flatMap((name) => everywhere.map((each): [string, string, unknown] => [name, ...each])),
-    ['PNDMScheduler', 'rescale_betas_zero_snr', true],
-    ['DDIMScheduler', 'snr_shift_scale', 3],
-    ['DDPMScheduler', 'shift', 3],
-    ['EulerDiscreteScheduler', 'use_flow_sigmas', true],
-    ['FlowMatchEulerDiscreteScheduler', 'flow_shift', 3],
-    ['UniPCMultistepScheduler', 'shift', 3],
-    ['DDPMScheduler', 'beta_schedule', 'sigmoid'],
-    ['DDPMScheduler', 'beta_schedule', 5],
-    ['DDPMScheduler', 'prediction_type', 'flow_prediction'],
-    ['FlowMatchEulerDiscreteScheduler', 'prediction_type', 'epsilon'],
-    ['UniPCMultistepScheduler', 'prediction_type', 'v_prediction'],
-  ];
-  for (const [name, field, value] of cases) {
-    const config = { ...bare(name), [field]: value };
-    const shown = Array.isArray(value) ? 'Array of length 2' : JSON.stringify(value);
-    try {
-      NoiseSchedule.fromDiffusers(config);
-      t.fail(`${name}.${field} = ${shown} passed`);
-    } catch (error) {
-      t.match(error, { name: 'SdpoError', code: 'ERR_SDPO_UNSUPPORTED_CONFIG' });
-      const { message } = error as Error;
-      t.ok(message.includes(field) && message.includes(shown) && message.startsWith('Expected config'), message);
-      if (everywhere.some(([each]) => each === field)) t.ok(message.includes(`ignore: ['${field}']`), message);
+t.test('fields that clip are errors that name them, unless ignored', async (t) => {
+  for (const [name, { demands = [] }] of Object.entries(SCHEDULERS)) {
+    for (const field of demands) {
+      const config = { ...bare(name), [field]: field === 'scale_factors' ? [0.5] : true };
+      const shown = field === 'scale_factors' ? 'Array of length 1' : 'true';
+      t.throws(() => NoiseSchedule.fromDiffusers(config), {
+        name: 'SdpoError',
+        code: 'ERR_SDPO_UNSUPPORTED_CONFIG',
+        message: new RegExp(
+          `^Expected config\\.${field} to be .*received ${shown} .*ignore: \\['${field}'\\] leaves it out`,
+        ),
+      });
+      const ignored = NoiseSchedule.fromDiffusers(config, { ignore: [field] });
+      t.strictSame(ignored.toJSON(), NoiseSchedule.fromDiffusers(bare(name)).toJSON());
     }
-    sameSchedule(
-      t,
-      NoiseSchedule.fromDiffusers(config, { ignore: [field] }),
-      NoiseSchedule.fromDiffusers(bare(name)),
-      name,
-    );
   }
+});
+
+t.test(
+  'fields that mean another schedule are errors where the class does not read them, and none proposes to ignore them',
+  async (t) => {
+    const changed: Record<string, unknown> = {
+      rescale_betas_zero_snr: true,
+      snr_shift_scale: 3,
+      shift: 3,
+      flow_shift: 3,
+      use_flow_sigmas: true,
+      use_dynamic_shifting: true,
+      shift_terminal: 0.02,
+      invert_sigmas: true,
+      stochastic_sampling: true,
+      timestep_type: 'continuous',
+      timestep_values: [1, 2],
+    };
+    let refused = 0;
+    for (const [name, { reads, table }] of Object.entries(SCHEDULERS)) {
+      for (const [field, value] of Object.entries(changed)) {
+        const config = { ...bare(name), [field]: value };
+        if (field in reads) continue;
+        if (field === 'use_flow_sigmas' && table === undefined) {
+          t.doesNotThrow(() => NoiseSchedule.fromDiffusers(config), `${name} is a flow, as the field says`);
+          continue;
+        }
+        refused++;
+        try {
+          NoiseSchedule.fromDiffusers(config);
+          t.fail(`${name}.${field} passed`);
+        } catch (error) {
+          const { message } = error as Error;
+          t.match(error, { name: 'SdpoError', code: 'ERR_SDPO_UNSUPPORTED_CONFIG' });
+          t.ok(
+            message.startsWith(`Expected config.${field} to be `) && message.includes(`a ${name} does not read it`),
+            message,
+          );
+          t.notOk(message.includes('ignore'), message);
+        }
+      }
+    }
+    t.ok(refused > 150, `${refused} fields`);
+  },
+);
+
+t.test('what is read, but cannot be followed, says why', async (t) => {
+  const cases: [DiffusersConfig, RegExp][] = [
+    [
+      { _class_name: 'DDPMScheduler', some_new_field: 1 },
+      /"some_new_field" = 1, whose influence on DDPMScheduler is not known/,
+    ],
+    [{ _class_name: 'DDPMScheduler', constructor: 1 }, /"constructor" = 1/],
+    [
+      { _class_name: 'DDPMScheduler', variance_type: 'learned_range' },
+      /variance_type .*the model predicts the variance/,
+    ],
+    [{ _class_name: 'DDPMScheduler', variance_type: 'fixed_large_log' }, /variance_type .*root of a negative number/],
+    [{ _class_name: 'UnCLIPScheduler', variance_type: 'fixed_large' }, /variance_type to be 'fixed_small_log'/],
+    [{ _class_name: 'DDPMScheduler', beta_schedule: 'exp' }, /beta_schedule of a DDPMScheduler to be .*"exp"/],
+    [{ _class_name: 'DDPMScheduler', beta_schedule: 5 }, /beta_schedule .*received 5/],
+    [{ _class_name: 'DDPMScheduler', prediction_type: 'flow_prediction' }, /prediction_type .*"flow_prediction"/],
+    [{ _class_name: 'FlowMatchEulerDiscreteScheduler', prediction_type: 'epsilon' }, /prediction_type .*"epsilon"/],
+    [{ ...bare('UniPCMultistepScheduler'), prediction_type: 'v_prediction' }, /prediction_type .*"v_prediction"/],
+    [
+      { _class_name: 'EulerDiscreteScheduler', timestep_spacing: 'other' },
+      /timestep_spacing .*'linspace' or 'leading' or 'trailing'/,
+    ],
+    [
+      { _class_name: 'EulerDiscreteScheduler', use_karras_sigmas: true, use_beta_sigmas: true },
+      /use_beta_sigmas to be false with/,
+    ],
+    [
+      { _class_name: 'EulerDiscreteScheduler', timestep_type: 'continuous', prediction_type: 'v_prediction' },
+      /timestep_type to be 'discrete', .*¼ ln σ.*variancePreserving/,
+    ],
+    [
+      { ...bare('DPMSolverMultistepScheduler'), use_karras_sigmas: true },
+      /use_karras_sigmas to be false with use_flow_sigmas/,
+    ],
+    [{ ...bare('UniPCMultistepScheduler'), use_beta_sigmas: true }, /use_beta_sigmas to be false with use_flow_sigmas/],
+    [
+      { _class_name: 'UniPCMultistepScheduler', shift_terminal: 0.1 },
+      /shift_terminal to be absent without use_flow_sigmas/,
+    ],
+    [
+      { _class_name: 'FlowMatchEulerDiscreteScheduler', invert_sigmas: true, stochastic_sampling: true },
+      /invert_sigmas to be false, .*noises afresh/,
+    ],
+    [{ _class_name: 'FlowMatchLCMScheduler', invert_sigmas: true }, /invert_sigmas to be false/],
+  ];
+  for (const [config, message] of cases) {
+    t.throws(() => NoiseSchedule.fromDiffusers(config), { code: 'ERR_SDPO_UNSUPPORTED_CONFIG', message });
+  }
+  // Timesteps are ¼ ln σ only with v_prediction.
+  t.doesNotThrow(() =>
+    NoiseSchedule.fromDiffusers({ _class_name: 'EulerDiscreteScheduler', timestep_type: 'continuous' }),
+  );
 });
 
 t.test('the class', async (t) => {
-  for (const name of ['DPMSolverMultistepScheduler', 'toString', '', 5, null, undefined]) {
+  for (const name of ['NewScheduler', 'toString', '', 5, null, undefined]) {
     t.throws(() => NoiseSchedule.fromDiffusers({ _class_name: name }), {
       code: 'ERR_SDPO_UNSUPPORTED_CONFIG',
-      message: /config\._class_name to be one of DDPMScheduler, .*UniPCMultistepScheduler, received/,
+      message: /config\._class_name to be one of DDPMScheduler, .*UniPCMultistepScheduler, .*received/,
     });
   }
-  t.throws(() => NoiseSchedule.fromDiffusers({ _class_name: 'UniPCMultistepScheduler' }), {
-    code: 'ERR_SDPO_UNSUPPORTED_CONFIG',
-    message: /config\.use_flow_sigmas of a UniPCMultistepScheduler to be true, received false/,
-  });
+  for (const [name, reason] of Object.entries(REFUSED)) {
+    t.throws(() => NoiseSchedule.fromDiffusers({ _class_name: name }), {
+      code: 'ERR_SDPO_UNSUPPORTED_CONFIG',
+      message: `received "${name}" (${reason})`,
+    });
+    t.notOk(name in SCHEDULERS);
+  }
+  // A solver of both families is what use_flow_sigmas says.
+  const solver = { _class_name: 'UniPCMultistepScheduler' };
+  t.match(NoiseSchedule.fromDiffusers(solver), { family: 'variance-preserving', predictionType: 'epsilon' });
+  t.match(NoiseSchedule.fromDiffusers({ ...solver, use_flow_sigmas: true }), { family: 'flow' });
+  const flax = NoiseSchedule.fromDiffusers({ _class_name: 'FlaxPNDMScheduler' });
+  sameSchedule(t, flax, NoiseSchedule.fromDiffusers({ _class_name: 'PNDMScheduler' }), 'Flax');
 });
 
 t.test('the prediction type of the options takes the place of the config', async (t) => {

@@ -147,6 +147,81 @@ t.test('a range stretches the logit-normal distribution', async (t) => {
   t.ok(found <= DISTANCE, `distance ${found} of ${DISTANCE}`);
 });
 
+t.test('mode and cosmap timesteps', async (t) => {
+  const unshift = (step: number): number => step / 1000 / (3 - 2 * (step / 1000));
+  const cosmap = flow.sampleTimesteps(COUNT, { distribution: 'cosmap', random: seeded(13) });
+  const away = distance(cosmap, (step) => (2 / Math.PI) * Math.atan2(unshift(step), 1 - unshift(step)));
+  t.ok(away <= DISTANCE, `cosmap: distance ${away} of ${DISTANCE}`);
+  // f(u) = 1 - u - s (cos²(π u / 2) - 1 + u) falls, so P(f <= x) = 1 - f⁻¹(x), here by bisection.
+  for (const modeScale of [-1, 0, 0.8, 1.29, 1.75]) {
+    const f = (u: number) => 1 - u - modeScale * (Math.cos((Math.PI / 2) * u) ** 2 - 1 + u);
+    const cdf = (x: number) => {
+      let [low, high] = [0, 1];
+      for (let i = 0; i < 40; i++) {
+        const middle = (low + high) / 2;
+        if (f(middle) > x) low = middle;
+        else high = middle;
+      }
+      return 1 - low;
+    };
+    const draws = flow.sampleTimesteps(COUNT, { distribution: 'mode', modeScale, random: seeded(14) });
+    t.ok(draws.every((step) => step > 0 && step <= 1000));
+    const found = distance(draws, (step) => cdf(unshift(step)));
+    t.ok(found <= DISTANCE, `mode ${modeScale}: distance ${found} of ${DISTANCE}`);
+  }
+  t.strictSame(
+    flow.sampleTimesteps(5, { distribution: 'mode', random: seeded(15) }),
+    flow.sampleTimesteps(5, { distribution: 'mode', modeScale: 1.29, random: seeded(15) }),
+  );
+  const steps = table.sampleTimesteps(COUNT, { distribution: 'cosmap', random: seeded(16) });
+  t.ok(steps.every((step) => Number.isInteger(step) && step >= 0 && step <= 999));
+});
+
+t.test('a fixed list, in turn or at random', async (t) => {
+  const steps = [999, 749, 499, 249];
+  const turn = (options: object, count = 6) =>
+    table.sampleTimesteps(count, { steps, order: 'round-robin', ...options } as never);
+  t.strictSame(turn({}), Float64Array.of(999, 749, 499, 249, 999, 749), 'which takes no random numbers');
+  t.strictSame(turn({ first: 4_000_003 }), Float64Array.of(249, 999, 749, 499, 249, 999));
+  const drawn = table.sampleTimesteps(COUNT, { steps, random: seeded(17) });
+  for (const step of steps) {
+    const share = drawn.filter((each) => each === step).length / COUNT;
+    t.ok(Math.abs(share - 0.25) < 5 * Math.sqrt((0.25 * 0.75) / COUNT), `${step}: ${share}`);
+  }
+  t.strictSame(flow.sampleTimesteps(2, { steps: [1000, 933.3], order: 'round-robin' }), Float64Array.of(1000, 933.3));
+  const ladder = NoiseSchedule.preset('sdxl-turbo', { inferenceSteps: 4 }).samplerLadder().timesteps;
+  t.strictSame(
+    turn({ steps: ladder.slice(0, 4) }, 4),
+    ladder.slice(0, 4),
+    'as the sampler of a few-step model takes them',
+  );
+
+  const wrong = (options: object) => () => table.sampleTimesteps(1, { random: seeded(18), ...options } as never);
+  t.throws(wrong({ steps: [] }), { code: 'ERR_SDPO_INVALID_LENGTH', message: /options\.steps/ });
+  t.throws(wrong({ steps: [5, 1000] }), {
+    name: 'RangeError',
+    message: /options\.steps\[1\] to be an integer between 0 and 999/,
+  });
+  t.throws(wrong({ steps: ['5'] }), { name: 'TypeError', message: /options\.steps\[0\]/ });
+  t.throws(wrong({ steps, order: 'sorted' }), { name: 'RangeError', message: /options\.order/ });
+  t.throws(wrong({ steps, first: 1 }), { code: 'ERR_SDPO_INVALID_OPTION', message: /options\.first .*'random'/ });
+  t.throws(wrong({ steps, order: 'round-robin', first: -1 }), { name: 'RangeError', message: /options\.first/ });
+  t.throws(wrong({ steps, random: undefined }), { name: 'TypeError', message: /options\.random/ });
+  for (const other of [{ distribution: 'mode' }, { range: [0, 5] }, { mean: 0 }, { modeScale: 1 }]) {
+    t.throws(wrong({ steps, ...other }), { code: 'ERR_SDPO_INVALID_OPTION', message: /absent with options\.steps/ });
+  }
+  t.throws(wrong({ order: 'random' }), {
+    code: 'ERR_SDPO_INVALID_OPTION',
+    message: /options\.order .*without options\.steps/,
+  });
+  t.throws(wrong({ modeScale: 1 }), { code: 'ERR_SDPO_INVALID_OPTION', message: /options\.modeScale .*'uniform'/ });
+  t.throws(wrong({ distribution: 'mode', modeScale: 2 }), { name: 'RangeError', message: /options\.modeScale/ });
+  t.throws(wrong({ distribution: 'cosmap', std: 1 }), {
+    code: 'ERR_SDPO_INVALID_OPTION',
+    message: /options\.std .*'cosmap'/,
+  });
+});
+
 t.test('draws so wide that the logistic function saturates stay timesteps', async (t) => {
   for (const mean of [-2000, 2000]) {
     const options = { distribution: 'logit-normal' as const, mean, random: seeded(11) };

@@ -17,7 +17,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import fc from 'fast-check';
 import t from 'tap';
-import { CheckpointStore } from '../../lib/trainer/checkpoint.js';
+import { CheckpointStore, readCheckpoint } from '../../lib/trainer/checkpoint.js';
 import { sha256 } from '../../lib/trainer/files.js';
 import { fromPlain, toPlain } from '../../lib/trainer/json.js';
 import type { TrainerState } from '../../lib/trainer/types.js';
@@ -119,6 +119,58 @@ t.test('keeps the newest, replaces one of the same step', async (t) => {
   await t.rejects(store.load(-1), /step/);
   await t.rejects(new CheckpointStore(join(store.folder, 'none')).load(), { ...damage, message: /\(none\)/ });
   await t.rejects(store.save({ ...stateOf(1), progress: { ...stateOf(1).progress, step: 0.5 } }), /progress.step/);
+});
+
+t.test('makes room before it writes, but never of the one that the run goes on from', async (t) => {
+  const folder = t.testdir();
+  const steps = async () => (await new CheckpointStore(folder).list()).map(({ step }) => step);
+  const many = new CheckpointStore(folder, { keep: 9 });
+  for (const step of [1, 2, 3, 4, 5]) await many.save(stateOf(step));
+  const few = new CheckpointStore(folder, { keep: 2 });
+  await few.prune();
+  t.same(await steps(), [4, 5]);
+  await many.save(stateOf(6));
+  await many.save(stateOf(7));
+  // Only 4 can be read.
+  for (const step of [5, 6, 7]) writeFileSync(join(folder, `checkpoint-${step}`, 'progress.json'), '{');
+  t.match(await few.latest(), { step: 4, warnings: { length: 3 } });
+  await few.prune();
+  t.same(await steps(), [4, 7], 'whatever else goes');
+  await few.save(stateOf(8));
+  t.same(await steps(), [7, 8], 'until there is one of its own');
+  await new CheckpointStore(join(folder, 'none')).prune();
+  t.notOk(existsSync(join(folder, 'none')), 'where there is nothing, nothing is made');
+
+  writeFileSync(join(folder, 'file'), '');
+  const cases: [CheckpointStore, RegExp][] = [
+    [
+      new CheckpointStore(join(folder, 'file')),
+      /^Expected to write the checkpoint of step 3 \(.*file.checkpoint-3\), received EEXIST: .*move it away$/,
+    ],
+    [new CheckpointStore(join(folder, 'file', 'below')), /^Expected to write .* received ENOTDIR: /],
+  ];
+  for (const [store, message] of cases) await t.rejects(store.save(stateOf(3)), { code: 'ERR_SDPO_FILE', message });
+});
+
+t.test('a single one is read by its path', async (t) => {
+  const folder = t.testdir();
+  const run = join(folder, 'run');
+  const store = new CheckpointStore(join(run, 'checkpoints'));
+  const path = await store.save(stateOf(7));
+  t.same((await readCheckpoint(path)).progress, stateOf(7).progress);
+  t.same((await readCheckpoint(`${path}/`)).progress.step, 7);
+  const cases: [string, RegExp][] = [
+    [run, /run to be the folder of a checkpoint, checkpoint-<step>, received run; it holds checkpoints.checkpoint-7$/],
+    [store.folder, /received checkpoints; it holds checkpoints.checkpoint-7$/],
+    [folder, /to be the folder of a checkpoint, checkpoint-<step>, received [^;]*$/],
+    [join(store.folder, 'checkpoint-8'), /checkpoint-8.progress\.json to be a file that can be read/],
+  ];
+  for (const [wrong, message] of cases) await t.rejects(readCheckpoint(wrong), { ...damage, message });
+  renameSync(path, join(store.folder, 'checkpoint-8'));
+  await t.rejects(readCheckpoint(join(store.folder, 'checkpoint-8')), {
+    ...damage,
+    message: /of step 8, received step 7/,
+  });
 });
 
 t.test('a damaged one is named, and the one before it is taken with a warning', async (t) => {
@@ -233,7 +285,7 @@ t.test('processes killed while they save leave a checkpoint that is whole', asyn
   const elements = 100_000;
   const url = (path: string) => JSON.stringify(new URL(path, import.meta.url).href);
   const program = `
-    import { CheckpointStore } from ${url('../../lib/trainer/checkpoint.ts')};
+    import { CheckpointStore, readCheckpoint } from ${url('../../lib/trainer/checkpoint.ts')};
     const stateOf = ${stateOf.toString()};
     const store = new CheckpointStore(${JSON.stringify(folder)}, { keep: 2 });
     let step = (await store.latest())?.step ?? 0;

@@ -295,12 +295,9 @@ t.test('what stands in place of a file or a folder', async (t) => {
   const folder = t.testdir({ file: '', fifo: {}, shard: {} });
   const options = { kind: 'errors', fingerprint: {} } as const;
   const rows = rowsOf(0);
-  const refused = (name: string, message: RegExp) =>
-    t.rejects(async () => referenceCache({ ...options, folder: join(folder, name) }).predict(rows), {
-      code: 'ERR_SDPO_REFERENCE_CACHE',
-      message,
-    });
-  await refused('file', /file to be written, received EEXIST/);
+  const refused = (name: string, message: RegExp, code = 'ERR_SDPO_REFERENCE_CACHE') =>
+    t.rejects(async () => referenceCache({ ...options, folder: join(folder, name) }).predict(rows), { code, message });
+  await refused('file', /^Expected to open the reference cache \(.*file\), received EEXIST.*move it/, 'ERR_SDPO_FILE');
   spawnSync('mkfifo', [join(folder, 'fifo', 'manifest.json')]);
   await refused('fifo', /manifest.json to be a file, received a FIFO/);
   writeFileSync(join(folder, 'shard', 'manifest.json'), JSON.stringify({ format: 1, ...options }));

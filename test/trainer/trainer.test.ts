@@ -13,14 +13,17 @@ import {
   Tensor,
 } from '../../lib/index.js';
 import {
+  type LoadOptions,
   type MetricsWriter,
   type ModelInputs,
   type Policy,
   PreferenceTrainer,
   type PreferenceTrainerOptions,
   pairsFromStream,
+  ThresholdTracker,
   type TrainerState,
 } from '../../lib/trainer/index.js';
+import { OPTION_NAMES } from '../../lib/trainer/options.js';
 import linearData, { makePairs, stream } from '../helpers/linear-data.js';
 import linearPolicy from '../helpers/linear-policy.js';
 
@@ -204,6 +207,28 @@ t.test('draws', async (t) => {
     t.notSame(one.seen.batches[0].chosen.target, other.seen.batches[0].chosen.target);
   });
 
+  t.test('from a fixed list, the same whatever the parts: in turn by the place in the run, or at random', async (t) => {
+    const steps = [900, 700, 500, 300, 100];
+    const drawn = (accumulate: number, timesteps: object) => {
+      const { trainer, seen } = watched({ accumulate, timestepsPerPair: 3, timesteps } as never);
+      return finish(trainer, 2).then(() =>
+        seen.inputs.flatMap(({ timesteps: both }) => [...both.subarray(0, both.length / 2)]),
+      );
+    };
+    const turn = await drawn(1, { steps, order: 'round-robin' });
+    t.same(
+      turn,
+      Array.from(turn, (_, row) => steps[row % 5]),
+    );
+    t.ok(turn.length > 40);
+    t.same(await drawn(4, { steps, order: 'round-robin' }), turn);
+    const random = await drawn(1, { steps });
+    t.same(new Set(random), new Set(steps));
+    t.notSame(random, turn);
+    t.same(await drawn(4, { steps }), random);
+    t.same(await drawn(2, { distribution: 'mode' }), await drawn(1, { distribution: 'mode' }));
+  });
+
   t.test('within a range of timesteps', async (t) => {
     const { trainer, seen } = watched({ timesteps: { range: [200, 300] } });
     await finish(trainer, 3);
@@ -277,16 +302,226 @@ t.test('refuses a state that is not its own', async (t) => {
   const cases: [Partial<PreferenceTrainerOptions>, RegExp][] = [
     [{ seed: 6 }, /^Expected seed to be 5 as in the checkpoint, received 6$/],
     [{ data: linearData({ seed: 9 }) }, /^Expected data to be /],
-    [{ loss: lossOf({ beta: 21 }) }, /^Expected setup\.loss\.beta to be 20 .* received 21$/],
-    [{ pairsPerStep: 4 }, /^Expected setup\.pairsPerStep to be 8 /],
-    [{ learningRate: 1 }, /setup\.learningRate/],
-    [{ maxGradientNorm: Infinity }, /setup\.maxGradientNorm to be "1" .* received "Infinity"/],
+    [{ loss: lossOf({ beta: 21 }) }, /^Expected loss\.beta to be 20 .* received 21$/],
+    [{ pairsPerStep: 4 }, /^Expected pairsPerStep to be 8 /],
+    [{ learningRate: 1 }, /^Expected learningRate to be 0\.01 /],
+    [{ maxGradientNorm: Infinity }, /^Expected maxGradientNorm to be 1 .* received "Infinity"/],
   ];
   for (const [options, message] of cases) {
     await t.rejects(trainerOf(options).load(state), { code: 'ERR_SDPO_RESUME', message });
   }
+  // Whatever is not named as free is compared, by its presence where it is a function or an object.
+  const threshold = { threshold: () => [], observe() {}, state: () => null, load() {} };
+  const more: [Partial<PreferenceTrainerOptions>, RegExp][] = [
+    [
+      { beforeLoss: () => undefined },
+      /^Expected beforeLoss to be undefined as in the checkpoint, received "a function"$/,
+    ],
+    [
+      { reference: () => ({ error: { chosen: [], rejected: [] } }) },
+      /^Expected reference to be undefined .* "a function"/,
+    ],
+    [
+      { reference: { predict: () => undefined as never } },
+      /^Expected reference to be undefined .* received "an object"/,
+    ],
+    [{ threshold }, /^Expected threshold to be undefined .* received "an object"/],
+    [{ learningRate: () => 1e-2 }, /^Expected learningRate to be 0\.01 .* received "a function"/],
+    [{ timestepsPerPair: 2 }, /^Expected timestepsPerPair to be 1 /],
+    [{ accumulate: 2 }, /^Expected accumulate to be 1 /],
+    [{ noise: 'independent' }, /^Expected noise to be "shared" /],
+    [{ timesteps: { range: [0, 500] } }, /^Expected timesteps\.range to be undefined .* received \[0,500\]/],
+    [{ sampling: 'sequential' }, /^Expected sampling to be "shuffle" /],
+    [{ ema: { decay: 0.9 } }, /^Expected ema to be undefined /],
+    [{ onNonFinite: 'skip' }, /^Expected onNonFinite to be "stop" /],
+    [{ bins: 5 }, /^Expected bins to be 10 /],
+    [{ logBinsEvery: 5 }, /^Expected logBinsEvery to be 100 /],
+  ];
+  for (const [options, message] of more) {
+    await t.rejects(trainerOf(options).load(state), { code: 'ERR_SDPO_RESUME', message }, Object.keys(options)[0]);
+  }
+  const store = { save() {} };
+  const signal = new AbortController().signal;
+  const free = { writers: [{ write() {} }], evaluate: { every: 1, run: () => ({}) }, checkpoints: { store, every: 1 } };
+  for (const [name, value] of Object.entries({ ...free, signal, maxSkipped: 1, onWarning() {} })) {
+    t.same(await trainerOf({ [name]: value }).load(state), [], name);
+  }
+  const compared = new Set([
+    'seed',
+    'data',
+    'loss',
+    ...[...more, [{ pairsPerStep: 1, maxGradientNorm: 1 }]].flatMap(([o]) => Object.keys(o!)),
+  ]);
+  t.same(
+    OPTION_NAMES.filter((name) => !compared.has(name)).sort(),
+    [...Object.keys(free), 'maxSkipped', 'onWarning', 'policy', 'signal'].sort(),
+    'an option that is added appears in one of these lists',
+  );
   const broken = { ...state, progress: { ...state.progress, bins: [] } } as TrainerState;
   await t.rejects(trainerOf().load(broken), { code: 'ERR_SDPO_RESUME' });
+  for (const none of [undefined, null, {}, { policy: state.policy, progress: {} }]) {
+    await t.rejects(trainerOf().load(none as never), { message: /^Expected state to be a state that a trainer gave/ });
+  }
+});
+
+t.test('goes on with other settings where they are named as free', async (t) => {
+  const first = trainerOf();
+  await finish(first, 5);
+  const state = await first.state();
+  const go = async (options: Partial<PreferenceTrainerOptions>, free: LoadOptions['free']) => {
+    const trainer = trainerOf(options);
+    const differences = await trainer.load(state, { free });
+    return { trainer, differences };
+  };
+  const lower = { learningRate: 1e-4, onNonFinite: 'skip' } as const;
+  const { trainer, differences } = await go(lower, ['learningRate', 'onNonFinite']);
+  t.same(differences, [
+    { path: 'learningRate', before: '0.01', now: '0.0001' },
+    { path: 'onNonFinite', before: '"stop"', now: '"skip"' },
+  ]);
+  t.equal(trainer.step, 5);
+  const whole = trainerOf();
+  const [sixth] = (await finish(whole, 6)).slice(5);
+  const [next] = await finish(trainer, 6);
+  t.equal(next.loss, sixth.loss, 'the same rows and parameters');
+  t.equal(next.learning_rate, 1e-4);
+  await t.rejects(go(lower, ['learningRate']), { code: 'ERR_SDPO_RESUME', message: /^Expected onNonFinite/ });
+  t.equal((await go({ loss: lossOf({ beta: 30 }) }, ['loss.beta'])).differences.length, 1);
+  await t.rejects(go({ loss: lossOf({ beta: 30 }) }, ['loss.sftWeight']), { message: /^Expected loss\.beta/ });
+  t.same(await go(lower, 'all').then(({ differences }) => differences), differences);
+  for (const free of [['learningrate'], ['policy'], [''], 'loss', 1, [1]]) {
+    await t.rejects(go({}, free as never), { code: /ERR_SDPO_INVALID_ARG_(VALUE|TYPE)/ }, JSON.stringify(free));
+  }
+
+  const bins = await go({ bins: 4, loss: lossOf({ maskThreshold: 0.5 }) }, ['bins', 'loss']);
+  t.equal((await finish(bins.trainer, 7)).length, 2, 'statistics that do not fit begin anew');
+  const tracker = (keep: number) => new ThresholdTracker({ keep, warmup: 1 });
+  const tracked = trainerOf({ threshold: tracker(0.5) });
+  await finish(tracked, 3);
+  const other = trainerOf({ threshold: tracker(0.9) });
+  await t.rejects(other.load(await tracked.state()), { message: /state\.keep/ });
+  await other.load(await tracked.state(), { free: ['threshold'] });
+  t.equal(other.step, 3, 'and so does a threshold');
+  await trainerOf().load(await tracked.state(), { free: ['threshold'] });
+
+  const streamed = trainerOf({ data: stream({ count: 40 }) });
+  await finish(streamed, 2);
+  const seen: string[] = [];
+  const others = trainerOf({
+    data: stream({ count: 40, seed: 9 }),
+    reference: (rows) => {
+      seen.push(...rows.ids);
+      return { error: { chosen: new Float64Array(8), rejected: new Float64Array(8) } };
+    },
+  });
+  await others.load(await streamed.state(), { free: ['data', 'reference'] });
+  await finish(others, 3);
+  t.equal(seen[0], 'pair 0', 'other data begin at their first pair');
+});
+
+t.test('an evaluation that is due is made once, whenever the run is stopped', async (t) => {
+  for (const during of [true, false]) {
+    const entries: string[] = [];
+    const states: TrainerState[] = [];
+    const part = (controller?: AbortController) =>
+      trainerOf({
+        evaluate: {
+          every: 2,
+          atStart: true,
+          run({ step }) {
+            if (during) controller?.abort();
+            return { score: step };
+          },
+        },
+        writers: [{ write: ({ kind, step }) => void entries.push(`${kind} ${step}`) }],
+        checkpoints: { store: { save: (state) => void states.push(state) }, every: 100 },
+        ...(controller && { signal: controller.signal }),
+      });
+    const controller = new AbortController();
+    if (!during) controller.abort();
+    await finish(part(controller), 3);
+    t.equal(states.at(-1)!.progress.step, 0);
+    const next = part();
+    await next.load(states.at(-1)!);
+    await finish(next, 3);
+    t.same(entries, ['evaluation 0', 'train 1', 'train 2', 'evaluation 2', 'train 3'], `stopped ${during}`);
+  }
+  // One that failed is made up for, so that the log is that of a run that did not fail.
+  let fails = true;
+  const states: TrainerState[] = [];
+  const entries: string[] = [];
+  const part = () =>
+    trainerOf({
+      evaluate: {
+        every: 2,
+        run({ step }) {
+          if (fails) throw new Error('typo');
+          return { score: step };
+        },
+      },
+      writers: [{ write: ({ kind, step }) => void entries.push(`${kind} ${step}`) }],
+      checkpoints: { store: { save: (state) => void states.push(state) }, every: 100 },
+    });
+  await t.rejects(finish(part(), 3), /typo/);
+  fails = false;
+  const next = part();
+  await next.load(states.at(-1)!);
+  await finish(next, 3);
+  t.same(entries, ['train 1', 'train 2', 'evaluation 2', 'train 3']);
+});
+
+t.test('what a policy gives to be saved is looked at before the first update', async (t) => {
+  const giving = (state: unknown): Policy => {
+    const policy = policyOf();
+    policy.state = () => state as never;
+    policy.step = () => t.fail('an update was made') as never;
+    return policy;
+  };
+  const store = { save() {} };
+  const float = { dtype: 'float32', shape: [2], data: new Float32Array(2) };
+  const cases: [unknown, RegExp][] = [
+    [
+      undefined,
+      /^Expected the result of policy\.state\(\) to be an object with tensors and scalars, received undefined$/,
+    ],
+    [{ tensors: {} }, /^Expected the result of policy\.state\(\) to be an object/],
+    [{ scalars: {} }, /^Expected policy\.state\(\)\.tensors to be an object of named tensors/],
+    [{ tensors: { w: new Float32Array(2) }, scalars: {} }, /^Expected policy\.state\(\)\.tensors\["w"\]\.dtype/],
+    [
+      { tensors: { w: { ...float, shape: [3] } }, scalars: {} },
+      /^Expected policy\.state\(\)\.tensors\["w"\]\.data to be of length 3/,
+    ],
+    [{ tensors: { w: float }, scalars: { f() {} } }, /^Expected policy\.state\(\)\.scalars\.f to be plain JSON/],
+  ];
+  for (const [state, message] of cases) {
+    await t.rejects(finish(trainerOf({ policy: giving(state), checkpoints: { store, every: 9 } }), 1), { message });
+  }
+});
+
+t.test('closing lets a stream free what it holds', async (t) => {
+  let open = 0;
+  const data = stream({});
+  const close = async () => {
+    throw new Error('no room');
+  };
+  const trainer = trainerOf({
+    writers: [{ write() {}, close }],
+    data: {
+      ...data,
+      async *read(position: number) {
+        open++;
+        try {
+          yield* { [Symbol.asyncIterator]: () => data.read(position) };
+        } finally {
+          open--;
+        }
+      },
+    },
+  });
+  await finish(trainer, 2);
+  t.equal(open, 1);
+  await t.rejects(trainer.close(), /no room/, 'the first thing that fails is told');
+  t.equal(open, 0, 'and the rest is closed');
 });
 
 t.test('a stream ends the training with its last whole batch', async (t) => {

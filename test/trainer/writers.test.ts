@@ -187,3 +187,16 @@ t.test('console: chosen steps and fields', async (t) => {
   t.throws(() => consoleWriter(process.stdout, { fields: 'loss' as never }), /options.fields/);
   t.throws(() => consoleWriter(process.stdout, { each: 1 } as never), { code: 'ERR_SDPO_UNKNOWN_OPTION' });
 });
+
+t.test('a name with a line break stays on its line', async (t) => {
+  const stream = new PassThrough().setEncoding('utf8');
+  await consoleWriter(stream).write({ step: 3, kind: 'evaluation', metrics: { 'a cat\nand\u2028a \u001b[31mdog': 1 } });
+  t.equal(stream.read(), 'evaluation at step 3  a cat\\nand\\u2028a \\u001b[31mdog 1\n');
+});
+
+t.test('a log that cannot be written', async (t) => {
+  const path = join(t.testdir({ 'log.jsonl': {} }), 'log.jsonl');
+  const message =
+    /^Expected to append the entry of step 4 to the log \(.*log\.jsonl\), received EISDIR: .*a folder has the name/;
+  await t.rejects(Promise.resolve(jsonlWriter(path).write(train(4))), { code: 'ERR_SDPO_FILE', message });
+});

@@ -17,12 +17,12 @@ static void ok(int condition, const char* what) {
 
 static int says(const char* text) { return strstr(sdpo_last_error(), text) != NULL; }
 
-enum { ROWS = 3, SIZE = 40, INPUTS = 64, OUTPUTS = 64, METRICS = 64 };
+enum { ROWS = 3, SIZE = 40, HALF = 16, INPUTS = 64, OUTPUTS = 64, METRICS = 64 };
 
 typedef struct {
   float tensors[6][ROWS * SIZE]; /* policy, reference, target of chosen; of rejected */
   float gradients[2][ROWS * SIZE];
-  double inputs[INPUTS * ROWS];
+  sdpo_column columns[INPUTS];
   double outputs[OUTPUTS * ROWS];
   double metrics[METRICS];
   sdpo_options options;
@@ -34,9 +34,11 @@ static sdpo_location host(void) {
   return location;
 }
 
-static void set_input(batch* b, const char* name, double value) {
-  int row;
-  for (row = 0; row < ROWS; ++row) b->inputs[sdpo_index("rowInputs", name) * ROWS + row] = value;
+static sdpo_column* column(batch* b, const char* name) { return &b->columns[sdpo_index("rowInputs", name)]; }
+
+static void set_list(batch* b, const char* name, const void* list, const char* dtype) {
+  column(b, name)->data = list;
+  column(b, name)->dtype = sdpo_index("dtypes", dtype);
 }
 
 static double output(const batch* b, const char* name, int row) {
@@ -55,7 +57,7 @@ static void set_gradient(sdpo_output* out, float* data) {
   out->dtype = sdpo_index("dtypes", "float32");
 }
 
-/* Noise as tensors, and the row scalars of Diffusion-DPO with beta = 4. */
+/* Noise as tensors, and Diffusion-DPO with beta = 4. */
 static void fill(batch* b) {
   int i;
   memset(b, 0, sizeof *b);
@@ -64,12 +66,7 @@ static void fill(batch* b) {
            SDPO_OK,
        "noise");
   }
-  set_input(b, "psiScaleChosen", 2);
-  set_input(b, "psiScaleRejected", 2);
-  set_input(b, "logMaskFloor", -INFINITY);
-  set_input(b, "logClipLow", log(0.9));
-  set_input(b, "logClipHigh", log(1.1));
-  set_input(b, "rowWeight", 1);
+  ok(sdpo_columns_init(b->columns, INPUTS) == SDPO_OK, "columns_init");
   ok(sdpo_options_init(&b->options, sizeof b->options) == SDPO_OK, "options_init");
   ok(sdpo_problem_init(&b->problem, sizeof b->problem) == SDPO_OK, "problem_init");
   b->options.objective = sdpo_index("objectives", "diffusion-dpo");
@@ -84,7 +81,8 @@ static void fill(batch* b) {
   set_tensor(&b->problem.rejected.target, b->tensors[5]);
   set_gradient(&b->problem.chosen.gradient, b->gradients[0]);
   set_gradient(&b->problem.rejected.gradient, b->gradients[1]);
-  b->problem.row_inputs = b->inputs;
+  b->problem.columns = b->columns;
+  b->problem.column_count = sdpo_count("rowInputs");
   b->problem.row_outputs = b->outputs;
   b->problem.metrics = b->metrics;
   b->problem.options = &b->options;
@@ -111,9 +109,23 @@ static double expected_loss(const batch* b) {
 }
 
 static void names(void) {
-  static const char* const lists[] = {"dtypes",   "objectives",     "links",     "pairWeights", "weightRatios",
-                                      "scopes",   "nonFinite",      "rowInputs", "rowOutputs",  "metrics",
-                                      "statuses", "failureTensors", "locations"};
+  static const char* const lists[] = {"dtypes",
+                                      "objectives",
+                                      "links",
+                                      "pairWeights",
+                                      "weightRatios",
+                                      "timestepWeightings",
+                                      "logRatioReductions",
+                                      "scopes",
+                                      "safeguardScopes",
+                                      "nonFinite",
+                                      "options",
+                                      "rowInputs",
+                                      "rowOutputs",
+                                      "metrics",
+                                      "statuses",
+                                      "failureTensors",
+                                      "locations"};
   size_t i;
   for (i = 0; i < sizeof lists / sizeof lists[0]; ++i) {
     int n = 0;
@@ -121,10 +133,11 @@ static void names(void) {
       if (sdpo_index(lists[i], sdpo_name(lists[i], n)) != n) break;
       ++n;
     }
-    ok(n > 0 && sdpo_name(lists[i], n) == NULL, lists[i]);
+    ok(n > 0 && sdpo_name(lists[i], n) == NULL && sdpo_count(lists[i]) == n, lists[i]);
   }
   ok(sdpo_index("objectives", "unknown") == -1 && sdpo_index("unknown", "sdpo") == -1,
      "an unknown name has no position");
+  ok(sdpo_count("unknown") == -1 && sdpo_count(NULL) == -1, "nor an unknown list a length");
   ok(sdpo_index(NULL, "sdpo") == -1 && sdpo_index("objectives", NULL) == -1 && sdpo_name(NULL, 0) == NULL,
      "NULL is an unknown name");
   ok(sdpo_name("links", -1) == NULL && strcmp(sdpo_name("statuses", SDPO_NON_FINITE), "non_finite") == 0,
@@ -148,6 +161,7 @@ static void passes(batch* b) {
   ok(output(&two, "deltaChosen", 1) == output(b, "deltaChosen", 1) && output(&two, "loss", 1) == 0, "moments alone");
   ok(sdpo_objective(&two.problem, NULL) == SDPO_OK && two.metrics[0] == b->metrics[0], "objective");
   ok(two.gradients[0][0] == 0, "objective writes no gradient");
+  ok(sdpo_reserve(&two.problem) == SDPO_OK && two.gradients[0][0] == 0, "on the host there is nothing to reserve");
   ok(sdpo_gradients(&two.problem, NULL) == SDPO_OK, "gradients");
   ok(memcmp(two.gradients, b->gradients, sizeof two.gradients) == 0, "two passes give the bits of the fused call");
 
@@ -161,6 +175,107 @@ static void passes(batch* b) {
   ok(sdpo_objective(&two.problem, NULL) == SDPO_OK && two.metrics[0] == b->metrics[0] / 2, "denominator");
   two.problem.rows = 0;
   ok(sdpo_evaluate(&two.problem, NULL) == SDPO_OK && two.metrics[0] == 0, "no rows");
+}
+
+/* Numbers per row as a list of either dtype, as one number, and by a table. */
+static void columns(batch* b) {
+  static const float weights[ROWS] = {2, 0, 1};
+  static const double same[ROWS] = {2, 0, 1}, keep[ROWS] = {1, 0, 1}, steps[ROWS] = {0, 2, 1}, table[3] = {1, 4, 9};
+  batch two = *b;
+  fill(b);
+  set_list(b, "rowWeight", weights, "float32");
+  fill(&two);
+  set_list(&two, "rowWeight", same, "float64");
+  ok(sdpo_evaluate(&b->problem, NULL) == SDPO_OK && sdpo_evaluate(&two.problem, NULL) == SDPO_OK &&
+         b->metrics[0] == two.metrics[0] && output(b, "loss", 1) == 0 && output(b, "loss", 0) > 0,
+     "a list of float32 is one of float64");
+  fill(b);
+  set_list(b, "keep", keep, "float64");
+  ok(sdpo_evaluate(&b->problem, NULL) == SDPO_OK && output(b, "mask", 0) == 1 && output(b, "mask", 1) == 0, "keep");
+  fill(b);
+  column(b, "betaScaleChosen")->value = column(b, "betaScaleRejected")->value = 0;
+  ok(sdpo_evaluate(&b->problem, NULL) == SDPO_OK && fabs(output(b, "loss", 2) - log(2)) < 1e-12, "one number for all");
+  fill(b);
+  b->options.timestep_weighting = sdpo_index("timestepWeightings", "elbo");
+  ok(sdpo_evaluate(&b->problem, NULL) == SDPO_NON_FINITE, "omega has no default where it is read");
+  set_list(b, "timestepChosen", steps, "float64");
+  set_list(b, "timestepRejected", steps, "float64");
+  b->problem.omega_table = table;
+  b->problem.omega_count = 3;
+  ok(sdpo_evaluate(&b->problem, NULL) == SDPO_OK &&
+         output(b, "rewardChosen", 1) == -(4 * 9.0) * output(b, "deltaChosen", 1),
+     "omega by the timestep");
+  b->options.window_high = 1;
+  ok(sdpo_evaluate(&b->problem, NULL) == SDPO_OK && output(b, "mask", 1) == 0 && output(b, "mask", 2) == 1, "a window");
+  fill(b);
+  b->problem.column_count = 1;
+  ok(sdpo_evaluate(&b->problem, NULL) == SDPO_OK, "columns that are not given have their defaults");
+  b->problem.column_count = INPUTS;
+  ok(sdpo_evaluate(&b->problem, NULL) == SDPO_OK, "columns of a newer header that are not set");
+  b->columns[INPUTS - 1].value = 1;
+  ok(sdpo_evaluate(&b->problem, NULL) == SDPO_INVALID_ARGUMENT && says("one more"), "or are");
+  fill(b);
+  set_list(b, "margin", same, "bfloat16");
+  ok(sdpo_evaluate(&b->problem, NULL) == SDPO_INVALID_ARGUMENT && says("margin") && says("bfloat16"), "16 bits");
+  fill(b);
+  set_list(b, "margin", same, "float64");
+  column(b, "margin")->location = SDPO_CUDA;
+  ok(sdpo_evaluate(&b->problem, NULL) == SDPO_INVALID_ARGUMENT && says("margin") && says("host"), "a device's list");
+  fill(b);
+  b->problem.columns = NULL;
+  ok(sdpo_evaluate(&b->problem, NULL) == SDPO_INVALID_ARGUMENT && says("column_count"), "columns that are missing");
+}
+
+/* The elements of every row in two parts give what the whole rows give. */
+static void parts(batch* b) {
+  static batch halves[2];
+  const double* outputs[2];
+  double worst = 0;
+  int k, i;
+  fill(b);
+  ok(sdpo_evaluate(&b->problem, NULL) == SDPO_OK, "the whole");
+  for (k = 0; k < 2; ++k) {
+    batch* half = &halves[k];
+    const int first = k == 0 ? 0 : HALF;
+    fill(half);
+    half->problem.size = k == 0 ? HALF : SIZE - HALF;
+    half->problem.chosen.policy.data = half->tensors[0] + first;
+    half->problem.chosen.reference.data = half->tensors[1] + first;
+    half->problem.chosen.target.data = half->tensors[2] + first;
+    half->problem.rejected.policy.data = half->tensors[3] + first;
+    half->problem.rejected.reference.data = half->tensors[4] + first;
+    half->problem.rejected.target.data = half->tensors[5] + first;
+    half->problem.chosen.gradient.data = half->gradients[0] + first;
+    half->problem.rejected.gradient.data = half->gradients[1] + first;
+    ok(sdpo_moments(&half->problem, NULL) == SDPO_OK, "moments of a part");
+    outputs[k] = half->outputs;
+  }
+  ok(output(&halves[0], "elementSum", 0) == HALF, "know their elements");
+  {
+    static batch whole;
+    fill(&whole);
+    whole.problem.size = 0;
+    memset(&whole.problem.chosen, 0, sizeof whole.problem.chosen);
+    memset(&whole.problem.rejected, 0, sizeof whole.problem.rejected);
+    ok(sdpo_combine_moments(ROWS, 2, outputs, whole.outputs) == SDPO_OK, "combine_moments");
+    ok(output(&whole, "elementSum", 2) == SIZE, "add the elements up");
+    ok(sdpo_objective(&whole.problem, NULL) == SDPO_OK, "objective without a tensor");
+    ok(fabs(whole.metrics[0] - b->metrics[0]) < 1e-7 * b->metrics[0], "the loss of the whole");
+    for (k = 0; k < 2; ++k) {
+      memcpy(halves[k].outputs, whole.outputs, sizeof whole.outputs);
+      ok(sdpo_gradients(&halves[k].problem, NULL) == SDPO_OK, "the gradient of a part");
+    }
+  }
+  for (i = 0; i < ROWS * SIZE; ++i) {
+    for (k = 0; k < 2; ++k) {
+      const float got = (i % SIZE < HALF ? halves[0] : halves[1]).gradients[k][i];
+      worst = fmax(worst, fabs(got - b->gradients[k][i]));
+    }
+  }
+  ok(worst < 1e-7, "is that of the whole");
+  ok(sdpo_combine_moments(ROWS, 0, outputs, b->outputs) == SDPO_INVALID_ARGUMENT && says("count"), "no parts");
+  outputs[1] = NULL;
+  ok(sdpo_combine_moments(ROWS, 2, outputs, b->outputs) == SDPO_INVALID_ARGUMENT && says("parts[1]"), "a missing part");
 }
 
 static void failing_calls(batch* b) {
@@ -221,6 +336,7 @@ static void failing_calls(batch* b) {
   problem.scalars.kind = 7;
   ok(sdpo_evaluate(&problem, NULL) == SDPO_INVALID_ARGUMENT && says("scalars"), "an unknown location");
   ok(sdpo_options_init(NULL, sizeof options) == SDPO_INVALID_ARGUMENT, "nothing to initialise");
+  ok(sdpo_reserve(NULL) == SDPO_INVALID_ARGUMENT && says("NULL"), "nothing to reserve for");
   if (!sdpo_has_cuda()) {
     problem = b->problem;
     problem.tensors.kind = problem.scalars.kind = SDPO_CUDA;
@@ -284,6 +400,8 @@ int main(void) {
   int i;
   names();
   passes(&b);
+  columns(&b);
+  parts(&b);
   failing_calls(&b);
   versions(&b);
   elementwise(&b);

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "../../../native/core/objectives.h"
 #include "../../../native/core/problem.h"
 #include "../../../native/cuda/pack.cuh"
 
@@ -66,11 +67,17 @@ struct Case {
   };
   std::string name;
   Tensor tensors[slots];
-  std::vector<double> row_inputs, row_outputs, metrics;
+  std::vector<double> numbers;   // [RowInput::count][rows]
+  bool listed[RowInput::count];  // else the first row's number serves all
+  std::vector<double> row_outputs, metrics;
   Problem problem;  // all but pointers
 
-  // The problem with its tensors at `bases`, and row scalars at the given places.
-  Problem at(void* const* bases, const double* inputs, double* outputs, double* metrics_out) const {
+  double& number(int field, int64_t row) { return numbers[static_cast<size_t>(field * problem.rows + row)]; }
+
+  // The problem with its tensors at `bases`, and lists and results at the given places; lists lie on the host or with
+  // the tensors.
+  Problem at(void* const* bases, const double* lists, double* outputs, double* metrics_out,
+             bool lists_on_host = true) const {
     Problem p = problem;
     const auto branch = [&](Branch& b, int first) {
       b.policy = tensors[first].view(bases[first]);
@@ -81,7 +88,13 @@ struct Case {
     branch(p.chosen, policy_c);
     branch(p.rejected, policy_r);
     p.element_weights = tensors[weights].view(bases[weights]);
-    p.row_inputs = inputs;
+    for (int field = 0; field < RowInput::count; ++field) {
+      RowColumn& column = p.columns.fields[field];
+      column.value = numbers[static_cast<size_t>(field * p.rows)];
+      if (!listed[field]) continue;
+      column.data = lists + field * p.rows;
+      column.on_host = lists_on_host;
+    }
     p.row_outputs = outputs;
     p.metrics = metrics_out;
     return p;
@@ -149,37 +162,10 @@ class Maker {
         }
       }
     }
-    c.row_inputs.resize(static_cast<size_t>(RowInput::count * rows));
-    for (int64_t row = 0; row < rows; ++row) {
-      const auto in = [&](int field) -> double& { return c.row_inputs[static_cast<size_t>(field * rows + row)]; };
-      in(RowInput::psiScaleChosen) = uniform(0.1, 3);
-      in(RowInput::psiScaleRejected) = chance(0.1) ? INFINITY : uniform(0.1, 3);
-      in(RowInput::weightScaleChosen) = chance(0.1) ? INFINITY : uniform(0, 0.2);
-      in(RowInput::weightScaleRejected) = uniform(0, 0.2);
-      in(RowInput::weightOffsetChosen) = special ? uniform(-0.1, 0.1) : 0;
-      in(RowInput::weightNoiseRejected) = special && chance(0.3) ? uniform(-0.1, 0.1) : 0;
-      in(RowInput::referenceErrorChosen) = uniform(0.5, 3);
-      in(RowInput::referenceErrorRejected) = uniform(0.5, 3);
-      in(RowInput::logMaskFloor) = chance(0.5) ? -INFINITY : std::log(0.8);
-      in(RowInput::logClipLow) = std::log(0.9);
-      in(RowInput::logClipHigh) = std::log(1.1);
-      in(RowInput::rowWeight) = uniform(0.5, 1.5);
-    }
+    choose_numbers(c, special);
     c.row_outputs.assign(static_cast<size_t>(RowOutput::count * rows), NAN);
     c.metrics.assign(Metric::count, NAN);
-    ObjectiveOptions& o = p.options;
-    o.objective = static_cast<Objective>(pick(static_cast<int>(sizeof(kObjectiveNames) / sizeof(kObjectiveNames[0]))));
-    o.link = static_cast<Link>(pick(3));
-    o.pair_weight = static_cast<PairWeight>(pick(4));
-    o.weight_ratio = static_cast<WeightRatio>(pick(3));
-    o.weight_gradient = chance(0.3);
-    const bool references = c.tensors[Case::reference_c].present && c.tensors[Case::reference_r].present;
-    o.kl_weight = special && references && chance(0.4) ? 0.3 : 0;
-    o.kl_scope = static_cast<Scope>(pick(2));
-    o.sft_weight = chance(0.2) ? 0.1 : 0;
-    p.passes = Pass::moments | Pass::objective | Pass::gradients | (special && chance(0.3) ? Pass::cross : 0);
-    o.safeguard = (p.passes & Pass::cross) && chance(0.5) ? 0.5 : -1;
-    p.non_finite = NonFinite::propagate;
+    choose_options(c, special);
     p.denominator = static_cast<double>(rows);
     p.gradient_scale = 16;
     c.name = std::string(mixed ? "mixed" : kDTypeNames[static_cast<int>(dtype)]) + (special ? " special " : " plain ") +
@@ -188,6 +174,69 @@ class Maker {
   }
 
  private:
+  void choose_numbers(Case& c, bool special) {
+    const int64_t rows = c.problem.rows;
+    c.numbers.resize(static_cast<size_t>(RowInput::count * rows));
+    for (int field = 0; field < RowInput::count; ++field) {
+      c.listed[field] = chance(0.5);
+      for (int64_t row = 0; row < rows; ++row) c.number(field, row) = kRowInputDefaults[field];
+    }
+    for (int64_t row = 0; row < rows; ++row) {
+      c.number(RowInput::omegaChosen, row) = chance(0.1) ? INFINITY : uniform(0, 0.2);
+      c.number(RowInput::omegaRejected, row) = uniform(0, 0.2);
+      c.number(RowInput::timestepChosen, row) = pick(1000);
+      c.number(RowInput::timestepRejected, row) = pick(1000);
+      c.number(RowInput::offsetChosen, row) = special ? uniform(-0.1, 0.1) : 0;
+      c.number(RowInput::noiseRejected, row) = special && chance(0.3) ? uniform(-1, 1) : 0;
+      c.number(RowInput::referenceErrorChosen, row) = uniform(0.5, 3);
+      c.number(RowInput::referenceErrorRejected, row) = uniform(0.5, 3);
+      c.number(RowInput::betaScaleChosen, row) = uniform(0.2, 2);
+      c.number(RowInput::betaScaleRejected, row) = uniform(0.2, 2);
+      c.number(RowInput::margin, row) = special ? uniform(-0.5, 0.5) : 0;
+      c.number(RowInput::keep, row) = special && chance(0.1) ? 0 : 1;
+      c.number(RowInput::maskThreshold, row) = chance(0.5) ? 0 : 0.8;
+      c.number(RowInput::rowWeight, row) = uniform(0.5, 1.5);
+    }
+  }
+
+  template <class T>
+  T any() {
+    return static_cast<T>(pick(static_cast<int>(NamesOf<T>::count)));
+  }
+
+  void choose_options(Case& c, bool special) {
+    Problem& p = c.problem;
+    ObjectiveOptions& o = p.options;
+    o.objective = any<Objective>();
+    o.link = any<Link>();
+    o.pair_weight = any<PairWeight>();
+    o.weight_ratio = any<WeightRatio>();
+    o.timestep_weighting = chance(0.2) ? TimestepWeighting::elbo : TimestepWeighting::constant;
+    o.log_ratio_reduction = special && chance(0.2) ? LogRatioReduction::sum : LogRatioReduction::mean;
+    o.weight_gradient = chance(0.3);
+    o.beta = uniform(0.2, 4);
+    o.label_smoothing = chance(0.2) ? 0.1 : 0;
+    o.weight_sharpness = uniform(0.5, 1.5);
+    o.weight_exponent = chance(0.7) ? 1 : pick(4) - 1;
+    if (chance(0.3)) {
+      o.log_ratio_clip_low = 0.7;
+      o.log_ratio_clip_high = 1.5;
+    }
+    if (chance(0.2)) {
+      o.window_low = 100;
+      o.window_high = 800;
+    }
+    const bool references = c.tensors[Case::reference_c].present && c.tensors[Case::reference_r].present;
+    o.kl_weight = special && references && chance(0.4) ? 0.3 : 0;
+    o.kl_scope = any<Scope>();
+    o.sft_weight = chance(0.2) ? 0.1 : 0;
+    o.sft_scope = any<Scope>();
+    p.passes = Pass::moments | Pass::objective | Pass::gradients | (special && chance(0.4) ? Pass::cross : 0);
+    o.safeguard = (p.passes & Pass::cross) && chance(0.7) ? 0.5 : -1;
+    o.safeguard_scope = any<SafeguardScope>();
+    o.non_finite = NonFinite::propagate;
+  }
+
   std::mt19937 random_;
 };
 

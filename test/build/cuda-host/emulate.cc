@@ -31,7 +31,7 @@ Result prepare(const Case& c, const std::vector<double>& outputs) {
   std::vector<void*> bases;
   for (const checks::Tensor& t : c.tensors) r.tensors.push_back(t.bytes);
   for (auto& bytes : r.tensors) bases.push_back(bytes.data());
-  r.problem = c.at(bases.data(), c.row_inputs.data(), r.outputs.data(), r.metrics.data());
+  r.problem = c.at(bases.data(), c.numbers.data(), r.outputs.data(), r.metrics.data());
   r.problem.threads = 1;
   return r;
 }
@@ -39,27 +39,27 @@ Result prepare(const Case& c, const std::vector<double>& outputs) {
 enum class Kind { float64, float32, float16, bfloat16, mixed_float32, mixed_float64 };
 
 template <class E>
-unsigned long long emulate(const Problem& p, bool plain) {
+unsigned long long emulate(const Problem& p, bool plain, bool poison) {
   // Three blocks: a short lead and a short ring, which then turns within a few rows.
-  return plain ? cuda::Emulator<E, true>::run(p, 3) : cuda::Emulator<E, false>::run(p, 3);
+  return plain ? cuda::Emulator<E, true>::run(p, 3, poison) : cuda::Emulator<E, false>::run(p, 3, poison);
 }
 
-unsigned long long emulate(Kind kind, const Problem& p, bool plain) {
+unsigned long long emulate(Kind kind, const Problem& p, bool plain, bool poison = false) {
   switch (kind) {
     case Kind::float64:
-      return emulate<cuda::Uniform<double>>(p, plain);
+      return emulate<cuda::Uniform<double>>(p, plain, poison);
     case Kind::float32:
-      return emulate<cuda::Uniform<float>>(p, plain);
+      return emulate<cuda::Uniform<float>>(p, plain, poison);
     case Kind::float16:
-      return emulate<cuda::Uniform<Float16>>(p, plain);
+      return emulate<cuda::Uniform<Float16>>(p, plain, poison);
     case Kind::bfloat16:
-      return emulate<cuda::Uniform<BFloat16>>(p, plain);
+      return emulate<cuda::Uniform<BFloat16>>(p, plain, poison);
     case Kind::mixed_float32:
-      return cuda::Emulator<cuda::Mixed<float>, false>::run(p, 3);
+      return cuda::Emulator<cuda::Mixed<float>, false>::run(p, 3, poison);
     case Kind::mixed_float64:
       break;
   }
-  return cuda::Emulator<cuda::Mixed<double>, false>::run(p, 3);
+  return cuda::Emulator<cuda::Mixed<double>, false>::run(p, 3, poison);
 }
 
 template <class E>
@@ -82,16 +82,16 @@ cuda::ClusterPlan plan_of(Kind kind, int64_t size, int64_t shared) {
   }
 }
 
-unsigned long long emulate_cluster(Kind kind, const Problem& p, const cuda::ClusterPlan& plan) {
+unsigned long long emulate_cluster(Kind kind, const Problem& p, const cuda::ClusterPlan& plan, bool poison = false) {
   switch (kind) {
     case Kind::float64:
-      return cuda::ClusterEmulator<cuda::Uniform<double>>::run(p, plan);
+      return cuda::ClusterEmulator<cuda::Uniform<double>>::run(p, plan, poison);
     case Kind::float32:
-      return cuda::ClusterEmulator<cuda::Uniform<float>>::run(p, plan);
+      return cuda::ClusterEmulator<cuda::Uniform<float>>::run(p, plan, poison);
     case Kind::float16:
-      return cuda::ClusterEmulator<cuda::Uniform<Float16>>::run(p, plan);
+      return cuda::ClusterEmulator<cuda::Uniform<Float16>>::run(p, plan, poison);
     default:
-      return cuda::ClusterEmulator<cuda::Uniform<BFloat16>>::run(p, plan);
+      return cuda::ClusterEmulator<cuda::Uniform<BFloat16>>::run(p, plan, poison);
   }
 }
 
@@ -292,7 +292,7 @@ void check_failures(checks::Maker& make) {
     for (const int64_t row : {3, 1})
       set_element(c.tensors[slot], row * c.tensors[slot].row_stride + 7, row == 3 ? NAN : INFINITY);
   }
-  c.problem.non_finite = NonFinite::fail;
+  c.problem.options.non_finite = NonFinite::fail;
   Result r = prepare(c, c.row_outputs);
   const unsigned long long code = failed(r, true);
   EXPECT(code != 0 && (cuda::kFailureBase - code) / 2 == 1 &&
@@ -306,7 +306,7 @@ void check_failures(checks::Maker& make) {
   Result clustered = prepare(c, c.row_outputs);
   EXPECT(emulate_cluster(Kind::float32, clustered.problem, plan_of(Kind::float32, 1500, 227 << 10)) == code,
          "the same row in a cluster");
-  c.problem.non_finite = NonFinite::skip;
+  c.problem.options.non_finite = NonFinite::skip;
   Result skipped = prepare(c, c.row_outputs), cpu = prepare(c, c.row_outputs);
   EXPECT(failed(skipped, true) == 0, "skip");
   Failure failure;
@@ -327,7 +327,7 @@ void check_failures(checks::Maker& make) {
     e.bytes.resize(3 * 700 * 4);
     for (int64_t i = 0; i < 3 * 700; ++i) set_element(e, i, 1);
     for (int64_t i = bad == 0 ? 0 : 699; i < 700; ++i) set_element(e, 2 * 700 + i, bad);
-    weighted.problem.non_finite = NonFinite::propagate;
+    weighted.problem.options.non_finite = NonFinite::propagate;
     Result w = prepare(weighted, weighted.row_outputs);
     const unsigned long long weight_code = failed(w, false);
     EXPECT(weight_code != 0 && (cuda::kFailureBase - weight_code) / 2 == 2 &&
@@ -339,6 +339,65 @@ void check_failures(checks::Maker& make) {
              out);
     }
     EXPECT(w.metrics[Metric::nonFiniteRows] == 1 && std::isnan(w.metrics[Metric::batchLoss]), "the metrics tell of it");
+  }
+}
+
+// Results that nobody looks at before they are used: the gradient of a failed row is NaN in every element, that of the
+// others what it is without it.
+void check_poison(checks::Maker& make) {
+  struct Bad {
+    DType dtype;
+    Kind kind;
+    bool weights;  // of the row sum to 0; else a NaN in it
+  };
+  for (const Bad& bad : {Bad{DType::float32, Kind::float32, true}, Bad{DType::bfloat16, Kind::bfloat16, true},
+                         Bad{DType::float64, Kind::float64, false}, Bad{DType::float16, Kind::float16, false}}) {
+    constexpr int64_t kRows = 3, kBad = 1;
+    Case c = make.make(bad.dtype, false, kRows, 1501, false);
+    for (auto& x : c.numbers) x = std::isinf(x) ? 1 : x;
+    c.problem.options.non_finite = NonFinite::fail;
+    checks::Tensor& e = c.tensors[Case::weights];
+    if (bad.weights) {
+      e.present = true;
+      e.dtype = DType::float32;
+      e.row_stride = c.problem.size;
+      e.bytes.resize(static_cast<size_t>(kRows * c.problem.size) * 4);
+      for (int64_t i = 0; i < kRows * c.problem.size; ++i) set_element(e, i, i % 5 == 0 ? 0 : 1);
+    }
+    Result good = prepare(c, c.row_outputs);
+    EXPECT(emulate(bad.kind, good.problem, !bad.weights, true) == 0, "%s: a failure", c.name.c_str());
+    if (bad.weights) {
+      for (int64_t i = 0; i < c.problem.size; ++i) set_element(e, kBad * e.row_stride + i, 0);
+    } else {
+      set_element(c.tensors[Case::reference_c], kBad * c.problem.size + 7, NAN);
+    }
+    const auto expect = [&](const Result& r, const char* what) {
+      for (const int slot : {Case::gradient_c, Case::gradient_r}) {
+        const checks::Tensor& t = c.tensors[slot];
+        const auto at = [&](const Result& from, int64_t i) {
+          return element(t, from.tensors[static_cast<size_t>(slot)].data(), i);
+        };
+        for (int64_t i = 0; i < kRows * c.problem.size; ++i) {
+          const bool failed = i / c.problem.size == kBad;
+          const double g = at(r, i);
+          EXPECT(failed ? std::isnan(g) : same(g, at(good, i)), "%s, %s: element %d is %g", c.name.c_str(), what,
+                 static_cast<int>(i), g);
+        }
+      }
+    };
+    Result r = prepare(c, c.row_outputs);
+    EXPECT(emulate(bad.kind, r.problem, !bad.weights, true) != 0, "%s: no failure", c.name.c_str());
+    expect(r, "fused");
+    if (bad.weights) continue;
+    Result cluster = prepare(c, c.row_outputs), parts = prepare(c, c.row_outputs);
+    const cuda::ClusterPlan plan = plan_of(bad.kind, c.problem.size, 227 << 10);
+    EXPECT(emulate_cluster(bad.kind, cluster.problem, plan, true) != 0, "%s: no failure", c.name.c_str());
+    expect(cluster, "cluster");
+    parts.problem.passes = Pass::moments | Pass::objective;
+    EXPECT(emulate(bad.kind, parts.problem, true, true) != 0, "%s: no failure", c.name.c_str());
+    parts.problem.passes = Pass::gradients;
+    EXPECT(emulate(bad.kind, parts.problem, true, true) == 0, "%s: a failure", c.name.c_str());
+    expect(parts, "passes");
   }
 }
 
@@ -408,5 +467,6 @@ int main() {
   }
   EXPECT(g_clusters >= 60, "%ld cases with clusters", g_clusters);
   check_failures(make);
+  check_poison(make);
   return report_checks();
 }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "../../../native/cuda/keep.cuh"
+#include "../../../native/cuda/poison.cuh"
 #include "../../../native/cuda/policy.h"
 #include "../../../native/cuda/reduce.cuh"
 #include "../../../native/cuda/row.cuh"
@@ -20,13 +21,21 @@ namespace sdpo::cuda {
 template <class E, bool kPlain>
 class Emulator {
  public:
-  static constexpr int kSums = kPlain ? kPlainSums : Sum::count;
+  static constexpr int kSums = kSumsOf<kPlain>;
 
-  // Returns the failure number the kernel would leave behind (arguments.h).
-  static unsigned long long run(const Problem& p, int64_t blocks) {
-    const LossArguments a = make_arguments(p, E::kPack, blocks);
-    Emulator emulator(a, ring_of(a, grid_blocks(blocks, a.order.tickets())));
-    return emulator.all();
+  // Returns the failure number the kernel would leave behind (arguments.h). `poison`: as in LossArguments.
+  static unsigned long long run(const Problem& p, int64_t blocks, bool poison = false) {
+    const Parts parts = parts_of(p);
+    unsigned long long failure = 0;
+    for (int k = 0; k < parts.count; ++k) {
+      Problem part = p;
+      part.passes = parts.passes[k];
+      LossArguments a = make_arguments(part, E::kPack, blocks, 0);
+      a.poison = poison;
+      Emulator emulator(a, ring_of(a, grid_blocks(blocks, a.order.tickets())));
+      failure = emulator.all();
+    }
+    return failure;
   }
 
  private:
@@ -38,7 +47,7 @@ class Emulator {
         flags_(static_cast<size_t>(a.rows)),
         coefficients_(static_cast<size_t>(a.rows)),
         partials_(static_cast<size_t>(ring) * kSums) {
-    a_.workspace = {nullptr, arrived_.data(), flags_.data(), coefficients_.data(), partials_.data(), ring};
+    a_.workspace = {nullptr, arrived_.data(), flags_.data(), coefficients_.data(), partials_.data(), ring, nullptr};
   }
 
   unsigned long long all() {
@@ -75,7 +84,7 @@ class Emulator {
     failure_ = failure > failure_ ? failure : failure_;
     if (++rows_done_ == a_.rows && (a_.passes & Pass::objective)) {
       for (int k = 0; k < Metric::count; ++k) {
-        a_.metrics[k] = batch_metric(k, a_.options.objective, a_.denominator, a_.row_outputs, a_.rows);
+        a_.metrics[k] = batch_metric(k, a_.of.rules.options, a_.denominator, a_.outputs, a_.rows);
       }
     }
   }
@@ -83,10 +92,14 @@ class Emulator {
   void gradient(const Step& step) {
     RowCoefficients coefficients;
     if (a_.order.moment_tiles == 0) {
-      coefficients = row_coefficients(a_, step.row, static_cast<double>(a_.size));
+      coefficients = row_coefficients(a_, step.row, whole_size(a_, step.row, static_cast<double>(a_.size)));
     } else {
       EXPECT(a_.workspace.flags[step.row] != RowFlag::pending, "a gradient before its row");
-      if (a_.workspace.flags[step.row] == RowFlag::invalid) return;
+      if (a_.workspace.flags[step.row] == RowFlag::invalid) {
+        for (int thread = 0; a_.poison && thread < kThreads; ++thread)
+          poison_tile<E>(a_, make_cache_hints(), step.row, step.tile, thread);
+        return;
+      }
       coefficients = a_.workspace.coefficients[step.row];
     }
     for (int thread = 0; thread < kThreads; ++thread) {
@@ -107,11 +120,13 @@ template <class E>
 class ClusterEmulator {
  public:
   // As Emulator::run. The row has to fit.
-  static unsigned long long run(const Problem& p, const ClusterPlan& plan) {
-    ClusterEmulator emulator(make_arguments(p, E::kPack, 1), plan);
+  static unsigned long long run(const Problem& p, const ClusterPlan& plan, bool poison = false) {
+    LossArguments a = make_arguments(p, E::kPack, 1, 0);
+    a.poison = poison;
+    ClusterEmulator emulator(a, plan);
     for (int64_t row = 0; row < p.rows; ++row) emulator.run_row(row);
     for (int k = 0; k < Metric::count; ++k)
-      p.metrics[k] = batch_metric(k, p.options.objective, p.denominator, p.row_outputs, p.rows);
+      p.metrics[k] = batch_metric(k, p.options, p.denominator, p.row_outputs, p.rows);
     return emulator.failure_;
   }
 
@@ -175,10 +190,14 @@ class ClusterEmulator {
     unsigned long long failure = 0;
     const RowFlag::Value flag = finish_row(a_, row, totals, &coefficients, &failure);
     failure_ = failure > failure_ ? failure : failure_;
-    if (flag == RowFlag::invalid) return;
+    if (flag == RowFlag::invalid && !a_.poison) return;
     for (int rank = 0; rank < plan_.blocks; ++rank) {
       for_tiles(rank, [&](int64_t tile, int slot, const Kept<E>& kept, int thread) {
-        kept_gradient_of_tile<E>(a_, make_cache_hints(), row, tile, thread, slot, kept, coefficients);
+        if (flag == RowFlag::invalid) {
+          poison_tile<E>(a_, make_cache_hints(), row, tile, thread);
+        } else {
+          kept_gradient_of_tile<E>(a_, make_cache_hints(), row, tile, thread, slot, kept, coefficients);
+        }
       });
     }
   }

@@ -121,20 +121,43 @@ void check_clusters() {
            "SDXL: %d blocks, %d bytes", sdxl.blocks, sdxl.kept_bytes);
     EXPECT(cluster_plan(kSdxl, pack, 4, kPlainSums, 99 << 10).blocks == 8, "SDXL on sm_120");
     EXPECT(cluster_plan(kCogvideox, pack, 4, kPlainSums, kHopper).blocks == 0, "CogVideoX");
-    EXPECT(prefer_clusters(sdxl, 1, 132) && prefer_clusters(sdxl, 16, 132) && !prefer_clusters(sdxl, 17, 132),
+    EXPECT(prefer_clusters(sdxl, 1, 16) && prefer_clusters(sdxl, 16, 16) && !prefer_clusters(sdxl, 17, 16),
            "as many rows as run at once");
+    EXPECT(!prefer_clusters(sdxl, 1, 0), "a partition without room");
   }
-  EXPECT(!prefer_clusters(ClusterPlan{}, 1, 132), "a row that does not fit");
+  EXPECT(!prefer_clusters(ClusterPlan{}, 1, 16), "a row that does not fit");
+}
+
+// As many as half of L2 has room for beside the row, between an eighth of the blocks and twice their number.
+void check_lead() {
+  constexpr int64_t kTile = 32 << 10, kBlocks = 660;
+  EXPECT(lead_tiles(kBlocks, 549, kTile, 0) == kBlocks / 2, "the size of L2 is not known");
+  EXPECT(lead_tiles(kBlocks, 549, kTile, int64_t{1} << 40) == 2 * kBlocks, "room for everything");
+  EXPECT(lead_tiles(kBlocks, 549, 0, int64_t{1} << 40) == kBlocks / 2, "no gradient");
+  int64_t last = 0;
+  for (int64_t l2 = 1 << 20; l2 <= int64_t{256} << 20; l2 += 1 << 20) {
+    for (const int64_t tiles : {1, 64, 549, 1024, 5000}) {
+      const int64_t lead = lead_tiles(kBlocks, tiles, kTile, l2);
+      EXPECT(lead >= kBlocks / 8 && lead <= 2 * kBlocks, "%lld tiles", static_cast<long long>(lead));
+      EXPECT(lead == kBlocks / 8 || (tiles + lead) * kTile <= l2 / 2, "a row and its lead in half of L2: %lld tiles",
+             static_cast<long long>(lead));
+      if (tiles == 549) {
+        EXPECT(lead >= last, "a larger L2, a shorter lead");
+        last = lead;
+      }
+    }
+  }
 }
 
 struct Shape {
-  int64_t rows, moments, gradients, blocks;
+  int64_t rows, moments, gradients, blocks, l2;  // L2 in tiles
+  int64_t lead() const { return lead_tiles(blocks, moments, 1, l2); }
 };
 
 // Every tile exactly once; in order within its phase; and nobody waits for a later ticket: a gradient for the moments
 // of its row, a moments tile for the row whose slot of the ring it takes.
 void check_order(const Shape& s) {
-  const TileOrder order = make_order(s.rows, s.moments, s.gradients, lead_tiles(s.blocks));
+  const TileOrder order = make_order(s.rows, s.moments, s.gradients, s.lead());
   const int64_t all = s.rows * s.moments;
   EXPECT(order.tickets() == s.rows * (s.moments + s.gradients), "tickets");
   const int64_t ring = s.moments == 0 ? 0 : ring_tiles(s.moments, s.blocks, all);
@@ -157,14 +180,13 @@ void check_order(const Shape& s) {
     ++seen;
   }
   EXPECT(moments == all && gradients == s.rows * s.gradients, "every tile once");
-  EXPECT(furthest <= s.moments + lead_tiles(s.blocks), "%lld tiles between the reads of a tile",
-         static_cast<long long>(furthest));
+  EXPECT(furthest <= s.moments + s.lead(), "%lld tiles between the reads of a tile", static_cast<long long>(furthest));
 }
 
 // Blocks that run in any order, only some of them at a time, each holding the ticket it works on and the next: all work
 // gets done.
 void check_progress(const Shape& s, int resident, unsigned seed) {
-  const TileOrder order = make_order(s.rows, s.moments, s.gradients, lead_tiles(s.blocks));
+  const TileOrder order = make_order(s.rows, s.moments, s.gradients, s.lead());
   const int64_t ring = s.moments == 0 ? 0 : ring_tiles(s.moments, s.blocks, s.rows * s.moments);
   std::vector<int64_t> arrived(static_cast<size_t>(s.rows));
   const auto finished = [&](int64_t row) { return arrived[static_cast<size_t>(row)] == s.moments; };
@@ -212,18 +234,21 @@ int main() {
   check_architectures();
   check_tiling();
   check_clusters();
+  check_lead();
   for (const int64_t rows : {1, 2, 3, 8, 65}) {
     for (const int64_t tiles : {1, 2, 5, 64, 275}) {
       for (const int64_t blocks : {1, 2, 7, 660}) {
-        check_order({rows, tiles, tiles, blocks});
-        check_order({rows, tiles, 0, blocks});
-        check_order({rows, 0, tiles, blocks});
-        check_order({rows, 1, 0, blocks});
-        check_order({rows, 1, tiles, blocks});
-        if (rows * tiles > 400) continue;
-        for (const int resident : {1, 2, 5}) {
-          check_progress({rows, tiles, tiles, blocks}, resident, static_cast<unsigned>(rows * 1000 + tiles));
-          check_progress({rows, 1, tiles, blocks}, resident, 1);
+        for (const int64_t l2 : {int64_t{0}, int64_t{1}, int64_t{1} << 20}) {
+          check_order({rows, tiles, tiles, blocks, l2});
+          check_order({rows, tiles, 0, blocks, l2});
+          check_order({rows, 0, tiles, blocks, l2});
+          check_order({rows, 1, 0, blocks, l2});
+          check_order({rows, 1, tiles, blocks, l2});
+          if (rows * tiles > 400) continue;
+          for (const int resident : {1, 2, 5}) {
+            check_progress({rows, tiles, tiles, blocks, l2}, resident, static_cast<unsigned>(rows * 1000 + tiles));
+            check_progress({rows, 1, tiles, blocks, l2}, resident, 1);
+          }
         }
       }
     }

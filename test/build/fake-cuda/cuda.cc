@@ -4,7 +4,9 @@
 //
 // It is late on purpose: every piece of work starts after a pause, freed memory is overwritten, and new memory is full
 // of NaN, so that a missing wait or a use after free shows in the numbers. As on a device, the default stream and other
-// streams do not wait for each other. The device has 256 MiB. SDPO_FAKE_LOSE=n: the n-th evaluation loses the context.
+// streams do not wait for each other. A stream that is captured keeps its work for the graph, and whoever waits for it
+// or allocates on its behalf invalidates the capture. The device has 256 MiB. SDPO_FAKE_LOSE=n: the n-th evaluation
+// loses the context.
 #include "../../../native/cuda/cuda.h"
 
 #include <algorithm>
@@ -16,12 +18,14 @@
 #include <cstring>
 #include <deque>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <stdexcept>
 #include <thread>
 #include <vector>
 
-#include "../../../native/cuda/device.h"
+#include "../../../native/core/metrics.h"
+#include "../../../native/core/row.h"
 
 namespace sdpo::cuda {
 namespace {
@@ -29,12 +33,14 @@ namespace {
 constexpr size_t kCapacity = size_t{256} << 20;
 constexpr auto kLateness = std::chrono::milliseconds(3);
 
-thread_local Error t_last;
+thread_local DeviceError t_last;
 
 Status failed(int code, const char* name, const char* text, const char* operation, int device, std::string shapes) {
   t_last = {code, name, text, operation, std::move(shapes), device, false};
   return code == 2 ? Status::out_of_memory : Status::device;
 }
+
+using Graph = std::vector<std::function<void()>>;
 
 class Queue {
  public:
@@ -44,10 +50,46 @@ class Queue {
 
   void add(std::function<void()> work) {
     std::lock_guard<std::mutex> lock(mutex_);
+    if (captured_ != nullptr) {
+      captured_->push_back(std::move(work));
+      return;
+    }
     work_.push_back(std::move(work));
     ++added_;
     changed_.notify_all();
   }
+
+  // ---- Captures. One that was invalidated goes on, and ends without a graph.
+
+  bool begin() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (captured_ != nullptr) return false;
+    captured_ = std::make_unique<Graph>();
+    valid_ = true;
+    return true;
+  }
+
+  std::unique_ptr<Graph> end() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    std::unique_ptr<Graph> out = std::move(captured_);
+    if (!valid_) out.reset();
+    return out;
+  }
+
+  bool captured() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return captured_ != nullptr;
+  }
+
+  // Whether the stream is captured, which is then over.
+  bool invalidate() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    valid_ = false;
+    return captured_ != nullptr;
+  }
+
+  // The most elements of a call on this stream, whose workspace grows with them.
+  int64_t room = 0;
 
   uint64_t added() {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -79,6 +121,8 @@ class Queue {
   std::condition_variable changed_;
   std::deque<std::function<void()>> work_;
   uint64_t added_ = 0, done_ = 0;
+  std::unique_ptr<Graph> captured_;
+  bool valid_ = true;
 };
 
 struct Event {
@@ -94,7 +138,7 @@ struct Device {
   int evaluations = 0;
   std::atomic<int> waits{0}, allocations{0};
   bool lost = false;
-  Error cause;
+  DeviceError cause;
   Queue standard;
 };
 
@@ -132,6 +176,21 @@ void wait(Queue& queue) {
   queue.wait(queue.added());
 }
 
+Status unsupported(const char* operation, const char* shapes = "") {
+  return failed(900, "cudaErrorStreamCaptureUnsupported", "operation not permitted when stream is capturing", operation,
+                0, shapes);
+}
+
+// Room for a call, as the workspace of a stream: it grows outside of captures only.
+Status make_room(const Problem& problem) {
+  Queue& queue = queue_of(problem.stream);
+  const int64_t needed = problem.rows * problem.size;
+  if (needed <= queue.room) return Status::ok;
+  if (queue.captured()) return unsupported("growing a workspace during a capture (reserve it before)");
+  queue.room = needed;
+  return Status::ok;
+}
+
 #define FAKE_ENTER()                                       \
   do {                                                     \
     const Status usable_status = usable();                 \
@@ -160,13 +219,30 @@ void fill_nan(const MutableTensorView& view, int64_t size) {
   std::memset(view.data, 0xff, static_cast<size_t>(size) * bytes);  // a NaN in every dtype
 }
 
+// Lists that lie on the host are the caller's again once a call has been enqueued: a device has them by then.
+struct HostLists {
+  RowColumns columns;
+  std::vector<double> numbers;
+
+  HostLists(const RowColumns& given, int64_t rows)
+      : columns(given), numbers(RowInput::count * static_cast<size_t>(rows)) {
+    for (int f = 0; f < RowInput::count; ++f) {
+      RowColumn& column = columns.fields[f];
+      if (column.data == nullptr || !column.on_host) continue;
+      double* const list = numbers.data() + f * rows;
+      for (int64_t row = 0; row < rows; ++row) list[row] = column_value(column, row);
+      column.data = list;
+      column.dtype = DType::float64;
+    }
+  }
+};
+
 // With scalars on the device nothing is reported: a row that fails is NaN, and the others are what they are. (The CPU's
 // bits of a row do not depend on the batch it comes in.)
 void evaluate_rows(const Problem& problem) {
   const int64_t rows = problem.rows;
   for (int64_t row = 0; row < rows; ++row) {
-    double inputs[RowInput::count], outputs[RowOutput::count], metrics[Metric::count];
-    for (int f = 0; f < RowInput::count; ++f) inputs[f] = problem.row_inputs[f * rows + row];
+    double outputs[RowOutput::count], metrics[Metric::count];
     for (int f = 0; f < RowOutput::count; ++f) outputs[f] = problem.row_outputs[f * rows + row];
     Problem one = on_host(problem);
     one.rows = 1;
@@ -175,11 +251,18 @@ void evaluate_rows(const Problem& problem) {
                  row_of(branch->gradient, row)};
     }
     one.element_weights = row_of(one.element_weights, row);
-    one.row_inputs = inputs;
+    for (RowColumn& column : one.columns.fields) {
+      if (column.data == nullptr) continue;
+      column.value = column_value(column, row);
+      column.data = nullptr;
+    }
     one.row_outputs = outputs;
     one.metrics = metrics;
     Failure failure;
-    if (cpu_backend().evaluate(one, &failure) != Status::ok) {
+    const Status status = cpu_backend().evaluate(one, &failure);
+    // What is too large for its dtype is seen by who looks at results, as nobody does here.
+    const bool looked = failure.tensor == FailureTensor::gradient || failure.tensor == FailureTensor::batch;
+    if (status != Status::ok && !looked) {
       std::fill_n(outputs, RowOutput::count, NAN);
       outputs[RowOutput::nonFinite] = 1;
       fill_nan(one.chosen.gradient, one.size);
@@ -189,16 +272,22 @@ void evaluate_rows(const Problem& problem) {
   }
   if ((problem.passes & Pass::objective) == 0) return;
   for (int k = 0; k < Metric::count; ++k) {
-    problem.metrics[k] = batch_metric(k, problem.options.objective, problem.denominator, problem.row_outputs, rows);
+    problem.metrics[k] = batch_metric(k, problem.options, problem.denominator, problem.row_outputs, rows);
   }
+}
+
+// Where a row needs the moments of the others they come together; the gradient of a bad one is then made of NaN.
+void evaluate_batch(const Problem& problem) {
+  if (!needs_all_moments(problem.options)) return evaluate_rows(problem);
+  Problem whole = on_host(problem);
+  if (whole.options.non_finite == NonFinite::fail) whole.options.non_finite = NonFinite::propagate;
+  Failure failure;
+  cpu_backend().evaluate(whole, &failure);
 }
 
 }  // namespace
 
-std::string Error::message() const {
-  return operation + " on cuda:" + std::to_string(device) + " (" + shapes + "): " + name + ", " + text;
-}
-const Error& last_error() { return t_last; }
+const DeviceError& last_error() { return t_last; }
 
 Status allocate(int device, size_t bytes, void** out) {
   *out = nullptr;
@@ -273,6 +362,7 @@ Status release_workspace(int device, void* stream) { return synchronize(device, 
 
 Status synchronize(int, void* stream) {
   FAKE_ENTER();
+  if (queue_of(stream).invalidate()) return unsupported("waiting for a stream");
   wait(queue_of(stream));
   return usable();
 }
@@ -289,19 +379,62 @@ Status destroy_event(int, void* event) {
 
 Status record_event(int, void* event, void* stream) {
   Queue& queue = queue_of(stream);
+  if (queue.invalidate()) return unsupported("recording an event");
   *static_cast<Event*>(event) = {&queue, queue.added()};
   return Status::ok;
 }
 
 Status wait_event(int, void* stream, void* event) {
   const Event recorded = *static_cast<Event*>(event);
+  if (queue_of(stream).invalidate()) return unsupported("waiting for an event");
   queue_of(stream).add([recorded] { recorded.queue->wait(recorded.count); });
   return Status::ok;
 }
 
+Status wait_stream(int device, void* stream, void* other) {
+  Event event;
+  const Status status = record_event(device, &event, other);
+  return status == Status::ok ? wait_event(device, stream, &event) : status;
+}
+
+Status begin_capture(int, void* stream) {
+  FAKE_ENTER();
+  if (stream == nullptr || !queue_of(stream).begin()) return unsupported("beginning a capture");
+  return Status::ok;
+}
+
+Status end_capture(int, void* stream, void** graph) {
+  std::unique_ptr<Graph> made = queue_of(stream).end();
+  *graph = made.release();
+  if (*graph != nullptr) return Status::ok;
+  return failed(901, "cudaErrorStreamCaptureInvalidated", "operation failed due to a previous error during capture",
+                "ending a capture", 0, "");
+}
+
+Status launch_graph(int, void* graph, void* stream) {
+  FAKE_ENTER();
+  for (const auto& work : *static_cast<Graph*>(graph)) queue_of(stream).add(work);
+  return Status::ok;
+}
+
+Status destroy_graph(int, void* graph) {
+  delete static_cast<Graph*>(graph);  // launches have copies
+  return Status::ok;
+}
+
+Status reserve(const Problem& problem) {
+  FAKE_ENTER();
+  return make_room(problem);
+}
+
 Status evaluate_async(const Problem& problem, EvaluateCompletion done) {
   FAKE_ENTER();
+  if (queue_of(problem.stream).captured() && problem.scalars.kind == Location::host)
+    return unsupported("capturing a call whose results the host reads (leave them on the device)");
+  const Status room = make_room(problem);
+  if (room != Status::ok) return room;
   const char* const lose = std::getenv("SDPO_FAKE_LOSE");
+  const auto lists = std::make_shared<HostLists>(problem.columns, problem.rows);
   queue_of(problem.stream).add([=] {
     {
       std::lock_guard<std::mutex> lock(the_device().mutex);
@@ -319,7 +452,9 @@ Status evaluate_async(const Problem& problem, EvaluateCompletion done) {
     Failure failure;
     if (usable() != Status::ok) return done(Status::device, failure, &t_last);
     if (problem.scalars.kind != Location::host) {
-      evaluate_rows(problem);
+      Problem sent = problem;
+      sent.columns = lists->columns;
+      evaluate_batch(sent);
       return done(Status::ok, failure, nullptr);
     }
     const Status status = cpu_backend().evaluate(on_host(problem), &failure);
@@ -330,10 +465,10 @@ Status evaluate_async(const Problem& problem, EvaluateCompletion done) {
 
 Status evaluate(const Problem& problem, Failure* failure) {
   Status ended = Status::ok;
-  Error error;
+  DeviceError error;
   // With scalars on the device nobody waits, so there is nobody to tell.
-  const EvaluateCompletion nobody = [](Status, const Failure&, const Error*) {};
-  const EvaluateCompletion tell = [&](Status s, const Failure& f, const Error* e) {
+  const EvaluateCompletion nobody = [](Status, const Failure&, const DeviceError*) {};
+  const EvaluateCompletion tell = [&](Status s, const Failure& f, const DeviceError* e) {
     ended = s;
     *failure = f;
     if (e != nullptr) error = *e;
@@ -344,16 +479,6 @@ Status evaluate(const Problem& problem, Failure* failure) {
   wait(queue_of(problem.stream));
   t_last = error;
   return ended;
-}
-
-Status row_inputs(const RowInputsProblem& problem) {
-  FAKE_ENTER();
-  const std::vector<double> given(problem.given, problem.given + RowInput::count * problem.rows);
-  queue_of(problem.stream).add([=] {
-    for (int64_t row = 0; row < problem.rows; ++row)
-      fill_row(problem.sources, given.data() + row, problem.rows, row, problem.rows, problem.out);
-  });
-  return Status::ok;
 }
 
 Status combine(const CombineProblem& problem) {
@@ -400,7 +525,14 @@ DeviceInfo device_info(int device, bool) {
 namespace sdpo {
 
 const Backend& cuda_backend() {
-  static const Backend backend = {"cuda", cuda::evaluate, cuda::combine, cuda::noise};
+  static const DeviceBackend device = {
+      cuda::device_count,   cuda::device_info,   cuda::runtime_version, cuda::driver_version,    cuda::last_error,
+      cuda::allocate,       cuda::release,       cuda::allocate_pinned, cuda::release_pinned,    cuda::copy,
+      cuda::fill_zero,      cuda::create_stream, cuda::destroy_stream,  cuda::release_workspace, cuda::synchronize,
+      cuda::wait_stream,    cuda::begin_capture, cuda::end_capture,     cuda::launch_graph,      cuda::destroy_graph,
+      cuda::evaluate_async,
+  };
+  static const Backend backend = {"cuda", cuda::evaluate, cuda::combine, cuda::noise, cuda::reserve, &device};
   return backend;
 }
 

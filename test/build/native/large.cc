@@ -50,29 +50,17 @@ class Reserved {
   size_t bytes_;
 };
 
-// The scalars and results of a call with omega 0 and beta 2: psi = -delta, no weight, everything kept.
+// The results of a call with beta 2: psi = -delta, no weight, everything kept.
 struct Call {
-  explicit Call(int64_t rows)
-      : inputs(static_cast<size_t>(rows) * RowInput::count),
-        outputs(static_cast<size_t>(rows) * RowOutput::count),
-        metrics(Metric::count) {
+  explicit Call(int64_t rows) : outputs(static_cast<size_t>(rows) * RowOutput::count), metrics(Metric::count) {
     problem.rows = rows;
     problem.denominator = static_cast<double>(rows);
-    problem.options.objective = Objective::diffusion_dpo;
     problem.options.beta = 2;
-    problem.row_inputs = inputs.data();
+    problem.columns.fields[RowInput::maskThreshold].value = 0;
     problem.row_outputs = outputs.data();
     problem.metrics = metrics.data();
-    for (int64_t row = 0; row < rows; ++row) {
-      at(RowInput::psiScaleChosen, row) = at(RowInput::psiScaleRejected, row) = 1;
-      at(RowInput::logMaskFloor, row) = -INFINITY;
-      at(RowInput::logClipLow, row) = -INFINITY;
-      at(RowInput::logClipHigh, row) = INFINITY;
-      at(RowInput::rowWeight, row) = 1;
-    }
   }
 
-  double& at(RowInput::Index field, int64_t row) { return inputs[static_cast<size_t>(field * problem.rows + row)]; }
   double out(RowOutput::Index field, int64_t row) const {
     return outputs[static_cast<size_t>(field * problem.rows + row)];
   }
@@ -81,7 +69,7 @@ struct Call {
 
   Problem problem;
   Failure failure;
-  std::vector<double> inputs, outputs, metrics;
+  std::vector<double> outputs, metrics;
 };
 
 TensorView view(const void* data, int64_t stride, DType dtype) { return {data, stride, dtype}; }
@@ -175,7 +163,6 @@ void a_row_of_two_to_the_31() {
   call.problem.passes = Pass::moments;
   const TensorView whole = view(memory.at<uint16_t>(0), 0, DType::bfloat16);
   // Without a reference only policy and target are read; the rejected branch compares the tensor with itself.
-  call.at(RowInput::referenceErrorChosen, 0) = call.at(RowInput::referenceErrorRejected, 0) = 0;
   Reserved zeros(static_cast<size_t>(size) * 2);
   call.problem.chosen = {whole, {}, view(zeros.at<uint16_t>(0), 0, DType::bfloat16), {}};
   call.problem.rejected = {whole, {}, whole, {}};
