@@ -163,7 +163,7 @@ t.test('a single one is read by its path', async (t) => {
     [run, /run to be the folder of a checkpoint, checkpoint-<step>, received run; it holds checkpoints.checkpoint-7$/],
     [store.folder, /received checkpoints; it holds checkpoints.checkpoint-7$/],
     [folder, /to be the folder of a checkpoint, checkpoint-<step>, received [^;]*$/],
-    [join(store.folder, 'checkpoint-8'), /checkpoint-8.progress\.json to be a file that can be read/],
+    [join(store.folder, 'checkpoint-8'), /checkpoint-8.progress\.json to be a file, received no such file/],
   ];
   for (const [wrong, message] of cases) await t.rejects(readCheckpoint(wrong), { ...damage, message });
   renameSync(path, join(store.folder, 'checkpoint-8'));
