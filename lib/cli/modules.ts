@@ -1,8 +1,8 @@
 /** Loads the modules that a config names and calls their functions. */
 
-import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
+import { insteadOfFile } from '../files/open.js';
 import { printable } from '../native/printable.js';
 import type { ModuleConfig } from './config.js';
 import { configError } from './config-error.js';
@@ -31,7 +31,10 @@ export async function callModule<T>(path: string, config: ModuleConfig, base: st
 const UNUSABLE = /^ERR_(IMPORT_A|UNSUPPORTED_DIR_IMPORT)/;
 
 async function importModule(path: string, file: string): Promise<Record<string, unknown>> {
-  if (!existsSync(file)) throw configError(`Expected ${path} to be a module, received no such file: ${file}`);
+  // Importing a FIFO waits for ever, and a device never ends.
+  const instead = insteadOfFile(file);
+  if (instead !== undefined)
+    throw configError(`Expected ${path} to be a module, received ${instead}: ${printable(file)}`);
   try {
     return await import(pathToFileURL(file).href);
   } catch (error) {

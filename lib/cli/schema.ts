@@ -115,7 +115,7 @@ class Wording {
       }
       case 'oneOf': {
         const names = (schema.oneOf ?? []).flatMap((one) => one.required ?? []);
-        const given = names.filter((name) => Object.hasOwn(data as object, name));
+        const given = names.filter((name) => Object.hasOwn(Object(data), name));
         return `Expected ${at} to have exactly one of ${names.join(' and ')}, received ${given.length === 0 ? 'none' : 'both'}`;
       }
       default: {

@@ -4,6 +4,9 @@
  */
 
 export type { Command } from 'commander';
+export { jsonProblem, SOUND_JSON } from '../files/json-problem.js';
+export { insteadOfFile, isMissing } from '../files/open.js';
+export { readTextFile } from '../files/text.js';
 export { printable } from '../native/printable.js';
 export {
   checkInteger,

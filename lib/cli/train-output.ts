@@ -2,6 +2,7 @@
 
 import cliProgress from 'cli-progress';
 import { printable } from '../native/printable.js';
+import { jsonLine } from '../trainer/jsonl.js';
 import type { MetricsWriter } from '../trainer/types.js';
 import { duration } from './duration.js';
 
@@ -107,7 +108,7 @@ function jsonLines(steps: number, every: number): TrainOutput {
     start() {},
     write(entry) {
       const { step, kind } = entry;
-      if (kind === 'evaluation' || step % every === 0 || step === steps) console.log(JSON.stringify(entry));
+      if (kind === 'evaluation' || step % every === 0 || step === steps) console.log(jsonLine(entry).trimEnd());
     },
     note() {},
     warn: (warning) => console.log(JSON.stringify({ warning })),

@@ -6,14 +6,14 @@ import { describe } from '../native/validate.js';
 import { readConfigFile } from '../schedule/config-file.js';
 import { NoiseSchedule } from '../schedule/schedule.js';
 import { pairsFromParquet, pairsFromSafetensors } from '../trainer/data.js';
-import { namingFiles } from '../trainer/file-error.js';
 import type { EvaluationModuleContext, PolicyModuleContext } from '../trainer/modules.js';
 import type { PreferenceTrainerOptions } from '../trainer/options.js';
 import { referenceCache } from '../trainer/reference-cache.js';
-import type { MaybePromise, PairSource, Policy, Reference } from '../trainer/types.js';
+import type { PairSource, Policy, Reference } from '../trainer/types.js';
 import type { LoadedConfig } from './config.js';
 import { configError, withPath } from './config-error.js';
 import { callModule } from './modules.js';
+import { policyFiles } from './policy-files.js';
 
 /** The parts of a training that both `train` and `calibrate` need. */
 export interface TrainingParts {
@@ -52,17 +52,17 @@ export async function makeParts(loaded: LoadedConfig): Promise<TrainingParts> {
   if (typeof policy !== 'object' || policy === null) {
     throw configError(`Expected policy.module to give a policy, received ${describe(policy)}`);
   }
-  const reference = makeReference(loaded, schedule, data, policy);
+  const reference = await makeReference(loaded, schedule, data, policy);
   return { loss, schedule, data, policy, reference, context };
 }
 
 /** The cache of the policy's own reference, where the config asks for one. */
-function makeReference(
+async function makeReference(
   { config, base }: LoadedConfig,
   schedule: NoiseSchedule,
   data: PairSource,
   policy: Policy,
-): Reference | undefined {
+): Promise<Reference | undefined> {
   if (config.reference.kind === 'policy') return undefined;
   const { folder, content: kind = 'predictions' } = config.reference;
   const { pairsPerStep, timestepsPerPair, accumulate, noise, timesteps, sampling } = config.training;
@@ -70,25 +70,17 @@ function makeReference(
   if (policy.reference === undefined) {
     throw configError('Expected the policy to have a reference(), since reference.kind is "cache", received none');
   }
-  const path = resolve(base, folder);
-  const cache = referenceCache({
-    folder: path,
+  return referenceCache({
+    folder: resolve(base, folder),
     kind,
     compute: async ({ inputs }) => ({ prediction: await policy.reference!(inputs) }),
-    // Whatever decides the rows and what the reference is; the weights themselves are the policy's own business.
+    // Whatever decides the rows and what the reference is: of weights that no option names only the policy itself knows.
     fingerprint: {
       ...{ data: data.fingerprint, seed: config.seed, schedule, pairsPerStep, timestepsPerPair, accumulate, noise },
       ...{ timesteps, sampling: sampling ?? null, policy: { module: resolve(base, module), ...rest } },
+      ...{ policyFiles: await policyFiles(config.policy, base), reference: policy.referenceFingerprint ?? null },
     },
   });
-  const naming = <T>(task: string, work: () => MaybePromise<T>) => namingFiles({ task, path }, async () => work());
-  return {
-    predict: (rows) =>
-      naming(`read or keep the reference's predictions of step ${rows.step + 1}`, () => cache.predict(rows)),
-    observe: (rows, found) =>
-      naming(`keep the reference's errors of step ${rows.step + 1}`, () => cache.observe?.(rows, found)),
-    close: () => naming("keep the reference's last predictions", () => cache.close?.()),
-  };
 }
 
 async function makeData({ config, base }: LoadedConfig, context: object): Promise<PairSource> {

@@ -1,7 +1,11 @@
 /** Reads JSON as Python writes it: with a byte order mark, NaN and Infinity; and says what a file is that is none. */
 
-import { readFileSync } from 'node:fs';
+import { jsonProblem, SOUND_JSON } from '../files/json-problem.js';
+import { readTextFile } from '../files/text.js';
 import { SdpoError } from '../native/errors.js';
+import { printable } from '../native/printable.js';
+
+const CODE = 'ERR_SDPO_CONFIG';
 
 /** A `scheduler_config.json` as JSON.parse gives it. */
 export type DiffusersConfig = Readonly<Record<string, unknown>>;
@@ -13,7 +17,8 @@ const NAN = '\u0000NaN';
  * Parses a scheduler config as Python's json module writes it, which JSON.parse refuses where it has NaN, Infinity or a byte order mark.
  *
  * @param name what an error calls the text
- * @throws SdpoError ERR_SDPO_CONFIG, which says of a git LFS pointer, of comments and of an HTML page what they are
+ * @throws SdpoError ERR_SDPO_CONFIG, which says of a git LFS pointer, of comments and of an HTML page what they are; a name that stands twice and endless
+ *   nesting are refused too
  */
 export function parseSchedulerConfig(text: string, name = 'the scheduler config'): DiffusersConfig {
   const value = parsePythonJson(text, name);
@@ -25,19 +30,7 @@ export function parseSchedulerConfig(text: string, name = 'the scheduler config'
 
 /** The scheduler config in a file. */
 export function readConfigFile(path: string): DiffusersConfig {
-  return parseSchedulerConfig(readText(path), path);
-}
-
-/** The text of a file. */
-function readText(path: string): string {
-  try {
-    return readFileSync(path, 'utf8');
-  } catch (error) {
-    const { code, message } = error as NodeJS.ErrnoException;
-    if (code === 'ENOENT') throw failure(`Expected ${path} to be a file, received no such file`, error);
-    if (code === 'EISDIR') throw failure(`Expected ${path} to be readable JSON, received: a folder`, error);
-    throw failure(`Expected ${path} to be readable JSON, received: ${message}`, error);
-  }
+  return parseSchedulerConfig(readTextFile(path, CODE), printable(path));
 }
 
 /** JSON with NaN, Infinity and -Infinity where a number may stand, and a byte order mark before it. */
@@ -49,10 +42,15 @@ function parsePythonJson(text: string, name: string): unknown {
       token.startsWith('"') ? token : token === 'NaN' ? JSON.stringify(NAN) : token.replace('Infinity', '1e999'),
     );
   try {
-    return JSON.parse(json, (_, value) => (value === NAN ? Number.NaN : value));
+    JSON.parse(json);
   } catch (error) {
-    throw failure(`Expected ${name} to be readable JSON, received: ${kindOf(text) ?? (error as Error).message}`, error);
+    const received = kindOf(text) ?? printable((error as Error).message);
+    throw failure(`Expected ${name} to be readable JSON, received: ${received}`, error);
   }
+  const problem = jsonProblem(json);
+  if (problem !== undefined) throw failure(`Expected ${name} to be ${SOUND_JSON}, received ${problem}`);
+  // Only now: a reviver is called by recursion, which endless nesting would break.
+  return JSON.parse(json, (_, value) => (value === NAN ? Number.NaN : value));
 }
 
 /** What a text is that is no JSON, where that can be told. */
@@ -71,5 +69,5 @@ function kindOf(text: string): string | undefined {
 }
 
 function failure(message: string, cause?: unknown): SdpoError {
-  return new SdpoError('ERR_SDPO_CONFIG', message, { cause });
+  return new SdpoError(CODE, message, { cause });
 }

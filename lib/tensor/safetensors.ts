@@ -1,9 +1,11 @@
 /** Reads and writes the safetensors container: named tensors behind a small JSON header, without code that a file could run. */
 
+import { foreignFormat } from '../files/foreign.js';
+import { jsonProblem, SOUND_JSON } from '../files/json-problem.js';
 import { SdpoRangeError } from '../native/errors.js';
 import { describe, failType, failValue } from '../native/validate.js';
 
-/** Typed arrays that can hold a tensor's elements; halves are kept as their 16 bits in a Uint16Array. */
+/** Typed arrays that can hold a tensor's elements; halves are kept as their bits in a Uint16Array, float8 in a Uint8Array. */
 export type SafetensorsData =
   | Float64Array
   | Float32Array
@@ -16,7 +18,7 @@ export type SafetensorsData =
   | Int8Array
   | Uint8Array;
 
-// The names in a file, ours, and the array that holds the elements. bool is one byte per element, 0 or 1.
+// The names in a file, ours, and the array that holds the elements: floats of less than 32 bits as their bits, bool as one byte, 0 or 1.
 const DTYPES = [
   { code: 'F64', dtype: 'float64', Data: Float64Array },
   { code: 'F32', dtype: 'float32', Data: Float32Array },
@@ -30,6 +32,9 @@ const DTYPES = [
   { code: 'U16', dtype: 'uint16', Data: Uint16Array },
   { code: 'I8', dtype: 'int8', Data: Int8Array },
   { code: 'U8', dtype: 'uint8', Data: Uint8Array },
+  { code: 'F8_E4M3', dtype: 'float8_e4m3', Data: Uint8Array },
+  { code: 'F8_E5M2', dtype: 'float8_e5m2', Data: Uint8Array },
+  { code: 'F8_E8M0', dtype: 'float8_e8m0', Data: Uint8Array },
   { code: 'BOOL', dtype: 'bool', Data: Uint8Array },
 ] as const;
 
@@ -58,6 +63,8 @@ const ALIGNMENT = 8;
 /** The limit of the reference implementation, which keeps a damaged length from asking for all memory. */
 const MAX_HEADER_BYTES = 100_000_000;
 const METADATA = '__metadata__';
+/** What a header starts with. */
+const BRACE = 0x7b;
 
 /**
  * The bytes of a safetensors file with these tensors. Data are written widest element first and then by name, so every tensor is
@@ -117,7 +124,9 @@ export function decodeSafetensors(bytes: Uint8Array): SafetensorsFile {
   const { fields, metadata } = decodeHeader(header, content.length);
 
   const tensors: Record<string, SafetensorsEntry> = {};
-  for (const { name, row, shape, begin, end } of fields) {
+  for (const field of fields) {
+    const { name, shape, begin, end } = field;
+    const row = knownDtype(field, `header field ${JSON.stringify(name)}.dtype`);
     const slice = content.subarray(begin, end);
     const aligned = slice.byteOffset % row.Data.BYTES_PER_ELEMENT === 0 ? slice : new Uint8Array(slice);
     const data = new row.Data(
@@ -136,14 +145,19 @@ export function decodeSafetensors(bytes: Uint8Array): SafetensorsFile {
   return { tensors, metadata };
 }
 
-/** @internal Bytes of the header behind its length, from the first bytes of a file of this size. */
+/**
+ * @internal Bytes of the header behind its length.
+ *
+ * @param start the first bytes of the file, at least LENGTH_BYTES; a few more tell what a file is that is none of safetensors
+ */
 export function headerLength(start: Uint8Array, fileBytes: number): number {
-  const headerBytes = Number(new DataView(start.buffer, start.byteOffset, LENGTH_BYTES).getBigUint64(0, true));
+  const headerBytes = new DataView(start.buffer, start.byteOffset, LENGTH_BYTES).getBigUint64(0, true);
   const available = fileBytes - LENGTH_BYTES;
-  if (headerBytes > MAX_HEADER_BYTES || headerBytes > available) {
-    failFile('the header length', `at most ${Math.min(MAX_HEADER_BYTES, available)} bytes`, `${headerBytes}`);
-  }
-  return headerBytes;
+  const foreign = start[LENGTH_BYTES] === BRACE ? undefined : foreignFormat(start);
+  if (foreign !== undefined) failFile('the start', 'the length of a header', foreign);
+  const most = Math.min(MAX_HEADER_BYTES, available);
+  if (headerBytes > most) failFile('the header length', `at most ${most} bytes`, `${headerBytes}`);
+  return Number(headerBytes);
 }
 
 /** @internal The tensors that a header describes, in its order, checked against the bytes that follow it; `begin` counts from there. */
@@ -162,10 +176,18 @@ export function decodeHeader(
 
 /** @internal A tensor as a header describes it. */
 export interface Field {
-  row: DtypeRow;
+  /** The dtype's name in the file. */
+  code: string;
+  /** Undefined for a dtype that cannot be read: it may stand beside tensors that are. */
+  row: DtypeRow | undefined;
   shape: number[];
   begin: number;
   end: number;
+}
+
+/** @internal The dtype of a tensor that is to be read. */
+export function knownDtype({ row, code }: Pick<Field, 'row' | 'code'>, what: string): DtypeRow {
+  return row ?? failFile(what, `one of ${DTYPES.map((known) => known.code).join(', ')}`, JSON.stringify(code));
 }
 
 /** @internal Checks a tensor that is to be written; `tensors` names the object it belongs to. */
@@ -185,23 +207,28 @@ export function checkEntry(name: string, entry: SafetensorsEntry, tensors = 'ten
 }
 
 function parseHeader(bytes: Uint8Array): Record<string, unknown> {
+  let text: string;
   let header: unknown;
   try {
-    header = JSON.parse(new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes));
+    text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes);
+    header = JSON.parse(text);
   } catch (error) {
     failFile('the header', 'JSON in UTF-8', (error as Error).message);
   }
   // The format wants the brace as the first byte, so that the start of a file can be recognised.
-  if (bytes[0] !== 0x7b || !isRecord(header))
+  if (bytes[0] !== BRACE || !isRecord(header))
     failFile('the header', 'a JSON object that starts at byte 8', describe(header));
+  const problem = jsonProblem(text);
+  if (problem !== undefined) failFile('the header', SOUND_JSON, problem);
   return header;
 }
 
 function parseField(name: string, value: unknown): Field {
   const at = `header field ${JSON.stringify(name)}`;
   if (!isRecord(value)) failFile(at, 'an object with dtype, shape and data_offsets', describe(value));
-  const row = DTYPES.find(({ code }) => code === value.dtype);
-  if (!row) failFile(`${at}.dtype`, `one of ${DTYPES.map(({ code }) => code).join(', ')}`, describe(value.dtype));
+  const { dtype: code } = value;
+  if (typeof code !== 'string') failFile(`${at}.dtype`, 'the name of a dtype', describe(code));
+  const row = DTYPES.find((known) => known.code === code);
   const count = elementCount(value.shape);
   if (count === undefined) failFile(`${at}.shape`, 'a list of integers >= 0', JSON.stringify(value.shape));
   const offsets = value.data_offsets;
@@ -209,11 +236,12 @@ function parseField(name: string, value: unknown): Field {
     failFile(`${at}.data_offsets`, 'two integers >= 0', JSON.stringify(offsets));
   }
   const [begin, end] = offsets as [number, number];
-  const size = count * row.Data.BYTES_PER_ELEMENT;
+  // Of another dtype only the order is known: some take less than a byte.
+  const size = row === undefined ? Math.max(end - begin, 0) : count * row.Data.BYTES_PER_ELEMENT;
   if (end - begin !== size) {
-    failFile(`${at}.data_offsets`, `${size} bytes apart for ${row.code} [${value.shape}]`, `[${begin}, ${end}]`);
+    failFile(`${at}.data_offsets`, `${size} bytes apart for ${code} [${value.shape}]`, `[${begin}, ${end}]`);
   }
-  return { row, shape: value.shape as number[], begin, end };
+  return { code, row, shape: value.shape as number[], begin, end };
 }
 
 /** The tensors must fill the data exactly, one after another: a hole could hide data, an overlap would alias two tensors. */

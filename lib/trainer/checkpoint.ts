@@ -3,14 +3,16 @@
 import { randomBytes } from 'node:crypto';
 import { mkdir, readdir, rename, rm } from 'node:fs/promises';
 import { basename, join, resolve } from 'node:path';
+import { listFolder } from '../files/open.js';
+import { readTextFile } from '../files/text.js';
 import { SdpoError } from '../native/errors.js';
 import { printable } from '../native/printable.js';
 import { checkInteger, checkOptions, describe, failType } from '../native/validate.js';
 import { decodeSafetensors, encodeSafetensors } from '../tensor/safetensors.js';
 import { type FileTask, makeFolder, namingFiles } from './file-error.js';
-import { readWhole, sha256, syncFolder, writeDurably } from './files.js';
+import { readRanges, sha256, syncFolder, writeDurably } from './files.js';
 import { fromPlain, toPlain } from './json.js';
-import type { TrainerProgress, TrainerState } from './types.js';
+import type { PolicyTensors, TrainerProgress, TrainerState } from './types.js';
 
 /** Goes up when an older reader could no longer read what is written. */
 const FORMAT = 1;
@@ -178,13 +180,7 @@ export class CheckpointStore {
 
   /** All complete checkpoints, oldest step first; empty where the folder does not exist. */
   async list(): Promise<CheckpointEntry[]> {
-    let names: string[];
-    try {
-      names = await readdir(this.folder);
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return [];
-      throw error;
-    }
+    const names = await listFolder(this.folder, 'ERR_SDPO_CHECKPOINT');
     const found = new Map<number, string>();
     for (const pattern of [REPLACED, NAME]) {
       for (const name of names) {
@@ -271,7 +267,7 @@ async function namesIn(...folders: readonly string[]): Promise<string[]> {
 
 async function read({ path, step }: CheckpointEntry): Promise<TrainerState> {
   const file = join(path, PROGRESS);
-  const text = new TextDecoder().decode(await readWhole(file, 'ERR_SDPO_CHECKPOINT'));
+  const text = readTextFile(file, 'ERR_SDPO_CHECKPOINT');
   let parsed: { sha256?: unknown } & Partial<ProgressFile>;
   try {
     parsed = JSON.parse(text);
@@ -284,17 +280,28 @@ async function read({ path, step }: CheckpointEntry): Promise<TrainerState> {
   if (content.format !== FORMAT) damaged(file, `of format ${FORMAT}`, `format ${describe(content.format)}`);
   if (sum !== sha256(JSON.stringify(content))) damaged(file, 'as it was written', 'a content with another SHA-256');
   const { tensors, scalars, progress } = content as ProgressFile;
+  for (const [name, part] of Object.entries({ tensors, scalars, progress })) {
+    if (typeof part !== 'object' || part === null) damaged(file, `a JSON object with ${name}`, describe(part));
+  }
 
   const tensorFile = join(path, TENSORS);
-  const bytes = await readWhole(tensorFile, 'ERR_SDPO_CHECKPOINT');
-  if (bytes.length !== tensors.bytes) damaged(tensorFile, `${tensors.bytes} bytes long`, `${bytes.length} bytes`);
+  const range = { begin: 0, length: tensors.bytes };
+  const [bytes] = await readRanges(tensorFile, [range], 'ERR_SDPO_CHECKPOINT', tensors.bytes);
   if (sha256(bytes) !== tensors.sha256) damaged(tensorFile, 'as it was written', 'a content with another SHA-256');
   const state: TrainerState = {
-    policy: { tensors: decodeSafetensors(bytes).tensors, scalars: fromPlain(scalars) as Record<string, unknown> },
+    policy: { tensors: decodeTensors(tensorFile, bytes), scalars: fromPlain(scalars) as Record<string, unknown> },
     progress: fromPlain(progress) as TrainerProgress,
   };
   if (state.progress.step !== step) damaged(path, `of step ${step}`, `step ${state.progress.step}`);
   return state;
+}
+
+function decodeTensors(path: string, bytes: Uint8Array): PolicyTensors {
+  try {
+    return decodeSafetensors(bytes).tensors;
+  } catch (error) {
+    damaged(path, 'a file of tensors', (error as Error).message);
+  }
 }
 
 function damaged(path: string, expected: string, received: string): never {

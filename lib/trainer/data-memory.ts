@@ -37,7 +37,8 @@ export function pairsFromArray<C = unknown>(
   const nonFinite = checkNonFinite(options.nonFinite);
   let fingerprint = checkFingerprint(options.fingerprint);
   const size = elementCount(shape);
-  const list = pairs.map((pair, i) => checkPair<C>(`pairs[${i}]`, pair, size, nonFinite));
+  const list = [...pairs];
+  for (const [i, pair] of list.entries()) checkPair(`pairs[${i}]`, pair, size, nonFinite);
   return {
     kind: 'indexed',
     length: list.length,
@@ -125,7 +126,10 @@ export function pairsFromStream<C = unknown>(
   async function* pairs(iterable: PairIterable<C>, first: number, position: number): AsyncGenerator<PreferencePair<C>> {
     let at = first;
     for await (const pair of iterable) {
-      if (at >= position) yield checkPair<C>(`the pair at position ${at}`, pair, size, nonFinite);
+      if (at >= position) {
+        checkPair(`the pair at position ${at}`, pair, size, nonFinite);
+        yield pair;
+      }
       at++;
     }
     if (at < position) {

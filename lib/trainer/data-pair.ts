@@ -67,11 +67,14 @@ export function failData(what: string, expected: string, received: unknown, caus
   throw new SdpoError('ERR_SDPO_DATA', `Expected ${what} to be ${expected}, received ${describe(received)}`, { cause });
 }
 
+const PAIR_FIELDS: readonly string[] = ['id', 'chosen', 'rejected', 'condition', 'confidence'];
+
 /**
- * Checks a pair that user code made.
+ * Checks a pair that user code made. A field that nobody reads is refused: a prompt under another name than `condition` would never reach the policy.
  *
- * @param where names it in an error: `pairs[3]`, `row 3 of shard.parquet`
+ * @param where names it in an error: `pairs[3]`, `the pair at position 3`
  * @param size elements of a sample
+ * @returns what was checked; each field of `value` has been read once
  * @throws SdpoError `ERR_SDPO_DATA`
  */
 export function checkPair<C>(
@@ -81,13 +84,22 @@ export function checkPair<C>(
   nonFinite: 'throw' | 'propagate',
 ): PreferencePair<C> {
   if (typeof value !== 'object' || value === null) failData(where, 'a preference pair', value);
-  const { id, chosen, rejected, confidence } = value as PreferencePair<C>;
+  // Once for each pair of each batch: no list of the names is made.
+  for (const field in value) {
+    if (!PAIR_FIELDS.includes(field) && Object.hasOwn(value, field)) {
+      throw new SdpoError(
+        'ERR_SDPO_DATA',
+        `Expected ${where} to have only the fields ${PAIR_FIELDS.join(', ')}, received ${JSON.stringify(field)}`,
+      );
+    }
+  }
+  const { id, chosen, rejected, condition, confidence } = value as PreferencePair<C>;
   if (typeof id !== 'string') failData(`id of ${where}`, 'a string', id);
   const named = `${where} (${id})`;
   checkLatents(`chosen of ${named}`, chosen, size, nonFinite);
   checkLatents(`rejected of ${named}`, rejected, size, nonFinite);
   if (confidence !== undefined) checkConfidence(`confidence of ${named}`, confidence);
-  return value as PreferencePair<C>;
+  return { id, chosen, rejected, condition, confidence };
 }
 
 function checkLatents(what: string, value: unknown, size: number, nonFinite: 'throw' | 'propagate'): void {

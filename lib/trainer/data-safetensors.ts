@@ -104,17 +104,18 @@ export function checkFiles(files: unknown): readonly string[] {
 }
 
 async function openShard(path: string, label: string, first: number, names: Names): Promise<Shard> {
-  const { tensors: stored, metadata } = await readSafetensorsHeader(path, 'ERR_SDPO_DATA');
+  const { tensors: stored, others, metadata } = await readSafetensorsHeader(path, 'ERR_SDPO_DATA');
   const tensors: { [K in (typeof FIELDS)[number]]?: StoredTensor } = {};
   for (const field of FIELDS) {
     const name = names[field] ?? field;
     const tensor = stored.get(name);
+    if (others.has(name)) failData(`dtype of ${name} in ${path}`, 'one that can be read', others.get(name));
     if (tensor !== undefined) tensors[field] = tensor;
     else if (field === 'chosen' || field === 'rejected' || names[field] !== undefined) {
       failData(
         `${path}`,
         `a file with the tensor '${name}'`,
-        `the tensors ${[...stored.keys()].join(', ') || '(none)'}`,
+        `the tensors ${[...stored.keys(), ...others.keys()].join(', ') || '(none)'}`,
       );
     }
   }

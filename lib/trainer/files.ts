@@ -2,7 +2,10 @@
 
 import { createHash, type Hash } from 'node:crypto';
 import { type FileHandle, open } from 'node:fs/promises';
+import { FOREIGN_BYTES } from '../files/foreign.js';
+import { openFile } from '../files/open.js';
 import { type ErrorCode, SdpoError } from '../native/errors.js';
+import { printable } from '../native/printable.js';
 import { decodeHeader, type Field, headerLength, LENGTH_BYTES } from '../tensor/safetensors.js';
 
 /** Bytes of a file: from `begin`, `length` of them. */
@@ -29,7 +32,8 @@ export async function readRanges(
   return withFile(path, code, async (file) => {
     if (size !== undefined) {
       const now = (await file.stat()).size;
-      if (now !== size) throw new SdpoError(code, `Expected ${path} to be ${size} bytes long, received ${now} bytes`);
+      if (now !== size)
+        throw new SdpoError(code, `Expected ${printable(path)} to be ${size} bytes long, received ${now} bytes`);
     }
     const out: Uint8Array[] = [];
     for (const range of ranges) out.push(await readExactly(file, path, range, code));
@@ -37,37 +41,35 @@ export async function readRanges(
   });
 }
 
-/** A whole file of any size. */
-export async function readWhole(path: string, code: ErrorCode): Promise<Uint8Array> {
-  return withFile(path, code, async (file) =>
-    readExactly(file, path, { begin: 0, length: (await file.stat()).size }, code),
-  );
-}
-
-async function withFile<T>(path: string, code: ErrorCode, use: (file: FileHandle) => Promise<T>): Promise<T> {
-  let file: FileHandle;
-  try {
-    file = await open(path, 'r');
-  } catch (cause) {
-    throw new SdpoError(code, `Expected ${path} to be a file that can be read, received ${(cause as Error).message}`, {
-      cause,
-    });
-  }
+/** Opens a file, uses and closes it; what the operating system throws meanwhile is given the path. */
+export async function withFile<T>(path: string, code: ErrorCode, use: (file: FileHandle) => Promise<T>): Promise<T> {
+  const file = await openFile(path, code);
   try {
     return await use(file);
+  } catch (cause) {
+    if (cause instanceof SdpoError) throw cause;
+    throw new SdpoError(
+      code,
+      `Expected ${printable(path)} to be readable, received ${printable((cause as Error).message)}`,
+      { cause },
+    );
   } finally {
     await file.close();
   }
 }
 
-async function readExactly(file: FileHandle, path: string, range: Range, code: ErrorCode): Promise<Uint8Array> {
+/** Bytes of a file that is open; throws where it ends before the range does. */
+export async function readExactly(file: FileHandle, path: string, range: Range, code: ErrorCode): Promise<Uint8Array> {
   const bytes = new Uint8Array(range.length);
   let done = 0;
   while (done < range.length) {
     const { bytesRead } = await file.read(bytes, done, Math.min(range.length - done, MOST_AT_ONCE), range.begin + done);
     if (bytesRead === 0) {
       const [from, to] = [range.begin, range.begin + range.length];
-      throw new SdpoError(code, `Expected ${path} to hold the bytes ${from} to ${to}, received ${from + done} bytes`);
+      throw new SdpoError(
+        code,
+        `Expected ${printable(path)} to hold the bytes ${from} to ${to}, received ${from + done} bytes`,
+      );
     }
     done += bytesRead;
   }
@@ -130,33 +132,46 @@ export async function hashFile(hash: Hash, path: string, mode: FingerprintMode, 
 
 /** A tensor of a safetensors file that stays on the disk; `begin` counts from the start of the file. */
 export interface StoredTensor extends Field {
+  readonly row: NonNullable<Field['row']>;
   readonly path: string;
   readonly fileBytes: number;
 }
 
+export interface SafetensorsHeader {
+  readonly tensors: ReadonlyMap<string, StoredTensor>;
+  /** Names and dtypes of those that cannot be read. */
+  readonly others: ReadonlyMap<string, string>;
+  readonly metadata: Readonly<Record<string, string>>;
+}
+
 /** Reads the header of a safetensors file, and nothing else of it. */
-export async function readSafetensorsHeader(
-  path: string,
-  code: ErrorCode,
-): Promise<{ tensors: Map<string, StoredTensor>; metadata: Record<string, string> }> {
+export async function readSafetensorsHeader(path: string, code: ErrorCode): Promise<SafetensorsHeader> {
   return withFile(path, code, async (file) => {
     const fileBytes = (await file.stat()).size;
     if (fileBytes < LENGTH_BYTES) {
-      throw new SdpoError(code, `Expected ${path} to be a safetensors file, received a file of ${fileBytes} bytes`);
+      throw new SdpoError(
+        code,
+        `Expected ${printable(path)} to be a safetensors file, received a file of ${fileBytes} bytes`,
+      );
     }
-    const start = await readExactly(file, path, { begin: 0, length: LENGTH_BYTES }, code);
+    const start = await readExactly(file, path, { begin: 0, length: Math.min(fileBytes, FOREIGN_BYTES) }, code);
     try {
       const length = headerLength(start, fileBytes);
       const content = LENGTH_BYTES + length;
       const header = await readExactly(file, path, { begin: LENGTH_BYTES, length }, code);
       const { fields, metadata } = decodeHeader(header, fileBytes - content);
-      const stored = fields.map(({ name, ...field }): [string, StoredTensor] => [
-        name,
-        { ...field, path, fileBytes, begin: field.begin + content, end: field.end + content },
-      ]);
-      return { tensors: new Map(stored), metadata };
+      const tensors = new Map<string, StoredTensor>();
+      const others = new Map<string, string>();
+      for (const { name, row, ...field } of fields) {
+        if (row === undefined) others.set(name, field.code);
+        else {
+          const [begin, end] = [field.begin + content, field.end + content];
+          tensors.set(name, { ...field, row, path, fileBytes, begin, end });
+        }
+      }
+      return { tensors, others, metadata };
     } catch (cause) {
-      throw new SdpoError(code, `${path}: ${(cause as Error).message}`, { cause });
+      throw new SdpoError(code, `${printable(path)}: ${(cause as Error).message}`, { cause });
     }
   });
 }

@@ -1,7 +1,7 @@
 /** Makes the rows that models are given out of pairs, timesteps and noise: for the updates of a training, and for a calibration that should see the same. */
 
 import type { NoiseSchedule } from '../schedule/schedule.js';
-import { elementCount } from './data-pair.js';
+import { checkPair, elementCount } from './data-pair.js';
 import type { PreferencePair, TrainingRows } from './types.js';
 
 /** Draws the noise of the rows into `chosen`, and into `rejected` where the branches do not share it; both flat [rows, ...shape]. */
@@ -10,7 +10,7 @@ type DrawNoise = (chosen: Float32Array, rejected: Float32Array | undefined) => v
 export interface RowParts<C> {
   readonly step: number;
   readonly part: number;
-  /** Checked pairs; each gives as many rows, one after another, as there are timesteps for it. */
+  /** As the data gave them; each gives as many rows, one after another, as there are timesteps for it. */
   readonly pairs: readonly PreferencePair<C>[];
   /** One per row. */
   readonly timesteps: Float64Array;
@@ -34,8 +34,10 @@ export class RowAssembler {
     this.size = elementCount(shape);
   }
 
-  assemble<C>({ step, part, pairs, timesteps, noise, draw }: RowParts<C>): TrainingRows<C> {
+  /** @throws SdpoError `ERR_SDPO_DATA` for a pair that does not fit; whether all is finite is what the loss finds, in its one pass over the batch */
+  assemble<C>({ step, part, pairs: given, timesteps, noise, draw }: RowParts<C>): TrainingRows<C> {
     const { size } = this;
+    const pairs = given.map((pair) => checkPair<C>('a pair of the data', pair, size, 'propagate'));
     const rows = timesteps.length;
     const perPair = rows / pairs.length;
     const branch = rows * size;

@@ -1,7 +1,5 @@
 /** The rows of an update: pairs in their order, each with a timestep and noise, noised and with its target. */
 
-import { SdpoError } from '../native/errors.js';
-import { failType } from '../native/validate.js';
 import { drawNoise, drawTimesteps, PairOrder } from './draws.js';
 import type { ResolvedTrainerOptions } from './options.js';
 import { RowAssembler } from './row-assembler.js';
@@ -89,29 +87,6 @@ export class RowSource<C> {
         if (this.#taken >= position) pairs.push(value);
       }
     }
-    for (const pair of pairs) this.#check(pair);
     return pairs;
-  }
-
-  #check(pair: PreferencePair<C>): void {
-    if (typeof pair !== 'object' || pair === null) failType('what options.data gives', 'pairs', pair);
-    const { size } = this.#assembler;
-    for (const branch of ['chosen', 'rejected'] as const) {
-      const sample: unknown = pair[branch];
-      if (!(sample instanceof Float32Array)) failType(`${branch} of pair ${pair.id}`, 'a Float32Array', sample);
-      const { length } = sample;
-      if (length === size) continue;
-      throw new SdpoError(
-        'ERR_SDPO_DATA',
-        `Expected ${branch} of pair ${pair.id} to have ${size} elements (shape [${this.#options.data.shape}]), received ${length}`,
-      );
-    }
-    const { confidence } = pair;
-    if (confidence !== undefined && !(confidence >= 0 && Number.isFinite(confidence))) {
-      throw new SdpoError(
-        'ERR_SDPO_DATA',
-        `Expected the confidence of pair ${pair.id} to be a finite number >= 0, received ${confidence}`,
-      );
-    }
   }
 }

@@ -60,6 +60,11 @@ export interface Policy<C = unknown> {
   /** The frozen reference's prediction for the same inputs; needed unless the trainer is given another `reference`. */
   reference?(inputs: ModelInputs<C>): MaybePromise<LatentArray>;
   /**
+   * Changes when what `reference` gives does, with its weights above all: what `sdpo train` compares before it replays a cache of the reference.
+   * Needed for weights that come from elsewhere than a file that the policy's options name.
+   */
+  readonly referenceFingerprint?: string;
+  /**
    * Clips the accumulated gradient, updates the parameters, clears the gradient; gives its norm before clipping. Where the norm is not finite, the
    * parameters and the optimizer stay as they are and only the gradient is cleared: the trainer then stops or skips the update.
    */

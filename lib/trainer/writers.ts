@@ -1,16 +1,13 @@
 /** Metrics writers: a JSON Lines file that a resumed run continues as if it had never stopped, and lines on a console. Any other tracker is a MetricsWriter too. */
 
-import { appendFileSync, createReadStream } from 'node:fs';
-import { type FileHandle, mkdir, open, truncate } from 'node:fs/promises';
-import { dirname } from 'node:path';
-import { createInterface } from 'node:readline';
+import { appendFileSync } from 'node:fs';
+import type { FileHandle } from 'node:fs/promises';
 import { SdpoError } from '../native/errors.js';
 import { printable } from '../native/printable.js';
 import { checkInteger, checkOptions, failType } from '../native/validate.js';
 import { type FileTask, namingFiles } from './file-error.js';
+import { jsonLine, openLog } from './jsonl.js';
 import type { MetricsWriter } from './types.js';
-
-type Entry = Parameters<MetricsWriter['write']>[0];
 
 export interface JsonlOptions {
   /**
@@ -37,7 +34,7 @@ export function jsonlWriter(path: string, options: JsonlOptions = {}): MetricsWr
   let closed = false;
 
   const openOnce = () => {
-    opened ??= openAfter(path, from);
+    opened ??= openLog(path, from);
     return opened;
   };
   const inTurn = <T>(task: FileTask, work: () => Promise<T>): Promise<T> => {
@@ -53,7 +50,7 @@ export function jsonlWriter(path: string, options: JsonlOptions = {}): MetricsWr
           `Expected the writer of ${printable(path)} to be open, received a closed one`,
         );
       // Made now: the caller may write the same object again before its turn has come.
-      const line = `${JSON.stringify({ step, kind, metrics })}\n`;
+      const line = jsonLine({ step, kind, metrics });
       return inTurn({ task: `append the entry of step ${step} to the log`, path }, async () => {
         // A line is written sooner than handed to the thread pool.
         appendFileSync((await openOnce()).fd, line);
@@ -66,54 +63,6 @@ export function jsonlWriter(path: string, options: JsonlOptions = {}): MetricsWr
       return inTurn({ task: 'close the log', path }, async () => (await openOnce()).close());
     },
   };
-}
-
-/** Opens a file for appending behind the last whole line of step `from` or an earlier one. */
-async function openAfter(path: string, from: number): Promise<FileHandle> {
-  await mkdir(dirname(path), { recursive: true });
-  const file = await open(path, 'a');
-  try {
-    const { size } = await file.stat();
-    const kept = await bytesUpTo(path, from, size);
-    if (kept < size) await truncate(path, kept);
-    return file;
-  } catch (error) {
-    await file.close();
-    throw error;
-  }
-}
-
-/** Bytes of the whole lines in front of the first one with a later step. */
-async function bytesUpTo(path: string, from: number, size: number): Promise<number> {
-  let bytes = 0;
-  let number = 0;
-  const input = createReadStream(path);
-  try {
-    for await (const line of createInterface({ input, crlfDelay: Infinity })) {
-      number++;
-      const end = bytes + Buffer.byteLength(line) + 1;
-      // Without a line feed at its end it is torn.
-      if (end > size || stepOf(path, number, line) > from) break;
-      bytes = end;
-    }
-  } finally {
-    input.destroy();
-  }
-  return bytes;
-}
-
-function stepOf(path: string, number: number, line: string): number {
-  let step: unknown;
-  try {
-    step = (JSON.parse(line) as Partial<Entry> | null)?.step;
-  } catch {
-    // The next check says what is wrong.
-  }
-  if (typeof step === 'number') return step;
-  throw new SdpoError(
-    'ERR_SDPO_DATA',
-    `Expected line ${number} of ${path} to be a JSON object with a step, received ${line.slice(0, 60)}`,
-  );
 }
 
 export interface ConsoleOptions {

@@ -6,8 +6,10 @@ import { dirname, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { Ajv, type ErrorObject } from 'ajv';
 import { PreferenceLoss, type PreferenceLossOptions, SdpoRangeError } from 'sdpo';
-import { describe, failValue } from 'sdpo/tools';
+import { describe, failValue, insteadOfFile, jsonProblem, printable, readTextFile, SOUND_JSON } from 'sdpo/tools';
 import type { StudyCell, StudyConfig } from './types.js';
+
+const CODE = 'ERR_SDPO_INVALID_ARG_VALUE';
 
 type Settings = StudyCell['settings'];
 
@@ -19,26 +21,37 @@ export const STUDY_SCHEMA = new URL('../schema/study.schema.json', import.meta.u
  * gives an arm options that its objective does not take; the message names the file and the path in it.
  */
 export function readStudy(file: string): StudyConfig {
+  const text = readTextFile(file, CODE);
   let config: StudyConfig;
   try {
-    config = JSON.parse(readFileSync(file, 'utf8'));
+    config = JSON.parse(text);
   } catch (error) {
-    if (!(error instanceof SyntaxError)) throw error;
-    return refuse(file, [`Expected the file to be JSON: ${error.message}`]);
+    return refuse(file, [`Expected the file to be JSON: ${printable((error as Error).message)}`]);
   }
-  const problems = schemaProblems(config);
-  if (problems.length === 0) problems.push(...referenceProblems(config), ...lossProblems(config));
+  const problem = jsonProblem(text);
+  if (problem !== undefined) refuse(file, [`Expected the file to be ${SOUND_JSON}, received ${problem}`]);
+  const problems = problemsOfStudy(config);
   if (problems.length > 0) refuse(file, problems);
   return config;
 }
 
-/** URL of the module that a study's experiment is in. */
+/** What is wrong with a declaration; its defaults are filled in. */
+export function problemsOfStudy(config: StudyConfig): string[] {
+  const problems = schemaProblems(config);
+  return problems.length > 0 ? problems : [...referenceProblems(config), ...lossProblems(config)];
+}
+
+/** URL of the module that a study's experiment is in. Throws where there is no file: importing a FIFO waits for ever. */
 export function experimentUrl(file: string, config: StudyConfig): string {
-  return pathToFileURL(resolve(dirname(file), config.experiment)).href;
+  const path = resolve(dirname(file), config.experiment);
+  const instead = insteadOfFile(path);
+  if (instead !== undefined)
+    refuse(file, [`Expected experiment to be a module, received ${instead}: ${printable(path)}`]);
+  return pathToFileURL(path).href;
 }
 
 function refuse(file: string, problems: readonly string[]): never {
-  throw new SdpoRangeError('ERR_SDPO_INVALID_ARG_VALUE', problems.map((problem) => `${file}: ${problem}`).join('\n'));
+  throw new SdpoRangeError(CODE, problems.map((problem) => `${printable(file)}: ${problem}`).join('\n'));
 }
 
 function schemaProblems(config: unknown): string[] {

@@ -1,10 +1,11 @@
 /** The file that holds all runs of a study: small enough to be committed, complete enough for every table and plot of the report. */
 
-import { readFileSync } from 'node:fs';
-import { configError, namingFiles, printable } from 'sdpo/tools';
+import type { Schema } from 'ajv';
+import { configError, describe, namingFiles, printable } from 'sdpo/tools';
 import writeFileAtomic from 'write-file-atomic';
 import { focusOf } from './focus.js';
-import { extraSettings, makeCell } from './plan.js';
+import { listOf, number, numberOrNull, objectOf, readJsonFile, recordOf, text } from './json-file.js';
+import { extraSettings, makeCell, problemsOfStudy } from './plan.js';
 import type { Measures, StudyResults, StudyRun } from './types.js';
 
 const DIGITS = 5;
@@ -111,23 +112,38 @@ function encodeRun(run: StudyRun, measures: readonly string[], config: StudyResu
   };
 }
 
-/** Reads a file of {@link writeResults}. @throws SdpoError ERR_SDPO_CONFIG where it is not one */
+const numbers = listOf(numberOrNull);
+const RESULTS: Schema = objectOf({
+  ...{ title: text, config: { type: 'object' }, metrics: recordOf(text), sources: recordOf(text) },
+  ...{ environment: recordOf({ type: ['string', 'number'] }), measures: listOf(text) },
+  runs: listOf(
+    objectOf(
+      {
+        cell: { type: 'array', items: [text, text, number, number], minItems: 4, maxItems: 4 },
+        settings: recordOf({ type: ['string', 'number', 'boolean'] }),
+        ...{ final: numbers, peak: numbers, peakStep: number, steps: number, seconds: number, diverged: text },
+        trajectory: listOf({ ...numbers, items: numberOrNull, minItems: 1 }),
+        ...{ bins: recordOf(numbers), samples: listOf(text), before: listOf(text) },
+      },
+      ['cell', 'final', 'peak', 'peakStep', 'steps', 'seconds', 'trajectory'],
+    ),
+  ),
+});
+
+/**
+ * Reads a file of {@link writeResults}.
+ *
+ * @throws SdpoError `ERR_SDPO_CONFIG` with the path where it is none
+ */
 export function readResults(file: string): StudyResults {
-  let found: ResultsFile;
-  try {
-    found = JSON.parse(readFileSync(file, 'utf8'));
-  } catch (error) {
-    if (!(error instanceof SyntaxError)) throw error;
-    throw configError(`Expected ${printable(file)} to be JSON, received ${printable(error.message)}`, error);
-  }
-  try {
-    const { measures, runs, ...head } = found;
-    if (!Array.isArray(measures) || head.config === undefined) throw new TypeError('measures or config is missing');
-    return { ...head, runs: runs.map((run) => decodeRun(run, measures, head.config)) };
-  } catch (error) {
-    const fields = 'title, config, measures and runs';
-    throw configError(`Expected ${printable(file)} to hold the results of a study: ${fields}`, error);
-  }
+  const { measures, runs, ...head } = readJsonFile<ResultsFile>(file, 'the results of a study', RESULTS);
+  const problems = problemsOfStudy(head.config);
+  runs.forEach(({ cell: [arm] }, i) => {
+    if (!Object.hasOwn(head.config.arms ?? {}, arm))
+      problems.push(`Expected runs[${i}] to be of a declared arm, received ${describe(arm)}`);
+  });
+  if (problems.length > 0) throw configError(problems.map((problem) => `${printable(file)}: ${problem}`).join('\n'));
+  return { ...head, runs: runs.map((run) => decodeRun(run, measures, head.config)) };
 }
 
 function decodeRun(run: FileRun, measures: readonly string[], config: StudyResults['config']): StudyRun {

@@ -1,9 +1,11 @@
 /** The files that a study leaves while it runs: one per run that is done or failed, and one about the study itself. */
 
-import { mkdirSync, readFileSync, rmSync } from 'node:fs';
+import { mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { configError, namingFiles } from 'sdpo/tools';
+import type { Schema } from 'ajv';
+import { isMissing, namingFiles } from 'sdpo/tools';
 import writeFileAtomic from 'write-file-atomic';
+import { listOf, number, numberOrNull, objectOf, readJsonFile, recordOf, text } from './json-file.js';
 import { fingerprint } from './plan.js';
 import type { Experiment, Measures, StudyCell, StudyConfig, StudyResults, StudyRun } from './types.js';
 
@@ -25,7 +27,7 @@ export interface FailedRun {
 }
 
 /** Changes with everything that decides the numbers of a run and that the declaration says; code is not part of it. */
-function keyOf(config: StudyConfig, cell: StudyCell): string {
+export function keyOf(config: StudyConfig, cell: StudyCell): string {
   return fingerprint({ cell, options: config.options, decidingMetric: config.decidingMetric });
 }
 
@@ -59,7 +61,7 @@ export class StudyFolder {
 
   /** The run of this very cell; undefined where there is none, or one of a cell that was declared differently. */
   read(cell: StudyCell): StudyRun | undefined {
-    const found = readJson<{ key: string; run: StudyRun }>(this.#path('runs', cell.id));
+    const found = readIfThere<{ key: string; run: StudyRun }>(this.#path('runs', cell.id), 'a run', RUN);
     return found?.key === keyOf(this.#config, cell) ? { ...withNumbers(found.run), cell } : undefined;
   }
 
@@ -79,7 +81,7 @@ export class StudyFolder {
 
   /** What a folder says about the study it belongs to; undefined where it belongs to none. */
   static readRecordOf(out: string): StudyRecord | undefined {
-    return readJson(join(out, 'study.json'));
+    return readIfThere(join(out, 'study.json'), 'the record of a study', RECORD);
   }
 
   async writeRecord(record: StudyRecord): Promise<void> {
@@ -91,12 +93,31 @@ export class StudyFolder {
   }
 }
 
-function readJson<T>(file: string): T | undefined {
+const measures = recordOf(numberOrNull);
+const images = listOf(listOf(number));
+const RUN: Schema = objectOf({
+  key: text,
+  run: {
+    ...objectOf({
+      ...{ trajectory: listOf(objectOf({ step: number, metrics: measures })), final: measures },
+      ...{ peak: objectOf({ step: number, metrics: measures }), bins: recordOf(listOf(numberOrNull)), samples: images },
+      ...{ steps: number, seconds: number },
+    }),
+    dependentSchemas: { before: { properties: { before: images } }, diverged: { properties: { diverged: text } } },
+  },
+});
+const RECORD: Schema = objectOf({
+  ...{ file: text, options: text, metrics: recordOf(text), sources: recordOf(text) },
+  environment: recordOf({ type: ['string', 'number'] }),
+});
+
+/** Undefined where there is no such file. */
+function readIfThere<T>(path: string, what: string, schema: Schema): T | undefined {
   try {
-    return JSON.parse(readFileSync(file, 'utf8')) as T;
+    return readJsonFile<T>(path, what, schema);
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
-    throw configError(`Expected ${file} to be JSON that can be read, received ${(error as Error).message}`, error);
+    if (isMissing(error)) return undefined;
+    throw error;
   }
 }
 

@@ -50,7 +50,10 @@ t.test('a wrong declaration is refused with its path', async (t) => {
   refused(arm({ objective: 'sdpo', maskTreshold: 0.5 }), /arms\.sdpo\.loss to have only the fields .*"maskTreshold"/);
   refused(arm({ objective: 'diffusion-dpo', maskThreshold: 0.5 }), /objective 'diffusion-dpo' does not use it/);
   t.throws(() => readStudy(declare(folder, '{')), { message: /Expected the file to be JSON/ });
-  t.throws(() => readStudy(`${folder}/none.json`), { code: 'ENOENT' });
+  t.throws(() => readStudy(`${folder}/none.json`), {
+    code: 'ERR_SDPO_INVALID_ARG_VALUE',
+    message: /none.json to be a file, received no such file/,
+  });
   const both = { ...declaration, title: '', ...group({ betas: [-1] }) };
   t.match(messageOf(() => readStudy(declare(folder, both))).split('\n').length, 2, 'all problems are told at once');
 });

@@ -1,6 +1,6 @@
 /** The report of a study and of training runs: what is in the page, the tables and the sentences, and what is refused. */
 
-import { readFileSync, statSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { logEntries, NoiseSchedule, PreferenceLoss } from 'sdpo';
 import t from 'tap';
@@ -290,6 +290,16 @@ t.test('training runs', async (t) => {
   await t.rejects(writeReport([b], { out }), { message: /metrics\.jsonl:6 to be \{"step", "kind", "metrics"\}/ });
   writeFileSync(join(b, 'metrics.jsonl'), '');
   await t.rejects(writeReport([b], { out }), { message: /to have metrics, received none/ });
+  // Names of metrics and folders may have any character.
+  const odd = join(folder, 'two\nlines');
+  mkdirSync(odd);
+  const names = ['score/two\nlines', 'a\u2028b', 'a\u2029b', '"\\\'<&`$', 'a\r\nb'];
+  const evaluation = (step: number) =>
+    JSON.stringify({ step, kind: 'evaluation', metrics: Object.fromEntries(names.map((name, i) => [name, i + step])) });
+  writeFileSync(join(odd, 'metrics.jsonl'), `${metricsLines(3, 1)}${evaluation(2)}\r\n${evaluation(3)}\n`);
+  await writeReport([odd, a], { out });
+  has(t, readFileSync(out, 'utf8'), 'score/two');
+  await t.rejects(writeReport(['/dev/null'], { out }), { code: 'ERR_SDPO_CONFIG', message: /received a device/ });
   const file = join(folder, 'results.json');
   await writeResults(file, inventedResults());
   await t.rejects(writeReport([a, file], { out }), { message: /one study, or folders of training runs/ });

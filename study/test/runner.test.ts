@@ -1,6 +1,6 @@
 /** Studies that run in processes of their own: results, going on after a stop of any kind, crashes, and results that became stale. */
 
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
@@ -132,7 +132,9 @@ t.test('an experiment that cannot be used', async (t) => {
     t.rejects(runStudy(declare(folder, { ...declaration, ...change }), { out }), { message });
   await rejects({ experiment: 'none.mjs' }, /Expected .*none\.mjs to have an Experiment as its default export/);
   await rejects({ experiment: 'syntax.mjs' }, /could not be prepared: SyntaxError/);
-  await rejects({ experiment: 'gone.mjs' }, /could not be prepared: .*Cannot find module/);
+  await rejects({ experiment: 'gone.mjs' }, /Expected experiment to be a module, received no such file: .*gone\.mjs/);
+  spawnSync('mkfifo', [join(folder, 'fifo.mjs')]);
+  await rejects({ experiment: 'fifo.mjs' }, /Expected experiment to be a module, received a FIFO/);
   await rejects({ decidingMetric: 'god' }, /Expected decidingMetric .* one of good, drift, received god/);
   const [group] = declaration.groups;
   const sources = { groups: [{ ...group, sources: ['nowhere'] }], questions: [] };

@@ -266,7 +266,13 @@ t.test('all mistakes are listed at once', async (t) => {
 });
 
 t.test('what is no config', async (t) => {
-  const folder = t.testdir({ 'a.json': '{"loss":,}', 'b.json': '[]', folder: {} });
+  const folder = t.testdir({
+    'a.json': '{"loss":,}',
+    'b.json': '[]',
+    'twice.json': '{"loss": {"beta": 1, "be\\u0074a": 2}}',
+    'deep.json': `${'['.repeat(50_000)}${']'.repeat(50_000)}`,
+    folder: {},
+  });
   const message = (name: string) => {
     try {
       return String(loadConfig(join(folder, name)));
@@ -276,7 +282,9 @@ t.test('what is no config', async (t) => {
   };
   t.match(message('a.json'), /a\.json to be readable JSON, received/);
   t.match(message('b.json'), /b\.json to be a JSON object, received \[\]/);
-  t.match(message('folder'), /folder to be readable JSON, received/);
+  t.match(message('twice.json'), /twice\.json to be JSON that names everything once.*, received "beta" twice/);
+  t.match(message('deep.json'), /deep\.json to be JSON .* nested at most 256 deep, received more/);
+  t.match(message('folder'), /folder to be a file, received a folder/);
   t.match(message('none.json'), /none\.json to be a file, received no such file/);
 });
 

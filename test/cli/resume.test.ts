@@ -1,6 +1,6 @@
 /** `sdpo train --resume`: a run that is killed at any moment becomes the run that was never killed, and a changed config is refused. */
 
-import { existsSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
 import { jsonLines, sdpo, start, writeConfig } from '../helpers/cli-runs.js';
@@ -191,6 +191,35 @@ t.test('a threshold that is adjusted and a reference that is kept', async (t) =>
 
   const other = await run('other', '--set', 'seed=1');
   t.match(other, { status: 1, stderr: /cache.*seed/s }, 'a cache of other rows is refused');
+});
+
+t.test('a cache is not replayed for other weights of the reference', async (t) => {
+  const folder = t.testdir({
+    'base.weights': 'first',
+    version: '1',
+    'policy.mjs': `
+      import { readFileSync } from 'node:fs';
+      import linear from ${JSON.stringify(new URL('../helpers/linear-policy.js', import.meta.url).href)};
+      const version = new URL('./version', import.meta.url);
+      export default (options, context) =>
+        Object.assign(linear({}, context), { referenceFingerprint: readFileSync(version, 'utf8') });`,
+  });
+  const at = (name: string) => join(folder, name);
+  const config = writeConfig(folder, {
+    policy: { module: at('policy.mjs'), options: { model: { weights: at('base.weights') }, name: 'none.weights' } },
+    reference: { kind: 'cache', folder: at('cache') },
+  });
+  let runs = 0;
+  const run = () => sdpo(['train', config, '--quiet', '--out', at(`run-${runs++}`)]);
+  t.match(await run(), { status: 0, stderr: '' });
+  t.match(await run(), { status: 0, stderr: '' }, 'the same again');
+  writeFileSync(at('base.weights'), 'other');
+  t.match(await run(), { status: 1, stderr: /recorded with policyFiles \{"options\.model\.weights":"sha256/ });
+  writeFileSync(at('base.weights'), 'first');
+  writeFileSync(at('version'), '2');
+  t.match(await run(), { status: 1, stderr: /recorded with reference "2", received "1"/ });
+  writeFileSync(at('version'), '1');
+  t.match(await run(), { status: 0, stderr: '' });
 });
 
 t.test('a reference of which the errors are kept', async (t) => {

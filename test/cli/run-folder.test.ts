@@ -72,7 +72,7 @@ t.test('modules that cannot be imported, and promises that never settle', async 
   for (const name of ['syntax.mjs', 'folder']) {
     t.match(
       await run(name),
-      { status: 2, stderr: new RegExp(`^Expected policy\\.module to be a module .*${name}`) },
+      { status: 2, stderr: new RegExp(`^Expected policy\\.module to be a module\\b.*${name}`) },
       name,
     );
   }

@@ -38,6 +38,9 @@ t.test('keeps every dtype, aligned to its element size', async (t) => {
   const tensors: Record<string, SafetensorsEntry> = {
     u8: { dtype: 'uint8', shape: [3], data: Uint8Array.of(0, 1, 255) },
     i8: { dtype: 'int8', shape: [1], data: Int8Array.of(-128) },
+    e4m3: { dtype: 'float8_e4m3', shape: [2], data: Uint8Array.of(0x38, 0xb8) },
+    e5m2: { dtype: 'float8_e5m2', shape: [1], data: Uint8Array.of(0x3c) },
+    e8m0: { dtype: 'float8_e8m0', shape: [1], data: Uint8Array.of(0x7f) },
     bool: { dtype: 'bool', shape: [2], data: Uint8Array.of(0, 1) },
     i16: { dtype: 'int16', shape: [1], data: Int16Array.of(-32768) },
     u16: { dtype: 'uint16', shape: [1], data: Uint16Array.of(65535) },
@@ -107,6 +110,7 @@ t.test('refuses a damaged file and says where', async (t) => {
       x: { dtype: 'U8', shape: [2], data_offsets: first },
       y: { dtype: 'U8', shape: [2], data_offsets: second },
     });
+  const FIELD = '{"dtype":"U8","shape":[2],"data_offsets":[0,2]}';
   const cases: [string, Uint8Array, RegExp][] = [
     ['no bytes', new Uint8Array(), /at least 8 bytes, received Uint8Array of length 0/],
     ['a cut header', file('{}', [], 3n), /the header length .* at most 2 bytes, received 3/],
@@ -116,7 +120,9 @@ t.test('refuses a damaged file and says where', async (t) => {
     ['an array', file('[]'), /a JSON object .* received Array/],
     ['a leading space', file(' {}'), /starts at byte 8/],
     ['a field that is no object', file('{"x":1}'), /header field "x" .* an object with dtype/],
-    ['an unknown dtype', file(one({ dtype: 'F8_E4M3' }), [1, 2]), /"x"\.dtype .* one of F64, F32.* received "F8_E4M3"/],
+    ['an unknown dtype', file(one({ dtype: 'F4' }), [1, 2]), /"x"\.dtype .* one of F64, F32.* received "F4"/],
+    ['a dtype that is no name', file(one({ dtype: 8 }), [1, 2]), /"x"\.dtype .* the name of a dtype, received 8/],
+    ['an unknown dtype, backward', file(one({ dtype: 'F4', data_offsets: [2, 0] }), [1, 2]), /0 bytes apart for F4/],
     ['a negative size', file(one({ shape: [-2] }), [1, 2]), /"x"\.shape .* received \[-2\]/],
     ['a product beyond 2^53', file(one({ shape: [2 ** 40, 2 ** 40] }), [1, 2]), /"x"\.shape/],
     ['one offset', file(one({ data_offsets: [0] }), [1, 2]), /"x"\.data_offsets .* two integers/],
@@ -127,6 +133,11 @@ t.test('refuses a damaged file and says where', async (t) => {
     ['a hole', file(two([0, 2], [3, 5]), [1, 2, 3, 4, 5]), /"y"\.data_offsets .* consecutive from 2/],
     ['an overlap', file(two([0, 2], [1, 3]), [1, 2, 3]), /"y"\.data_offsets .* consecutive from 2/],
     ['metadata that are no strings', file('{"__metadata__":{"a":1}}'), /__metadata__\["a"\] .* a string, received 1/],
+    ['a tensor twice', file(`{"a":${FIELD},"a":${FIELD}}`, [1, 2]), /names everything once.* received "a" twice/],
+    ['a tensor twice, spelt differently', file(`{"a":${FIELD},"\\u0061" :${FIELD}}`, [1, 2]), /received "a" twice/],
+    ['a shape twice', file(`{"a":{"shape":[1],${FIELD.slice(1)}}`, [1, 2]), /received "shape" twice/],
+    ['metadata twice', file('{"__metadata__":{"k":"v","k":"v"}}'), /received "k" twice/],
+    ['endless nesting', file(`${'{"x":'.repeat(300)}1${'}'.repeat(300)}`), /nested at most 256 deep, received more/],
     ['metadata that are no object', file('{"__metadata__":[]}'), /__metadata__ .* an object of strings/],
   ];
   for (const [name, bytes, message] of cases) {
@@ -134,6 +145,35 @@ t.test('refuses a damaged file and says where', async (t) => {
   }
   const type = { name: 'TypeError', code: 'ERR_SDPO_INVALID_ARG_TYPE' };
   t.throws(() => decodeSafetensors('{}' as never), { ...type, message: /bytes to be a Uint8Array, received "\{\}"/ });
+});
+
+t.test('says what a file is that is none of safetensors', async (t) => {
+  const text = (content: string) => Buffer.from(content, 'latin1');
+  const cases: [string, Uint8Array, RegExp][] = [
+    [
+      'a Git LFS pointer',
+      text('version https://git-lfs.github.com/spec/v1\noid sha256:0\n'),
+      /Git LFS pointer.*git lfs pull/,
+    ],
+    ['a page', text('<!DOCTYPE html><html><head></head></html>'), /an HTML or XML page/],
+    ['a page after a byte order mark', text('\xef\xbb\xbf\n<html lang="en"></html>'), /an HTML or XML page/],
+    ['a zip', text('PK\x03\x04\x14\0\0\0\0\0\0\0'), /a zip archive/],
+    [
+      'gzip, whose first bytes are a small length',
+      text(`\x1f\x8b\x08\0\0\0\0\0${'\0'.repeat(600_000)}`),
+      /a gzip archive/,
+    ],
+    ['Parquet', text('PAR1\x15\x04\x15\x10\x15'), /a Parquet file/],
+    ['JSON', text('{"weight_map": {}}'), /received JSON/],
+    ['a length that no number holds', text('\x01\0\0\0\0\0\0\x20zzzz'), /received 2305843009213693953/],
+  ];
+  for (const [name, bytes, message] of cases) {
+    t.throws(() => decodeSafetensors(bytes), { code: 'ERR_SDPO_INVALID_ARG_VALUE', message }, name);
+  }
+  // A header of 60 bytes begins as a page does.
+  const like = file(JSON.stringify({ x: { dtype: 'U8', shape: [0], data_offsets: [0, 0] } }).padEnd(60));
+  t.equal(like[0], '<'.charCodeAt(0));
+  t.same(Object.keys(decodeSafetensors(like).tensors), ['x']);
 });
 
 t.test('refuses tensors that do not fit together', async (t) => {

@@ -1,6 +1,6 @@
 /** Checkpoints: bitwise round trips, pruning, every way in which one can be damaged, and processes killed while they save. */
 
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import {
   cpSync,
@@ -9,6 +9,7 @@ import {
   readdirSync,
   readFileSync,
   renameSync,
+  rmSync,
   truncateSync,
   writeFileSync,
 } from 'node:fs';
@@ -17,6 +18,7 @@ import { fileURLToPath } from 'node:url';
 import fc from 'fast-check';
 import t from 'tap';
 import { CheckpointStore, readCheckpoint } from '../../lib/trainer/checkpoint.js';
+import { sha256 } from '../../lib/trainer/files.js';
 import { fromPlain, toPlain } from '../../lib/trainer/json.js';
 import type { TrainerState } from '../../lib/trainer/types.js';
 
@@ -161,7 +163,7 @@ t.test('a single one is read by its path', async (t) => {
     [run, /run to be the folder of a checkpoint, checkpoint-<step>, received run; it holds checkpoints.checkpoint-7$/],
     [store.folder, /received checkpoints; it holds checkpoints.checkpoint-7$/],
     [folder, /to be the folder of a checkpoint, checkpoint-<step>, received [^;]*$/],
-    [join(store.folder, 'checkpoint-8'), /checkpoint-8.progress\.json to be a file that can be read/],
+    [join(store.folder, 'checkpoint-8'), /checkpoint-8.progress\.json to be a file, received no such file/],
   ];
   for (const [wrong, message] of cases) await t.rejects(readCheckpoint(wrong), { ...damage, message });
   renameSync(path, join(store.folder, 'checkpoint-8'));
@@ -181,6 +183,11 @@ t.test('a damaged one is named, and the one before it is taken with a warning', 
   const progress = join(newest, 'progress.json');
   const whole = { [tensors]: readFileSync(tensors), [progress]: readFileSync(progress) };
   const text = whole[progress].toString();
+  /** Changed, with the checksum to match. */
+  const signed = (change: object) => {
+    const { sha256: _, ...content } = { ...JSON.parse(text), ...change };
+    return JSON.stringify({ sha256: sha256(JSON.stringify(content)), ...content });
+  };
   const flipped = Buffer.from(whole[tensors]);
   flipped[flipped.length - 1] ^= 1;
   const cases: [string, () => void, RegExp][] = [
@@ -193,6 +200,30 @@ t.test('a damaged one is named, and the one before it is taken with a warning', 
     ['progress null', () => writeFileSync(progress, 'null'), /progress.json to be a JSON object/],
     ['a number changed', () => writeFileSync(progress, text.replace('"position": 4', '"position": 5')), /SHA-256/],
     ['no progress', () => renameSync(progress, `${progress}.gone`), /progress.json .* ENOENT/],
+    [
+      'a FIFO',
+      () => spawnSync('sh', ['-c', 'rm "$0" && mkfifo "$0"', progress]),
+      /progress.json to be a file, received a FIFO/,
+    ],
+    [
+      'a device',
+      () => spawnSync('ln', ['-sf', '/dev/zero', tensors]),
+      /policy.safetensors to be a file, received a device/,
+    ],
+    [
+      'no object',
+      () => writeFileSync(progress, signed({ progress: null })),
+      /JSON object with progress, received null/,
+    ],
+    ['no tensors named', () => writeFileSync(progress, signed({ tensors: 3 })), /JSON object with tensors, received 3/],
+    [
+      'none of safetensors',
+      () => {
+        writeFileSync(tensors, 'hello');
+        writeFileSync(progress, signed({ tensors: { bytes: 5, sha256: sha256('hello') } }));
+      },
+      /policy.safetensors to be a file of tensors, received .*at least 8 bytes/,
+    ],
     [
       'a later format',
       () => writeFileSync(progress, text.replace('"format": 1', '"format": 2')),
@@ -208,7 +239,10 @@ t.test('a damaged one is named, and the one before it is taken with a warning', 
     t.match(latest?.warnings[0], message, name);
     t.match(latest?.warnings[0], newest);
     await t.rejects(store.load(), { ...damage, message }, 'load falls back to nothing');
-    for (const [path, bytes] of Object.entries(whole)) writeFileSync(path, bytes);
+    for (const [path, bytes] of Object.entries(whole)) {
+      rmSync(path, { force: true });
+      writeFileSync(path, bytes);
+    }
   }
   renameSync(newest, join(folder, 'checkpoint-9'));
   await t.rejects(store.load(9), /checkpoint-9 to be of step 9, received step 2/);
@@ -216,6 +250,8 @@ t.test('a damaged one is named, and the one before it is taken with a warning', 
   truncateSync(tensors, 5);
   truncateSync(join(folder, 'checkpoint-1', 'policy.safetensors'), 5);
   await t.rejects(store.latest(), { ...damage, message: /only damaged ones: .*checkpoint-2.*; .*checkpoint-1/ });
+  const instead = new CheckpointStore(tensors);
+  await t.rejects(instead.latest(), { ...damage, message: /policy.safetensors to be a folder, received .*: ENOTDIR/ });
 });
 
 t.test('what an unfinished save leaves is ignored, then removed', async (t) => {

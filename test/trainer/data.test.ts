@@ -68,6 +68,10 @@ t.test('an array with a pair that does not fit', async (t) => {
   t.throws(bad({ rejected: nan }), /element 4 of rejected of pairs\[1\] \(b\) to be finite, received NaN/);
   t.throws(bad({ confidence: -1 }), /confidence of pairs\[1\] \(b\) .* >= 0, received -1/);
   t.throws(bad({ confidence: Infinity }), /confidence/);
+  t.throws(bad({ prompt: 'a cat' }), {
+    code: 'ERR_SDPO_DATA',
+    message: /pairs\[1\] to have only the fields id, chosen, rejected, condition, confidence, received "prompt"/,
+  });
   t.throws(bad({ id: 7 }), /id of pairs\[1\] to be a string, received 7/);
   t.throws(() => pairsFromArray([null as never]), /pairs\[0\]|options.shape/);
   t.throws(() => pairsFromArray([]), { code: 'ERR_SDPO_INVALID_LENGTH' });
@@ -132,6 +136,32 @@ t.test('safetensors: every float dtype, conditions, confidences, shards and ids'
     names: { chosen: 'win', rejected: 'lose' },
   });
   t.equal((await both.get(4)).id, `${join(twins, 'b/x.safetensors')}#0`, 'a path where file names are alike');
+});
+
+t.test('safetensors: a dtype that cannot be read may stand beside the tensors that are', async (t) => {
+  const path = join(t.testdir(), 'x.safetensors');
+  const tensor = (dtype: string, shape: number[], begin: number, end: number) => ({
+    ...{ dtype, shape, data_offsets: [begin, end] },
+  });
+  const write = (chosen: object) => {
+    const fields = { chosen, rejected: tensor('F32', [1, 2], 8, 16), scale: tensor('F4', [6], 16, 19) };
+    const json = Buffer.from(JSON.stringify({ ...fields, fp8: tensor('F8_E4M3', [2], 19, 21) }));
+    const length = Buffer.alloc(8);
+    length.writeBigUInt64LE(BigInt(json.length));
+    writeFileSync(path, Buffer.concat([length, json, Buffer.alloc(21)]));
+  };
+  write(tensor('F32', [1, 2], 0, 8));
+  const plain = await pairsFromSafetensors(path);
+  t.same((await plain.get(0)).chosen, new Float32Array(2));
+  await t.rejects(pairsFromSafetensors(path, { names: { condition: 'scale' } }), {
+    code: 'ERR_SDPO_DATA',
+    message: /dtype of scale in .*x.safetensors to be one that can be read, received "F4"/,
+  });
+  await t.rejects(pairsFromSafetensors(path, { names: { condition: 'none' } }), /received .*scale/, 'named among all');
+  write(tensor('F6_E2M3', [1, 2], 0, 8));
+  await t.rejects(pairsFromSafetensors(path), /dtype of chosen in .* received "F6_E2M3"/);
+  write(tensor('F8_E5M2', [1, 8], 0, 8));
+  await t.rejects(pairsFromSafetensors(path), /dtype of chosen in .* one of F64, F32, F16, BF16, received "F8_E5M2"/);
 });
 
 t.test('safetensors: fingerprints', async (t) => {

@@ -1,6 +1,8 @@
 /** The reference cache: replays bit for bit, refuses what does not belong to it, and uses recordings as far as they reach. */
 
-import { readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { fork, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, readdirSync, readFileSync, rmSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
 import { PreferenceLoss } from '../../lib/loss/loss.js';
@@ -154,7 +156,11 @@ t.test('an interrupted recording serves as far as it reaches, and is carried on'
   const killed = referenceCache(options);
   for (const rows of steps(4)) await killed.predict(rows);
   // Not closed: the last two of eight are lost. A file was being written.
-  writeFileSync(join(folder, 'shard-000002.safetensors.12345'), 'half');
+  const gone = spawnSync('true').pid;
+  const left = join(folder, `shard-000002.safetensors.${gone}.0a1b2c`);
+  writeFileSync(left, 'half');
+  const alive = join(folder, `shard-000002.safetensors.${process.ppid}.0a1b2c`);
+  writeFileSync(alive, 'half');
   const second = referenceCache(options);
   for (const rows of steps(5)) await second.predict(rows);
   t.same([second.replayed, second.computed], [6, 4]);
@@ -164,15 +170,139 @@ t.test('an interrupted recording serves as far as it reaches, and is carried on'
     const { prediction } = (await third.predict(rows)) as { prediction: Float32Array };
     t.same(prediction, predictionOf(rows));
   }
-  t.notOk(
-    readdirSync(folder).some((name) => name.endsWith('.12345')),
-    'the leftover is gone',
-  );
+  t.notOk(existsSync(left), 'the leftover is gone');
+  t.ok(existsSync(alive), 'what a process still writes is not');
 
   const repeated = referenceCache({ ...options, folder: join(folder, 'repeated') });
   await repeated.predict(rowsOf(0));
   await repeated.predict(rowsOf(0));
   t.same([repeated.computed, repeated.replayed], [1, 1], 'a step that is repeated before its file was full');
+});
+
+t.test('several caches share a folder', async (t) => {
+  const folder = join(t.testdir(), 'shared');
+  const options: ReferenceCacheOptions = {
+    folder,
+    kind: 'predictions',
+    compute: (rows) => ({ prediction: predictionOf(rows) }),
+    fingerprint,
+    shardEntries: 2,
+  };
+  const caches = Array.from({ length: 4 }, () => referenceCache(options));
+  // All at once: each makes the folder, the manifest and shards of the same numbers.
+  for (const rows of steps(3)) {
+    const found = await Promise.all(caches.map((cache) => cache.predict(rows)));
+    for (const one of found) t.same((one as { prediction: Float32Array }).prediction, predictionOf(rows));
+  }
+  await Promise.all(caches.map((cache) => cache.close?.()));
+  t.equal(
+    caches.reduce((sum, { computed, replayed }) => sum + computed + replayed, 0),
+    4 * 6,
+  );
+
+  // One that lags behind finds what another has recorded since it was opened.
+  const [ahead, behind] = [referenceCache(options), referenceCache(options)];
+  await behind.predict(rowsOf(0));
+  for (const rows of steps(9).slice(6)) await ahead.predict(rows);
+  await ahead.close?.();
+  for (const rows of steps(9).slice(6)) await behind.predict(rows);
+  t.same([ahead.computed, behind.computed, behind.replayed], [12, 0, 13]);
+  await behind.close?.();
+
+  // Two that begin at the same moment for different things: one of them is refused, nothing is mixed.
+  for (let round = 0; round < 20; round++) {
+    const other = join(folder, `other-${round}`);
+    const ends = await Promise.allSettled(
+      [1, 2].map(async (seed) => {
+        const cache = referenceCache({ ...options, folder: other, fingerprint: { seed } });
+        for (const rows of steps(2)) await cache.predict(rows);
+        await cache.close?.();
+      }),
+    );
+    t.same(ends.map(({ status }) => status).sort(), ['fulfilled', 'rejected'], `round ${round}`);
+    const refused = ends.find((end) => end.status === 'rejected')!;
+    t.match(refused.reason, { code: 'ERR_SDPO_REFERENCE_CACHE', message: /manifest.json to be recorded with seed/ });
+  }
+});
+
+t.test('processes share a folder', async (t) => {
+  const folder = join(t.testdir(), 'shared');
+  const program = `
+    import { referenceCache } from ${JSON.stringify(new URL('../../dist/trainer/index.js', import.meta.url).href)};
+    process.on('message', async ({ at, folder }) => {
+      while (Date.now() < at);
+      const compute = async ({ rows }) => ({ prediction: new Float32Array(8 * rows).fill(1) });
+      const cache = referenceCache({ folder, kind: 'predictions', compute, fingerprint: { run: 1 }, shardEntries: 2 });
+      try {
+        for (let step = 0; step < 4; step++) {
+          await cache.predict({ step, part: 0, rows: 1, ids: ['a'], timesteps: Float64Array.of(5), inputs: { shape: [4] } });
+        }
+        await cache.close();
+        process.send('ok');
+      } catch (error) {
+        process.send(error.message);
+      }
+    });
+    process.send('ready');`;
+  const script = join(t.testdirName, 'child.mjs');
+  writeFileSync(script, program);
+  const children = [0, 1, 2].map(() => fork(script, { execArgv: [] }));
+  t.teardown(() => {
+    for (const child of children) child.kill();
+  });
+  await Promise.all(children.map((child) => once(child, 'message')));
+  for (let round = 0; round < 60; round++) {
+    const at = Date.now() + 3;
+    const answers = await Promise.all(
+      children.map(async (child) => {
+        child.send({ at, folder: `${folder}-${round}` });
+        return (await once(child, 'message'))[0];
+      }),
+    );
+    t.same(answers, ['ok', 'ok', 'ok'], `round ${round}`);
+  }
+});
+
+t.test('a file system without links', async (t) => {
+  const { ShardFolder } = (await t.mockImport('../../lib/trainer/reference-shards.js', {
+    'node:fs/promises': {
+      ...(await import('node:fs/promises')),
+      link: () => Promise.reject(Object.assign(new Error('not supported'), { code: 'ENOTSUP' })),
+    },
+  })) as typeof import('../../lib/trainer/reference-shards.js');
+  const folder = join(t.testdir(), 'cache');
+  const waiting = (step: number) => ({
+    ...{ step, part: 0, ids: ['a'], timesteps: Float64Array.of(5), place: 'array' },
+    tensors: { errorChosen: { dtype: 'float64', shape: [1], data: Float64Array.of(step) } as const },
+  });
+  const [one, two] = [new ShardFolder(folder, 'errors', {}), new ShardFolder(folder, 'errors', {})];
+  await one.open();
+  await two.open();
+  await one.write([waiting(0)]);
+  await two.write([waiting(1)]);
+  // A name that was claimed by a process that was then killed.
+  writeFileSync(join(folder, 'shard-000002.safetensors'), '');
+  await two.write([waiting(2)]);
+  const found = (await one.scan()).map(({ step }) => step);
+  t.same(found, [1, 2]);
+  t.same(readdirSync(folder).sort(), [
+    'manifest.json',
+    ...[0, 1, 2, 3].map((number) => `shard-00000${number}.safetensors`),
+  ]);
+});
+
+t.test('what stands in place of a file or a folder', async (t) => {
+  const folder = t.testdir({ file: '', fifo: {}, shard: {} });
+  const options = { kind: 'errors', fingerprint: {} } as const;
+  const rows = rowsOf(0);
+  const refused = (name: string, message: RegExp, code = 'ERR_SDPO_REFERENCE_CACHE') =>
+    t.rejects(async () => referenceCache({ ...options, folder: join(folder, name) }).predict(rows), { code, message });
+  await refused('file', /^Expected to open the reference cache \(.*file\), received EEXIST.*move it/, 'ERR_SDPO_FILE');
+  spawnSync('mkfifo', [join(folder, 'fifo', 'manifest.json')]);
+  await refused('fifo', /manifest.json to be a file, received a FIFO/);
+  writeFileSync(join(folder, 'shard', 'manifest.json'), JSON.stringify({ format: 1, ...options }));
+  symlinkSync('/dev/zero', join(folder, 'shard', 'shard-000000.safetensors'));
+  await refused('shard', /shard-000000.safetensors to be a file, received a device/);
 });
 
 t.test('what differs is named', async (t) => {

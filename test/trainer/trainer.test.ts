@@ -266,13 +266,13 @@ t.test('confidence weighs the pairs', async (t) => {
   t.ok(Math.abs(ratio - 2) < 64 * 2 ** -23, 'twice the weight, twice the gradient');
   await t.rejects(finish(trainerOf({ data: weigh(() => -1) }), 1), {
     code: 'ERR_SDPO_DATA',
-    message: /^Expected the confidence of pair pair \d+ to be a finite number >= 0, received -1$/,
+    message: /^Expected confidence of a pair of the data \(pair \d+\) to be a finite number >= 0, received -1$/,
   });
   const data = linearData({});
   const short = { ...data, get: (index: number) => ({ ...data.get(index), rejected: new Float32Array(3) }) };
   await t.rejects(finish(trainerOf({ data: short }), 1), {
     code: 'ERR_SDPO_DATA',
-    message: /rejected of pair .* 4 elements/,
+    message: /rejected of a pair of the data \(pair \d+\) to be of length 4, received Float32Array of length 3/,
   });
 });
 
@@ -864,10 +864,18 @@ t.test('data that do not fit', async (t) => {
   const giving = (pair: unknown) => ({ ...data, get: () => pair as never });
   const nan = { ...makePairs({})[0], rejected: Float32Array.of(0, NaN, 0, 0) };
   const cases: [object, { code?: string; message: RegExp }][] = [
-    [giving(undefined), { code: 'ERR_SDPO_INVALID_ARG_TYPE', message: /what options\.data gives/ }],
+    [giving(undefined), { code: 'ERR_SDPO_DATA', message: /a pair of the data to be a preference pair/ }],
     [
       giving({ id: 'x', chosen: new Float32Array(4) }),
-      { message: /^Expected rejected of pair x to be a Float32Array/ },
+      { code: 'ERR_SDPO_DATA', message: /^Expected rejected of a pair of the data \(x\) to be a Float32Array/ },
+    ],
+    [
+      giving({ ...makePairs({})[0], id: 7 }),
+      { code: 'ERR_SDPO_DATA', message: /id of a pair of the data .* received 7/ },
+    ],
+    [
+      giving({ ...makePairs({})[0], prompt: 'a cat' }),
+      { code: 'ERR_SDPO_DATA', message: /to have only the fields .*condition.*, received "prompt"/ },
     ],
     [giving(nan), { code: 'ERR_SDPO_DIVERGED', message: /in the rejected sample of the data \(pairs pair 0/ }],
     [stream({ count: 7 }), { code: 'ERR_SDPO_DATA', message: /^Expected at least 8 pairs for one update/ }],

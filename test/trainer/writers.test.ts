@@ -1,5 +1,6 @@
 /** Metrics writers: lines as documented, resumed files equal to uninterrupted ones, torn lines, and console output. */
 
+import { spawnSync } from 'node:child_process';
 import { appendFileSync, existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { PassThrough } from 'node:stream';
@@ -80,6 +81,79 @@ t.test('JSON Lines: a torn last line goes, anything else that is no entry is an 
   t.throws(() => jsonlWriter(path, { from: -1 }), /options.from/);
   t.throws(() => jsonlWriter(path, { form: 1 } as never), { code: 'ERR_SDPO_UNKNOWN_OPTION' });
   t.throws(() => jsonlWriter(1 as never), TypeError);
+});
+
+t.test('JSON Lines: what stays is what was there, byte by byte', async (t) => {
+  const path = join(t.testdir(), 'log');
+  const line = (step: number, name = 'loss') => JSON.stringify({ step, kind: 'train', metrics: { [name]: 1 } });
+  const resumed = async (before: string | Buffer, from: number) => {
+    writeFileSync(path, before);
+    await run(jsonlWriter(path, { from }), from + 1, from + 1);
+    const after = readFileSync(path);
+    const end = after.lastIndexOf(`{"step":${from + 1},"kind":"train"`);
+    return after.subarray(0, end);
+  };
+  const crlf = `${line(1)}\r\n${line(2)}\r\n${line(3)}\r\n`;
+  for (const from of [0, 1, 2, 3]) {
+    const expected = Buffer.from(crlf.slice(0, (from * crlf.length) / 3));
+    t.same(await resumed(crlf, from), expected, `line ends of Windows, from ${from}`);
+    t.same(
+      await resumed(`\ufeff${crlf}`, from),
+      from === 0 ? Buffer.alloc(0) : Buffer.concat([Buffer.from('\ufeff'), expected]),
+    );
+  }
+  const twice = await resumed(await resumed(crlf, 2), 2);
+  t.equal(String(twice), `${line(1)}\r\n${line(2)}\r\n`, 'and again');
+
+  // A name that was damaged: one byte of what was two.
+  const damaged = Buffer.from(`${line(1, 'größe')}\n${line(2, 'größe')}\n${line(3)}\n`);
+  damaged[damaged.indexOf(0xc3)] = 0x80;
+  damaged[damaged.indexOf(0x80)] = 0xff;
+  const length = Buffer.from(`${line(1, 'größe')}\n`).length;
+  t.same(await resumed(damaged, 1), damaged.subarray(0, length));
+  t.same(await resumed(damaged, 2), damaged.subarray(0, 2 * length));
+
+  const large = Buffer.from(Array.from({ length: 9000 }, (_, i) => `${line(i + 1, 'ä'.repeat(200))}\n`).join(''));
+  t.ok(large.length > 2 ** 21, 'more than is read at once');
+  const kept = await resumed(large, 8000);
+  t.same(kept, large.subarray(0, kept.length));
+  t.equal(String(kept).split('\n').length, 8001);
+
+  t.equal(String(await resumed(`${line(1)}\n${line(2)}`, 2)), `${line(1)}\n${line(2)}\n`, 'whole but for its end');
+  t.equal(String(await resumed(`${line(1)}\n${line(2)}`, 1)), `${line(1)}\n`);
+  t.equal(
+    String(await resumed(`${line(1)}\n${'\0'.repeat(40)}`, 1)),
+    `${line(1)}\n`,
+    'what a crash of the machine leaves',
+  );
+  // Neither torn nor lines: nothing is thrown away.
+  const classic = `${line(1)}\r${line(2)}\r`;
+  await t.rejects(resumed(classic, 1), { code: 'ERR_SDPO_DATA', message: /line 1 of .*log to be a JSON object/ });
+  t.equal(readFileSync(path, 'utf8'), classic);
+});
+
+t.test('JSON Lines: a name of a metric may have any character, and a line stays one for every reader', async (t) => {
+  const path = join(t.testdir(), 'log');
+  const names = ['a\u2028b', 'a\u2029b', 'a\u0085b', 'a\nb', 'a\r\nb', 'a\u000bb', 'a\fb', 'a\u001cb', '"\\', 'ä'];
+  const metrics = Object.fromEntries(names.map((name, i) => [name, i]));
+  const writer = jsonlWriter(path);
+  await writer.write({ step: 1, kind: 'evaluation', metrics });
+  await writer.close?.();
+  const text = readFileSync(path, 'utf8');
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: what Python's splitlines splits at
+  t.equal(text.trimEnd().split(/[\n\r\u000b\f\u001c-\u001e\u0085\u2028\u2029]/).length, 1);
+  t.same(JSON.parse(text).metrics, metrics);
+  await run(jsonlWriter(path, { from: 1 }), 2, 2);
+  t.equal(readFileSync(path, 'utf8').split('\n').length, 3);
+});
+
+t.test('JSON Lines: only into a file', async (t) => {
+  const folder = t.testdir({ folder: {} });
+  spawnSync('mkfifo', [join(folder, 'fifo')]);
+  const into = (path: string) => jsonlWriter(path).write(train(1)) as Promise<void>;
+  await t.rejects(into(join(folder, 'fifo')), { code: 'ERR_SDPO_DATA', message: /fifo to be a file, received a FIFO/ });
+  await t.rejects(into('/dev/zero'), { code: 'ERR_SDPO_DATA', message: /\/dev\/zero to be a file, received a device/ });
+  await t.rejects(into(join(folder, 'folder')), /folder/);
 });
 
 t.test('console: chosen steps and fields', async (t) => {

@@ -5,7 +5,7 @@ import { conditionText } from '../cells.js';
 import { titleOf } from '../focus.js';
 import type { StudyGroup, StudyResults } from '../types.js';
 import { type Panel, type Spec, type Style, styleAt } from './draw.js';
-import { formatNumber } from './format.js';
+import { formatNumber, oneLine } from './format.js';
 
 /** Panels that share a legend. */
 export interface Figure {
@@ -137,7 +137,7 @@ interface LineOptions {
 /** Lines with points, and intervals as bars or as bands. */
 export function linesSpec(points: readonly Point[], { series, x, y, domain, intervals, level }: LineOptions): Spec {
   const scale = domain === undefined ? { zero: false } : { domain, nice: false };
-  const position = { x: { field: 'x', ...x }, y: { field: 'y', type: 'quantitative', title: y, scale } };
+  const position = { x: { field: 'x', ...x }, y: { field: 'y', type: 'quantitative', title: oneLine(y), scale } };
   const bounds = { x: position.x, y: { ...position.y, field: 'low' }, y2: { field: 'high' } };
   const spread = points.filter(({ low }) => Number.isFinite(low));
   const mark =

@@ -56,3 +56,8 @@ export function markdownTable({ caption, header, rows, textColumns }: Table): st
   const rule = header.map((_, i) => (i < textColumns ? '---' : '---:'));
   return [`**${caption}**`, '', line(header), line(rule), ...rows.map(line)].join('\n');
 }
+
+/** A name without line breaks: Vega writes titles into expressions, where a string ends with its line. */
+export function oneLine(name: string): string {
+  return name.replace(/[\n\r\u2028\u2029]+/g, ' ');
+}

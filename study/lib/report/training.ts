@@ -1,11 +1,10 @@
 /** The report of training runs, from the metrics that they wrote line by line. */
 
-import { readFileSync } from 'node:fs';
 import { basename } from 'node:path';
-import { configError, printable } from 'sdpo/tools';
+import { configError, printable, readTextFile } from 'sdpo/tools';
 import { drawPanel, type Panel, styleAt } from './draw.js';
 import { describeLines, type Figure, linesSpec, type Point, sharedDomain, slug } from './figures.js';
-import { formatNumber, type Table } from './format.js';
+import { formatNumber, oneLine, type Table } from './format.js';
 import { figureHtml, page, paragraph, type Section, tableHtml } from './html.js';
 
 interface Line {
@@ -22,7 +21,7 @@ export interface TrainingRun {
 
 /** Reads `metrics.jsonl`. Throws with file and line for what is not of this form; a last line that was cut off is left out. */
 export function readTrainingRun(folder: string, file: string): TrainingRun {
-  const texts = readFileSync(file, 'utf8').split('\n');
+  const texts = readTextFile(file, 'ERR_SDPO_CONFIG').split('\n');
   const complete = texts.slice(0, -1); // what follows the last line break was being written
   const byPlace = new Map<string, Line>();
   complete.forEach((text, i) => {
@@ -36,7 +35,7 @@ export function readTrainingRun(folder: string, file: string): TrainingRun {
     byPlace.set(`${line.kind} ${line.step}`, line);
   });
   if (byPlace.size === 0) throw configError(`Expected ${printable(file)} to have metrics, received none`);
-  return { name: basename(folder), lines: [...byPlace.values()].sort((a, b) => a.step - b.step) };
+  return { name: oneLine(basename(folder)), lines: [...byPlace.values()].sort((a, b) => a.step - b.step) };
 }
 
 function parseLine(text: string): Line | undefined {

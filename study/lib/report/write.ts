@@ -9,7 +9,7 @@ import { StudyFolder } from '../run-file.js';
 import { collectResults } from '../runner.js';
 import type { StudyResults } from '../types.js';
 import { findingsOf } from './findings.js';
-import { markdownTable } from './format.js';
+import { markdownTable, oneLine } from './format.js';
 import { studyPage } from './study-page.js';
 import { answersTable, markdownTables, UNCONFIRMED_NOTE } from './tables.js';
 import { readTrainingRun, type TrainingRun, trainingPage } from './training.js';
@@ -47,7 +47,7 @@ async function writePage(path: string, html: string): Promise<void> {
 
 function readInput(path: string): Input {
   if (!existsSync(path)) failValue('inputs', 'paths that exist', path);
-  if (statSync(path).isFile()) return { kind: 'study', results: readResults(path) };
+  if (!statSync(path).isDirectory()) return { kind: 'study', results: readResults(path) };
   const metrics = join(path, 'metrics.jsonl');
   if (existsSync(metrics)) return { kind: 'run', run: readTrainingRun(path, metrics) };
   const record = StudyFolder.readRecordOf(path);
@@ -58,7 +58,7 @@ function readInput(path: string): Input {
 /** Runs of the same name are told apart by their paths. */
 function distinctNames(runs: readonly TrainingRun[], paths: readonly string[]): TrainingRun[] {
   const same = new Set(runs.map(({ name }) => name)).size < runs.length;
-  return runs.map((run, i) => (same ? { ...run, name: paths[i] } : run));
+  return runs.map((run, i) => (same ? { ...run, name: oneLine(paths[i]) } : run));
 }
 
 /** The results of a study in Markdown: answers, findings, tables. */
