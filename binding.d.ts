@@ -180,6 +180,13 @@ export interface Binding {
     /** Elements of a device's `out`. */
     count?: number,
   ): void;
+  /**
+   * Memory of the host for a result, with whatever was written there before; it comes back when the buffer is garbage. undefined where the pool
+   * is full or off, and where the runtime allows no external buffers. `movable`: buffers can be moved into others (ArrayBuffer.prototype.transfer).
+   */
+  resultBuffer(bytes: number, movable: boolean): ArrayBuffer | undefined;
+  /** Of the memory for results, in all environments: bytes in use, bytes that wait for another result, and the most that both may be. */
+  resultPool(): [used: number, idle: number, bound: number];
   /** The CPU, then the CUDA devices that this build and this machine can use. */
   devices(): [NativeCpuDevice, ...NativeCudaDevice[]];
   cuda(): NativeCudaSupport;

@@ -38,6 +38,11 @@ export function allocate(dtype: DType, length: number): HostArray {
   return new TABLE[dtype].array(length);
 }
 
+/** The elements of a whole buffer. */
+export function hostArray(dtype: DType, buffer: ArrayBuffer): HostArray {
+  return new TABLE[dtype].array(buffer);
+}
+
 /** Whether a value is the typed array that holds this dtype. */
 export function holds(dtype: DType, value: unknown): value is HostArray {
   return value instanceof TABLE[dtype].array;

@@ -4,7 +4,8 @@ import type { NativeMemory } from '../../binding.js';
 import { SdpoError } from '../native/errors.js';
 import { failType, failValue } from '../native/validate.js';
 import type { DeviceMemory } from './device-memory.js';
-import { allocate, type DType } from './dtypes.js';
+import type { DType } from './dtypes.js';
+import { allocateResult } from './result-memory.js';
 import { placeOf, rowLength, Tensor } from './tensor.js';
 
 /** Latents or predictions [rows, …]: flat typed arrays of float32 or float64, or tensors of any dtype. */
@@ -84,8 +85,8 @@ export function commonDevice(operands: readonly (readonly [argument: string, ope
   return device;
 }
 
-/** A new array or tensor of the same kind, dtype, shape and device; memory of a device is left as it is. */
+/** A new array or tensor of the same kind, dtype, shape and device, for a result that is written whole. */
 export function sameKind<T extends LatentArray>(like: T): T {
   if (like instanceof Tensor) return Tensor.allocate(like.shape, like.dtype, like.device, false) as T;
-  return allocate(dtypeOf(like), like.length) as unknown as T;
+  return allocateResult(dtypeOf(like), like.length) as unknown as T;
 }

@@ -6,6 +6,7 @@ import { checkInteger, checkNumbers, checkOneOf, checkOptions, failType, failVal
 import { checkCudaDevice, checkDevice } from './device.js';
 import { type CopySide, copyRows, DeviceMemory, enlist } from './device-memory.js';
 import { allocate, checkDType, type DType, decode, dtypeBytes, encode, type HostArray, holds } from './dtypes.js';
+import { allocateResult } from './result-memory.js';
 import { checkStream, laneOf, type Stream } from './stream.js';
 
 /** How a stacked batch of pairs is laid out along its first axis. */
@@ -157,10 +158,10 @@ export class Tensor {
     return new Tensor({ storage: { data, rowStride: rowLength(shape) }, shape, dtype });
   }
 
-  /** @internal A contiguous tensor on any device; without `zero` memory of a device holds whatever was there. */
+  /** @internal A contiguous tensor on any device; without `zero` it holds whatever was there. */
   static allocate(shape: readonly number[], dtype: DType, device: string, zero: boolean): Tensor {
     const size = elementCount(shape);
-    if (device === 'cpu') return Tensor.#contiguous(allocate(dtype, size), shape, dtype);
+    if (device === 'cpu') return Tensor.#contiguous((zero ? allocate : allocateResult)(dtype, size), shape, dtype);
     return Tensor.onDevice(DeviceMemory.allocate(device, size * dtypeBytes(dtype), zero), shape, dtype);
   }
 

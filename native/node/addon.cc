@@ -40,6 +40,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("evaluateAsync", Napi::Function::New<evaluate_async>(env, "evaluateAsync"));
   export_elementwise(env, exports);
   export_memory(env, exports);
+  export_results(env, exports);
   export_devices(env, exports);
   export_tables(env, exports);
   return exports;

@@ -1,0 +1,198 @@
+/** Memory of results on the host: used again once nothing holds it and never before, bounded, given back, and no part of any thread's or process's end. */
+
+import t from 'tap';
+import { jsonOf, library, runProgram } from '../helpers/child.js';
+
+const mebibyte = 2 ** 20;
+const movable = 'transfer' in ArrayBuffer.prototype;
+
+/** Results of 1 MiB per gradient; `result(k)` has gradients of its own for every k, and `same` tells whether they are still those. */
+const prelude = `
+  import { setImmediate, setTimeout } from 'node:timers/promises';
+  import { PreferenceLoss, Tensor, split } from ${library};
+  import { binding } from ${JSON.stringify(new URL('../../lib/native/binding.ts', import.meta.url).href)};
+  const loss = new PreferenceLoss({ objective: 'diffusion-dpo', beta: 1, threads: 1 });
+  const size = 2 ** 18;
+  const filled = (value) => new Float32Array(size).fill(value);
+  const zeros = filled(0), ones = filled(1);
+  const batch = (k) => ({ chosen: { policy: filled(1 + (k % 97)), reference: ones, target: zeros }, rejected: { policy: ones, reference: ones, target: zeros }, rows: 1, timesteps: [1], betaScale: [1e-3] });
+  const batches = Array.from({ length: 8 }, (_, k) => batch(k));
+  const result = (k) => loss.evaluate(batches[k % 8]);
+  const same = (array, k) => array.every((x) => x === array[0]) && array[0] === result(k).gradients.chosen[0] && array[0] !== result(k + 1).gradients.chosen[0];
+  const collect = async () => { for (let i = 0; i < 3; i++) { gc(); await setTimeout(5); } };
+  const churn = async () => { for (let i = 0; i < 40; i++) { result(i); if (i % 10 === 9) await collect(); } };
+  const held = () => { const [used, idle] = binding.resultPool(); return used + idle; };
+  const print = (value) => console.log(JSON.stringify(value));
+`.replace('rows: 1, ', '');
+const run = <T>(program: string, env: Record<string, string> = {}) =>
+  jsonOf<T>(prelude + program, { env, node: ['--expose-gc'] });
+
+t.test('what is garbage is used again', async (t) => {
+  const { first, later, turned } = run<Record<string, number>>(`
+    result(0);
+    const first = held();
+    for (let i = 0; i < 150; i++) { result(i); gc(); }
+    const later = held();
+    for (let i = 0; i < 150; i++) { result(i); if (i % 10 === 0) await collect(); }
+    print({ first, later, turned: held() });`);
+  t.ok(first >= 2 * mebibyte, 'a result is in the memory that is kept', { first });
+  t.ok(turned <= 24 * mebibyte, 'a loop that lets the event loop turn', { turned });
+  if (movable) t.ok(later <= 300 * mebibyte, 'a loop without turns leaves a bounded rest', { later });
+  else t.ok(later <= 8 * mebibyte, 'a loop without turns', { later });
+});
+
+/** Ways to hold memory of a result with no array of the result itself; each is an expression over `gradient`. */
+const holders: Record<string, string> = {
+  'the array': 'gradient',
+  'a part of it': 'gradient.subarray(size / 2)',
+  'its buffer': 'new Proxy({ buffer: gradient.buffer }, {})',
+  'a view of its bytes': 'new DataView(gradient.buffer)',
+  'a tensor around it': 'Tensor.from(gradient)',
+  'a view of that tensor': `split(Tensor.from(gradient, { shape: [2, size / 2] }), 'halves').rejected`,
+  'a closure': '(() => gradient)',
+  'a copy by structuredClone': 'structuredClone(gradient)',
+  ...(movable
+    ? { 'a buffer that it was moved to': 'new Float32Array(gradient.buffer.transfer())' }
+    : { 'a buffer that it should be moved to': 'structuredClone(gradient, { transfer: [gradient.buffer] })' }),
+};
+const elements = `
+  const elements = (holder) => {
+    if (typeof holder === 'function') return holder();
+    if (holder instanceof Tensor) return holder.data;
+    if (holder instanceof Float32Array) return holder;
+    return holder instanceof DataView ? new Float32Array(holder.buffer) : new Float32Array(holder.buffer);
+  };`;
+t.test('what is held by anything is never written again', async (t) => {
+  const found = run<Record<string, boolean>>(`${elements}
+    const holders = {
+      ${Object.entries(holders)
+        .map(
+          ([name, expression], k) =>
+            `${JSON.stringify(name)}: ((gradient) => ${expression})(result(${k}).gradients.chosen),`,
+        )
+        .join('\n')}
+    };
+    await churn();
+    for (let i = 0; i < 300; i++) { result(i); if (i % 7 === 0) gc(); }
+    print(Object.fromEntries(Object.entries(holders).map(([name, holder], k) => [name, same(elements(holder), k)])));`);
+  t.same(found, Object.fromEntries(Object.keys(holders).map((name) => [name, true])));
+});
+
+t.test('results of the asynchronous call, of the gradient pass and of tensors are in the same memory', async (t) => {
+  const grew = run<Record<string, number>>(`
+    const bits = () => Tensor.from(new Uint16Array(2 * size).fill(0x3f80), { shape: [2, size], dtype: 'bfloat16' });
+    const stacked = split(bits(), 'halves');
+    const other = { reference: bits(), target: bits() };
+    const reference = split(bits(), 'halves'), target = split(bits(), 'halves');
+    const branch = (name) => ({ policy: stacked[name], reference: reference[name], target: target[name] });
+    const ways = {
+      evaluateAsync: () => loss.evaluateAsync(batches[0]),
+      gradients: () => loss.gradients(batches[0], { chosen: { a: [1] }, rejected: { a: [1] } }),
+      stacked: () => loss.evaluate({ chosen: branch('chosen'), rejected: branch('rejected') }),
+    };
+    const grew = {}, kept = [];
+    for (const [name, way] of Object.entries(ways)) {
+      const [before] = binding.resultPool();
+      kept.push(await way());
+      grew[name] = binding.resultPool()[0] - before;
+    }
+    print(grew);`);
+  t.same(grew, { evaluateAsync: 2 * mebibyte, gradients: 2 * mebibyte, stacked: mebibyte });
+});
+
+t.test('V8 counts the memory, once', async (t) => {
+  const grew = run<number>(`
+    result(0);
+    await collect();
+    const before = process.memoryUsage().external;
+    const kept = [result(1), result(2)];
+    print(process.memoryUsage().external - before);`);
+  t.ok(grew > 3.9 * mebibyte && grew < 4.5 * mebibyte, 'four gradients of 1 MiB', { grew });
+});
+
+t.test('idle memory is given back', async (t) => {
+  const { before, after } = run<Record<string, number>>(`
+    for (let i = 0; i < 10; i++) result(i);
+    const before = held();
+    const until = performance.now() + 30000;
+    while (held() > 0 && performance.now() < until) await collect();
+    print({ before, after: held() });`);
+  t.ok(before > 0, 'there was some');
+  t.equal(after, 0);
+});
+
+t.test('the memory is bounded, and beyond it a result is an array like any other', async (t) => {
+  for (const bound of [0, 5]) {
+    const { most, right, told } = run<{ most: number; right: boolean; told: number }>(
+      `
+      const kept = [];
+      let most = 0;
+      for (let i = 0; i < 16; i++) { kept.push(result(i)); most = Math.max(most, held()); }
+      const right = kept.every(({ gradients }, k) => same(gradients.chosen, k));
+      print({ most, right, told: binding.resultPool()[2] });`,
+      { SDPO_RESULT_POOL: String(bound) },
+    );
+    t.same({ most, right, told }, { most: bound * mebibyte, right: true, told: bound * mebibyte }, `${bound} MiB`);
+  }
+});
+
+t.test('workers end while their results are alive', async (t) => {
+  // Their programs are ES modules with imports of TypeScript, for which the loader is registered first.
+  const worker = (end: string) => `
+    import { parentPort } from 'node:worker_threads';
+    import { register } from 'tsx/esm/api';
+    register();
+    ${prelude.replaceAll(/import (\{.*?\}) from (.*?);/g, 'const $1 = await import($2);')}
+    globalThis.kept = [result(0), result(1)];
+    parentPort.postMessage(kept[0].gradients.chosen);
+    ${end}`;
+  const ends = ['', 'setInterval(() => {}, 1000);', 'await setTimeout(50); process.exit();', 'for (;;) result(2);'];
+  const found = run<{ right: boolean[]; used: number }>(`
+    import { Worker } from 'node:worker_threads';
+    const right = [];
+    for (const text of ${JSON.stringify(ends.map(worker))}) {
+      const worker = new Worker(text, { eval: true });
+      const chosen = await new Promise((resolve, reject) => { worker.once('message', resolve); worker.once('error', reject); });
+      await setTimeout(20);
+      await worker.terminate();
+      await churn();
+      right.push(same(chosen, 0));
+    }
+    await collect();
+    print({ right, used: binding.resultPool()[0] });`);
+  t.same(
+    found.right,
+    ends.map(() => true),
+  );
+  t.ok(found.used <= 2 * mebibyte, 'and what they held came back', found);
+});
+
+t.test('the process ends with results alive, in the middle of turns, and in an exit handler', async (t) => {
+  const ends = {
+    left: 'globalThis.kept = [result(0), result(1)];',
+    exit: 'globalThis.kept = [result(0), result(1)]; process.exit();',
+    garbage: 'for (let i = 0; i < 20; i++) result(i); gc(); process.exit();',
+    handler: `process.on('exit', () => { globalThis.kept = result(0); gc(); });`,
+    pending: 'globalThis.kept = loss.evaluateAsync(batches[0]); process.exit();',
+  };
+  for (const [name, end] of Object.entries(ends)) {
+    t.same(
+      runProgram(prelude + end, { node: ['--expose-gc'] }),
+      { status: 0, signal: null, stdout: '', stderr: '' },
+      name,
+    );
+  }
+});
+
+t.test('a thousand large results and more leave the memory as it was', async (t) => {
+  const { before, after } = run<Record<string, number>>(`
+    const calls = async (n) => {
+      for (let i = 0; i < n; i++) { result(i); if (i % 250 === 249) await setImmediate(); }
+      await collect();
+      return process.memoryUsage.rss();
+    };
+    const before = await calls(1000);
+    print({ before, after: await calls(3000) });`);
+  // They would be 6 GiB; and a kilobyte that each left behind would be 6 MiB.
+  t.ok(after - before < 48 * mebibyte, 'resident memory', { before, after });
+});
