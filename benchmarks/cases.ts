@@ -13,7 +13,7 @@ const shapes = {
 type ShapeName = keyof typeof shapes;
 
 /** The part of the report that a case belongs to. */
-export type Group = 'shapes' | 'objectives' | 'peers' | 'calls' | 'size' | 'rows';
+export type Group = 'default' | 'shapes' | 'objectives' | 'peers' | 'calls' | 'size' | 'rows';
 
 /** Which providers take part: `ceilings` are the probes, `ours` the calls of this package that reuse a result, `api` all its ways to be called, `peers` the others. */
 type Participants = 'ceilings' | 'ours' | 'api' | 'peers';
@@ -53,11 +53,18 @@ function shapeCase(group: Group, shape: ShapeName, rows: number, more: Partial<C
   return { ...base, group, shape, rows, size: sizeOf(shape), participants: ['ceilings', 'ours'], ...more };
 }
 
+function defaultCase(shape: ShapeName, rows: number, dtype: BenchDType): Case {
+  return shapeCase('default', shape, rows, { dtype, participants: ['ceilings', 'api'] });
+}
+
 /** The cases of a run, in the order they are measured. */
 export function casesOf(quick: boolean): Case[] {
   const names = (quick ? ['SD1.5', 'CogVideoX'] : Object.keys(shapes)) as ShapeName[];
   const rowCounts = quick ? [1] : [1, 4, 16];
   const cases: Case[] = [
+    // What people write first, a call without `into`, beside one with it: the first lines of every run.
+    ...(quick ? [] : (['float32', 'bfloat16'] as const)).map((dtype) => defaultCase('CogVideoX', 8, dtype)),
+    ...(['CogVideoX', 'SDXL', 'SD1.5'] as const).map((shape) => defaultCase(shape, 1, 'float32')),
     { ...base, group: 'calls', shape: 'D', rows: 1, size: 16, participants: ['api', 'peers'] },
     { ...base, group: 'calls', shape: 'D', rows: 1, size: 16, gradients: false, participants: ['api'] },
   ];

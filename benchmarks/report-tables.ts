@@ -22,6 +22,7 @@ type PlainCase = Omit<Case, 'participants'>;
 export function details(name: string, results: Results): string {
   const sections = [
     header(name, results),
+    defaults(results),
     ceilings(results, true),
     ceilings(results, false),
     peers(results),
@@ -39,6 +40,29 @@ function header(name: string, { machine, date, seconds, loadBefore, quick, commi
     `### ${name}`,
     `${processor}, ${cores} core${cores === 1 ? '' : 's'} (${instructionSet}), ${Math.round(memoryBytes / 2 ** 30)} GiB, ${system}; ${listed.join(', ')}. ${date.slice(0, 10)}, ${Math.round(seconds / 60)} minutes, load before ${loadBefore.toFixed(2)}${commit === undefined ? '' : `, commit ${commit}`}${quick ? ', quick' : ''}.`,
   ].join('\n\n');
+}
+
+/** The call without `into` beside the call with it. */
+function defaults(results: Results): string {
+  const cases = casesOfGroup(results, 'default');
+  if (cases.length === 0) return '';
+  const { measurements } = results;
+  const counts = threadCounts(
+    measurements.filter(({ case: c, provider }) => c.group === 'default' && provider === 'sdpo'),
+  );
+  const columns = ['new result', '`into`', 'new / `into`', 'new, of traffic'];
+  const head = ['latents', 'rows', 'dtype', ...counts.flatMap((n) => columns.map((what) => `${what} (${n})`))];
+  const rows = cases.map((c) => {
+    const cells = counts.flatMap((threads) => {
+      const find = (provider: string) =>
+        measurements.find((m) => m.provider === provider && m.threads === threads && caseId(m.case) === caseId(c))!;
+      const [fresh, into] = [find('sdpo'), find('sdpo into')];
+      const { traffic } = sharesOf(fresh, measurements);
+      return [milliseconds(fresh), milliseconds(into), factor(medianRatio(fresh, into)), percent(traffic)];
+    });
+    return [c.shape, String(c.rows), c.dtype, ...cells];
+  });
+  return ['#### The call people write, and the call with `into`', markdownTable(head, rows)].join('\n\n');
 }
 
 function threadCounts(measurements: readonly Measurement[]): number[] {
@@ -171,7 +195,9 @@ export function summary(name: string, results: Results): string {
   const cases = casesOfGroup(results, 'peers').filter((c) => c.rows === 1 && c.gradients && c.dtype === 'float32');
   if (cases.length === 0) return 'The newest results have no peers.';
   const of = measurements.filter((m) => cases.some((c) => caseId(c) === caseId(m.case)));
-  const names = [...new Set(of.filter((m) => m.kind !== 'ceiling').map(shortName))];
+  // What people write first comes first.
+  const plain = of.filter((m) => m.provider === 'sdpo');
+  const names = [...new Set([...plain, ...of].filter((m) => m.kind !== 'ceiling').map(shortName))];
   const rows = names.map((provider) => [
     provider,
     ...cases.map((c) => {

@@ -148,10 +148,10 @@ function describeMachine(versions: Record<string, string>): Machine {
   };
 }
 
-/** The package's reused result on most threads, in milliseconds and as shares of the ceilings, for the log. */
+/** The package's new and reused results, in milliseconds and as shares of the ceilings, for the log. */
 function summary(measurements: readonly Measurement[]): string {
   return measurements
-    .filter(({ provider }) => provider === 'sdpo into')
+    .filter(({ provider }) => provider === 'sdpo' || provider === 'sdpo into')
     .map((own) => {
       const shares = sharesOf(own, measurements);
       const ofTraffic = shares.traffic === undefined ? '' : `, ${percent(shares.traffic)} of the traffic probe`;

@@ -30,8 +30,8 @@ export async function collect(threads: number, arena: Arena, wanted?: string): P
   const providers: Provider[] = counts.flatMap((count) => [
     ceiling(traffic, count, probe, arena),
     ceiling(floorOfFour, count, probe, arena),
-    ours('into', count),
     ours('new', count),
+    ours('into', count),
   ]);
   providers.push(ours('async into', threads), typescript, await jaxWasm(threads), tfjs('wasm'), tfjs('cpu'));
   const versions: Record<string, string> = { 'Node.js': process.versions.node };

@@ -152,6 +152,38 @@ t.test('short calls one after the other leave the event loop its turns', async (
   t.match(await aborted, { code: 'ERR_SDPO_ABORTED' }, 'aborted after it was made and before it settled');
 });
 
+t.test(
+  'a call that takes no longer than handing it over is made where it is, any other on another thread',
+  async (t) => {
+    let handed = 0;
+    const { evaluateAsync } = binding;
+    t.teardown(() => {
+      binding.evaluateAsync = evaluateAsync;
+    });
+    binding.evaluateAsync = (...args) => {
+      handed++;
+      return evaluateAsync(...args);
+    };
+    for (const [rows, size, expected] of [
+      [1, 16384, 0],
+      [2, 16384, 0],
+      [1, 32769, 1],
+    ]) {
+      const batch = largeBatch(rows, size, 'float32');
+      handed = 0;
+      let turned = false;
+      const pending = loss.evaluateAsync(batch).then((result) => ({ result, turned }));
+      setImmediate(() => {
+        turned = true;
+      });
+      const settled = await pending;
+      t.same(digests(settled.result), digests(loss.evaluate(batch)));
+      t.equal(handed, expected, `${rows} x ${size}`);
+      if (expected === 0) t.equal(settled.turned, false, 'and settles in the next turn');
+    }
+  },
+);
+
 t.test('a rejection carries the stack of the caller', async (t) => {
   const bad = largeBatch(2, 33, 'float32');
   (bad.rejected.target as Float32Array)[40] = Infinity;
@@ -176,9 +208,9 @@ t.test('a result under way is refused as into, and calls have their scalars to t
     seen.push(args);
     return evaluateAsync(...args);
   };
-  const into = alone.evaluate(largeBatch(2, 4097, 'float32'));
-  const batch = largeBatch(2, 4097, 'float32');
-  const weighted = { ...batch, rowWeights: [3, 0] };
+  const into = alone.evaluate(largeBatch(4, 8193, 'float32'));
+  const batch = largeBatch(4, 8193, 'float32');
+  const weighted = { ...batch, rowWeights: [3, 0, 1, 1] };
   const first = alone.evaluateAsync(batch, { into });
   const before = seen[0][1]!.slice();
   const refused = { code: 'ERR_SDPO_INVALID_ARG_VALUE', message: /call\.into .*no call is writing/ };
