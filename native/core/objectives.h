@@ -111,7 +111,8 @@ struct ClippedWeight {
 };
 
 SDPO_HD inline ClippedWeight clip_weight(const ObjectiveRules& rules, double log_weight) {
-  const bool below = log_weight < rules.log_clip_low, above = log_weight > rules.log_clip_high;
+  const bool below = log_weight < rules.log_clip_low;
+  const bool above = log_weight > rules.log_clip_high;
   // One exponential for the three cases: each one more costs the kernels registers.
   const double w = exp(below ? rules.log_clip_low : above ? rules.log_clip_high : log_weight);
   const bool inside = log_weight > rules.log_clip_low && log_weight < rules.log_clip_high;
