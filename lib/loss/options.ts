@@ -223,6 +223,7 @@ export type ResolvedOptions = Readonly<
   }
 >;
 
+/** @inline */
 type Bounds = readonly [low: number, high: number];
 
 /** Whether the objective has a mask at all. */
