@@ -82,5 +82,5 @@ function tree(root: string, folder: string): string[] {
 export function firstExample(markdown: string): string {
   const block = /^```(?:ts|typescript|js|javascript)\n([\s\S]*?)^```$/m.exec(markdown);
   if (block === null) throw new Error('Expected the README to have a ```ts example');
-  return block[1];
+  return block[1]!;
 }

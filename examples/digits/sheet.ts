@@ -49,7 +49,7 @@ export function drawSheet(bands: readonly Band[]): Buffer {
     for (let i = 0; i < count; i++) {
       const x = MARGIN + (i % COLUMNS) * (CELL + GAP);
       const y = top + LINE + Math.floor(i / COLUMNS) * (CELL + GAP);
-      drawImage(png, band.images.subarray(i * PIXELS, (i + 1) * PIXELS), x, y, FRAME_COLOURS[band.frames[i]]);
+      drawImage(png, band.images.subarray(i * PIXELS, (i + 1) * PIXELS), x, y, FRAME_COLOURS[band.frames[i]!]);
     }
   });
 
