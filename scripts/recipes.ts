@@ -100,7 +100,7 @@ function table(head: readonly string[], rows: readonly (readonly string[])[]): s
 
 const page = new URL('../docs/recipes.md', import.meta.url);
 const text = readFileSync(page, 'utf8');
-const [before, rest] = text.split('<!-- computed:begin -->');
+const [before, rest = ''] = text.split('<!-- computed:begin -->');
 const after = rest.split('<!-- computed:end -->')[1];
 const wanted = `${before}<!-- computed:begin -->\n${tables()}\n<!-- computed:end -->${after}`;
 if (!process.argv.includes('--check')) writeFileSync(page, wanted);

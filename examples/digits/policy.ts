@@ -37,11 +37,11 @@ const backward = jit((params: Params, inputs: Inputs, cotangent: np.Array): Para
   return gradients;
 });
 
-const add = jit((a: Params, b: Params): Params => mapParams(a, (name, value) => value.add(b[name])));
+const add = jit((a: Params, b: Params): Params => mapParams(a, (name, value) => value.add(b[name]!)));
 
 const mix = jit((average: Params, params: Params, decay: np.Array): Params => {
   const mixed = mapParams(average, (name, value) =>
-    value.mul(decay.ref).add(params[name].mul(np.array(1).sub(decay.ref))),
+    value.mul(decay.ref).add(params[name]!.mul(np.array(1).sub(decay.ref))),
   );
   decay.dispose();
   return mixed;
@@ -56,7 +56,7 @@ export class DenoiserPolicy implements Policy {
   #average: Params | undefined;
 
   /** `base` is not consumed. */
-  constructor(base: Params, { weightDecay = 0 }: { weightDecay?: number } = {}) {
+  constructor(base: Params, { weightDecay = 0 }: { weightDecay?: number | undefined } = {}) {
     this.#base = ref(base);
     this.#params = ref(base);
     // The trainer gives the learning rate and the norm with each step.

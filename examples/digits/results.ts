@@ -93,8 +93,8 @@ export function formatTable(outcomes: readonly Outcome[]): string {
     title,
     ...[reward, valid, good, implicitAccuracy].map((value) => value.toFixed(3)),
   ]);
-  const widths = header.map((name, column) => Math.max(name.length, ...rows.map((row) => row[column].length)));
+  const widths = header.map((name, column) => Math.max(name.length, ...rows.map((row) => row[column]!.length)));
   return [header, ...rows]
-    .map((row) => row.map((text, i) => (i === 0 ? text.padEnd(widths[i]) : text.padStart(widths[i]))).join('   '))
+    .map((row) => row.map((text, i) => (i === 0 ? text.padEnd(widths[i]!) : text.padStart(widths[i]!))).join('   '))
     .join('\n');
 }

@@ -58,7 +58,7 @@ async function run(options: Options): Promise<void> {
       signal,
       onStep(step, entries) {
         results.logStep(name, step, entries);
-        progress.update(step, `loss ${entries.loss.toFixed(4)}`);
+        progress.update(step, `loss ${entries.loss?.toFixed(4)}`);
       },
     });
     progress.stop();

@@ -83,7 +83,7 @@ function pixelsOf(images: Float32Array, frames: readonly Frame[], width: number,
     for (let y = 0; y < SIDE + 2; y++) {
       for (let x = 0; x < SIDE + 2; x++) {
         const inside = x >= 1 && x <= SIDE && y >= 1 && y <= SIDE;
-        const ink = (images[index * PIXELS + (y - 1) * SIDE + x - 1] + 1) / 2;
+        const ink = (images[index * PIXELS + (y - 1) * SIDE + x - 1]! + 1) / 2;
         const grey = Math.round(255 * (1 - Math.min(1, Math.max(0, ink))));
         data.set(inside ? [grey, grey, grey] : FRAME_COLOURS[frame], 3 * ((top + y) * width + left + x));
       }

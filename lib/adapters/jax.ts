@@ -28,11 +28,11 @@ const { numpy: np, tree } = jax;
 /** One branch of a batch. Arrays of jax-js are consumed; as `reference` or `target` they have the shape of the branch's prediction. */
 export interface JaxBranch<I extends ArrayTree> {
   /** What the model is given for the rows of this branch, every array [rows, …]. Left out where the batch has stacked `inputs`. */
-  inputs?: I;
+  inputs?: I | undefined;
   /** u_ref: prediction of the frozen reference model, where it was made before. */
-  reference?: LatentArray | JaxArray;
+  reference?: LatentArray | JaxArray | undefined;
   /** In place of `reference`: its mean squared error per row. */
-  referenceError?: ArrayLike<number>;
+  referenceError?: ArrayLike<number> | undefined;
   /** u: what the model should predict, `schedule.target(x0, noise, timesteps)`. */
   target: LatentArray | JaxArray;
 }
@@ -42,9 +42,9 @@ export interface JaxBatch<P extends ArrayTree, I extends ArrayTree> extends Omit
   chosen: JaxBranch<I>;
   rejected: JaxBranch<I>;
   /** In place of the `inputs` of the branches: both stacked, all chosen rows before all rejected ones. Consumed. */
-  inputs?: I;
+  inputs?: I | undefined;
   /** In place of the `reference` of the branches: parameters with which the model predicts it. Consumed. */
-  referenceParams?: P;
+  referenceParams?: P | undefined;
 }
 
 /** Options of a call, as those of `PreferenceLoss.evaluateAsync`. */
@@ -131,7 +131,10 @@ async function evaluate<P extends ArrayTree, I extends ArrayTree>(
   const point = wanted ? model.linearize(params, inputs) : { prediction: model.predict(params, inputs) };
   try {
     const policy = await readPrediction('apply(params, inputs)', point.prediction, rows);
-    const [chosen, rejected] = await Promise.all(BRANCHES.map((name) => readBranch(batch, name, policy, reference)));
+    const [chosen, rejected] = await Promise.all([
+      readBranch(batch, 'chosen', policy, reference),
+      readBranch(batch, 'rejected', policy, reference),
+    ]);
     const began = performance.now();
     const { signal, ...options } = call;
     const host: Batch = { ...rest, chosen, rejected };

@@ -1,7 +1,7 @@
 /** Calibrates the loss of a config on its own model and pairs. */
 
 import { USED_BY } from '../loss/options.js';
-import { calibrate, formatCalibration } from '../trainer/calibrate.js';
+import { type CalibrateOptions, calibrate, formatCalibration } from '../trainer/calibrate.js';
 import type { CalibrateCommandOptions } from './command-options.js';
 import { loadConfig, type TrainConfig } from './config.js';
 import { configError } from './config-error.js';
@@ -45,7 +45,10 @@ export async function calibrateConfig(file: string, options: CalibrateCommandOpt
 }
 
 /** κ and τ of the config, but for the one that is to be proposed. */
-function givenOf({ loss }: TrainConfig, propose: CalibrateCommandOptions['propose']): { kappa?: number; tau?: number } {
+function givenOf(
+  { loss }: TrainConfig,
+  propose: CalibrateCommandOptions['propose'],
+): Pick<CalibrateOptions, 'kappa' | 'tau'> {
   if (loss.weightRatio === 'policy/reference') {
     // λ is 0 before the first update: errors of the reference say nothing about it.
     throw configError('Expected loss.weightRatio to be policy/data or reference/data, received "policy/reference"');

@@ -3,6 +3,7 @@
 import { dirname, relative, resolve } from 'node:path';
 import { type PreferenceLossOptions, USED_BY } from '../loss/options.js';
 import { printable } from '../native/printable.js';
+import type { Filled } from '../native/validate.js';
 import { readConfigFile } from '../schedule/config-file.js';
 import { PARAMETERS } from '../schedule/sampling.js';
 import type {
@@ -57,7 +58,7 @@ export interface TrainConfig {
     readonly noise: 'shared' | 'independent';
     readonly timesteps: TimestepSampling;
     readonly sampling?: Sampling;
-    readonly learningRate: Required<Pick<LearningRateOptions, 'peak' | 'warmupSteps' | 'decay'>> & { final?: number };
+    readonly learningRate: Filled<Pick<LearningRateOptions, 'peak' | 'warmupSteps' | 'decay'>> & { final?: number };
     readonly maxGradientNorm: number | null;
     readonly ema?: { readonly decay: number; readonly warmup: boolean };
     readonly onNonFinite: 'stop' | 'skip';

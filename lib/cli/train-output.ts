@@ -29,7 +29,7 @@ export interface OutputOptions {
   /** Steps in all. */
   readonly steps: number;
   /** Steps between lines; default: every step with `json`, else a twentieth of all. */
-  readonly every?: number;
+  readonly every?: number | undefined;
 }
 
 type Metrics = Readonly<Record<string, number>>;
@@ -160,8 +160,7 @@ const MAIN = {
 function mainOf(metrics: Metrics): string {
   if (metrics.skipped === 1) return 'skipped: not finite';
   return Object.entries(MAIN)
-    .filter(([, name]) => metrics[name] !== undefined)
-    .map(([short, name]) => `${short} ${shortNumber(metrics[name])}`)
+    .flatMap(([short, name]) => (metrics[name] === undefined ? [] : `${short} ${shortNumber(metrics[name])}`))
     .join('  ');
 }
 

@@ -43,11 +43,11 @@ interface Summary {
   readonly seconds: number;
   /** The last log entries. */
   readonly metrics: Readonly<Record<string, number>>;
-  readonly evaluation?: Readonly<Record<string, number>>;
+  readonly evaluation?: Readonly<Record<string, number>> | undefined;
   /** What this process warned of. */
   readonly warnings?: readonly TrainingWarning[];
   readonly out: string;
-  readonly profile?: ProfileSummary;
+  readonly profile?: ProfileSummary | undefined;
 }
 
 /** With the evaluation, where the config has one. */
@@ -227,7 +227,7 @@ function makeTrainer(
     });
   return withPath((argument) => {
     const name = argument.replace(/^options\./, '');
-    return Object.hasOwn(config, name.split('.')[0]) ? name : `training.${name}`;
+    return Object.hasOwn(config, name.split('.')[0]!) ? name : `training.${name}`;
   }, make);
 }
 

@@ -131,7 +131,7 @@ export function run(call: PendingCall): void {
   enlist(call.lane, call.accesses);
   const status = binding.evaluate(...call.args);
   settle(call);
-  checkStatus(STATUSES[status], call.result);
+  checkStatus(STATUSES[status]!, call.result);
 }
 
 /** Puts a call on its stream and returns: nobody waits, and what it uses is freed by CUDA after the work that uses it. */
@@ -159,7 +159,7 @@ export async function runAsync(call: PendingCall, signal: AbortSignal | undefine
   for (const resource of used) resource.retain();
   try {
     enlist(call.lane, call.accesses);
-    const status = isShort(call) ? await runAtOnce(args, flag) : STATUSES[await binding.evaluateAsync(...args)];
+    const status = isShort(call) ? await runAtOnce(args, flag) : STATUSES[await binding.evaluateAsync(...args)]!;
     checkStatus(status, call.result, signal);
   } finally {
     for (const resource of used) resource.release();
@@ -171,12 +171,12 @@ export async function runAsync(call: PendingCall, signal: AbortSignal | undefine
 const SHORT = 4096;
 
 function isShort({ scalars: { header } }: PendingCall): boolean {
-  return header[HEADER.device] === locationOf('cpu') && header[HEADER.rows] * header[HEADER.size] <= SHORT;
+  return header[HEADER.device] === locationOf('cpu') && header[HEADER.rows]! * header[HEADER.size]! <= SHORT;
 }
 
 /** Makes a short call where it is, and settles in another turn of the event loop, as a call on another thread would: nothing is held up by a loop of such calls. */
 async function runAtOnce(args: EvaluateArguments, aborted: Int32Array | null): Promise<Status> {
-  const status = STATUSES[binding.evaluate(...args)];
+  const status = STATUSES[binding.evaluate(...args)]!;
   await setImmediate();
   return aborted?.[0] === 1 ? 'aborted' : status;
 }
@@ -199,13 +199,13 @@ export function abandoned(call: PendingCall, error: unknown): unknown {
 function checkStatus(status: Status, result: ResultBuffers, signal?: AbortSignal): void {
   if (status === 'ok') return;
   const { metrics } = ResultBuffers.raw(result);
-  const field = (name: keyof typeof FAILURE_FIELD) => metrics[FAILURE_OFFSET + FAILURE_FIELD[name]];
+  const field = (name: keyof typeof FAILURE_FIELD) => metrics[FAILURE_OFFSET + FAILURE_FIELD[name]]!;
   switch (status) {
     case 'non_finite':
       throw new NonFiniteError(
         field('row'),
-        BRANCHES[field('branch')],
-        FAILURE_TENSORS[field('tensor')],
+        BRANCHES[field('branch')]!,
+        FAILURE_TENSORS[field('tensor')]!,
         field('element'),
       );
     case 'element_weights':

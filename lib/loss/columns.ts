@@ -133,7 +133,7 @@ export class ColumnWriter {
   }
 
   /** Checks a value of the caller and writes it; `check` in place of what the addon's table says of the field. Nothing is written for undefined. */
-  write(field: number, { name, value }: NamedNumbers, check: Check = CHECKS[field]): void {
+  write(field: number, { name, value }: NamedNumbers, check: Check = CHECKS[field]!): void {
     if (value === undefined) return;
     if (value instanceof Tensor && (this.#results === 'device' || value.device !== 'cpu')) {
       this.#tensor(field, name, value);
@@ -147,7 +147,7 @@ export class ColumnWriter {
     }
     // Each entry is read once: what is checked is what is used.
     const copy = this.list(field, list, name);
-    for (let i = 0; i < copy.length; i++) if (!isPlain(copy[i])) check(`${name}[${i}]`, copy[i]);
+    for (let i = 0; i < copy.length; i++) if (!isPlain(copy[i]!)) check(`${name}[${i}]`, copy[i]);
   }
 
   /** Numbers that index a table of ω on the device. */

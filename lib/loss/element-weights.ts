@@ -80,12 +80,12 @@ function broadcast(weights: Tensor, policy: LatentArray, rows: number): Float64A
   const strides = weights.shape.map((extent, axis) => (extent === 1 ? 0 : product(weights.shape.slice(axis + 1))));
   const index = extents.map(() => 0);
   for (let i = 0, at = 0; i < out.length; i++) {
-    out[i] = from[at];
+    out[i] = from[at]!;
     for (let axis = extents.length - 1; axis >= 0; axis--) {
-      index[axis]++;
-      at += strides[axis];
-      if (index[axis] < extents[axis]) break;
-      at -= strides[axis] * extents[axis];
+      index[axis]!++;
+      at += strides[axis]!;
+      if (index[axis]! < extents[axis]!) break;
+      at -= strides[axis]! * extents[axis]!;
       index[axis] = 0;
     }
   }

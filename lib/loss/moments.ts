@@ -79,7 +79,7 @@ export function writeMoments(result: ResultBuffers, moments: Moments, options: R
       branch === 'chosen' ? 'referenceErrorChosen' : 'referenceErrorRejected',
     );
     const { error, delta } = moments[branch];
-    for (let i = 0; i < reference.length; i++) reference[i] = error[i] - delta[i];
+    for (let i = 0; i < reference.length; i++) reference[i] = error[i]! - delta[i]!;
   }
   if (moments.cross !== undefined) ResultBuffers.column(result, 'cross').set(moments.cross);
   else if (options.safeguard !== undefined) {
@@ -97,7 +97,7 @@ export function writeElements(result: ResultBuffers, argument: string, elements:
   column.set(checkNumbers(argument, elements, column.length));
   for (let i = 0; i < column.length; i++) {
     checkNumber(`${argument}[${i}]`, column[i]);
-    if (column[i] <= 0) failValue(`${argument}[${i}]`, 'a number > 0: every row has elements', column[i]);
+    if (column[i]! <= 0) failValue(`${argument}[${i}]`, 'a number > 0: every row has elements', column[i]);
   }
 }
 
@@ -111,7 +111,7 @@ export function writeElements(result: ResultBuffers, argument: string, elements:
 export function combineMoments(parts: readonly Moments[]): Moments {
   if (!Array.isArray(parts) || parts.length === 0) failType('parts', 'an array of one or more moments', parts);
   const counts = parts.map((part, k) => checkMoments(`parts[${k}]`, part));
-  const rows = counts[0];
+  const rows = counts[0]!;
   const crosses = parts.filter(({ cross }) => cross !== undefined).length;
   for (const [k, count] of counts.entries()) {
     if (count !== rows) {
@@ -124,7 +124,7 @@ export function combineMoments(parts: readonly Moments[]): Moments {
   const mean = (of: (part: Moments) => ArrayLike<number>): Float64Array =>
     elements.map((total, i) => {
       let sum = 0;
-      for (const part of parts) if (part.elements[i] > 0) sum += part.elements[i] * of(part)[i];
+      for (const part of parts) if (part.elements[i] > 0) sum += part.elements[i] * of(part)[i]!;
       return sum / total;
     });
   const branch = (name: 'chosen' | 'rejected'): BranchMoments => ({

@@ -172,7 +172,7 @@ function countRows(batch: Batch): number {
   const { timesteps, rowWeights, betaScale, margins, keep, transition, weightNoise } = batch;
   const { policy } = batch.chosen;
   const given = batch.rows === undefined ? undefined : checkInteger('batch.rows', batch.rows, 0);
-  if (policy instanceof Tensor) return agree(given, policy.shape[0]);
+  if (policy instanceof Tensor) return agree(given, policy.shape[0]!);
   // The common case, without looking at the others.
   if (timesteps !== undefined && isNumberList(timesteps)) return agree(given, timesteps.length);
   const steps = perBranch('batch.timesteps', timesteps);

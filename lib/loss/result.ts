@@ -106,8 +106,8 @@ export class ResultBuffers implements Statistics {
   finish(): this {
     const read = this.#metrics;
     const metrics = this.metrics;
-    this.loss = read[0];
-    for (let i = 0; i < METRICS.length; i++) metrics[METRICS[i]] = read[METRIC_OFFSET + i];
+    this.loss = read[0]!;
+    for (let i = 0; i < METRICS.length; i++) metrics[METRICS[i]!] = read[METRIC_OFFSET + i]!;
     return this;
   }
 

@@ -98,7 +98,7 @@ function remedies(file: string | undefined, reason: string): string[] {
   const lines: string[] = [];
   const { prebuilds, glibc } = published();
   const needed = /GLIBC_([\d.]+)' not found/.exec(reason)?.[1];
-  if (Number(process.versions.napi) < 8) lines.push('Use Node 20.17 or newer: this one lacks Node-API 8.');
+  if (Number(process.versions.napi) < 8) lines.push('Use Node 20.19 or newer: this one lacks Node-API 8.');
   if (needed !== undefined) {
     lines.push(
       `The file needs glibc ${needed}, and this system has ${glibcVersion()}: build it here, or use a newer system.`,

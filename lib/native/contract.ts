@@ -92,7 +92,7 @@ export const ROW_OUTPUT_COUNT = binding.tables.rowOutputs.length;
 
 /** The position of a number per row. */
 export function rowInput(name: string): number {
-  return positions('rowInputs', [name])[name];
+  return positions('rowInputs', [name])[name]!;
 }
 export const ROW_INPUT_COUNT = binding.tables.rowInputs.length;
 export const ROW_SOURCE = positions('rowSources', ['constant', 'list', 'float64', 'float32']);

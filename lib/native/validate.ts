@@ -128,6 +128,9 @@ export interface Fields<T> {
   readonly none: T;
 }
 
+/** Options once their defaults are filled in: every field is there, and none is undefined. */
+export type Filled<T> = { [K in keyof T]-?: Exclude<T[K], undefined> };
+
 /** The fields of a type, checked by the compiler: none is missing and none is foreign. */
 export function fieldsOf<T>(fields: { readonly [K in keyof Required<T>]: true }): Fields<T> {
   const names = Object.keys(fields) as (keyof T & string)[];

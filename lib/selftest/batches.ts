@@ -54,7 +54,7 @@ export function makeBatch(shape: CaseShape, seed: number, device: string): Made 
     const pair = { chosen: values('chosen'), rejected: values('rejected') };
     if (layout === undefined) {
       for (const branch of ['chosen', 'rejected'] as const) {
-        const { tensor, stored } = place(pair[branch], dtypes[k], [rows, size]);
+        const { tensor, stored } = place(pair[branch], dtypes[k]!, [rows, size]);
         (branch === 'chosen' ? chosen : rejected)[name] = tensor;
         numbers[branch][name] = stored;
       }
@@ -66,7 +66,7 @@ export function makeBatch(shape: CaseShape, seed: number, device: string): Made 
       stacked.set(pair.chosen.subarray(row * size, (row + 1) * size), at(row, 0) * size);
       stacked.set(pair.rejected.subarray(row * size, (row + 1) * size), at(row, 1) * size);
     }
-    const { tensor, stored } = place(stacked, dtypes[k], [2 * rows, size]);
+    const { tensor, stored } = place(stacked, dtypes[k]!, [2 * rows, size]);
     const views = split(tensor, layout);
     chosen[name] = views.chosen;
     rejected[name] = views.rejected;

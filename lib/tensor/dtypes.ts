@@ -97,13 +97,13 @@ function roundToEven(value: number): number {
 export function encode(dtype: DType, values: ArrayLike<number>): HostArray {
   const out = allocate(dtype, values.length);
   const convert = dtype === 'float16' ? float16Bits : dtype === 'bfloat16' ? bfloat16Bits : undefined;
-  for (let i = 0; i < values.length; i++) out[i] = convert ? convert(values[i]) : values[i];
+  for (let i = 0; i < values.length; i++) out[i] = convert ? convert(values[i]!) : values[i]!;
   return out;
 }
 
 /** The numbers that stored elements stand for, exactly. */
 export function decode<T extends Float32Array | Float64Array>(dtype: DType, stored: HostArray, out: T): T {
   const convert = dtype === 'float16' ? float16Value : dtype === 'bfloat16' ? bfloat16Value : undefined;
-  for (let i = 0; i < stored.length; i++) out[i] = convert ? convert(stored[i]) : stored[i];
+  for (let i = 0; i < stored.length; i++) out[i] = convert ? convert(stored[i]!) : stored[i]!;
   return out;
 }

@@ -12,7 +12,7 @@ import { Tensor } from './tensor.js';
 /** Options of an elementwise operation. */
 export interface ElementwiseOptions {
   /** Of the device that holds the tensors; default: its default stream. */
-  stream?: Stream;
+  stream?: Stream | undefined;
 }
 
 /**

@@ -101,7 +101,7 @@ export function createRandom(seed: Seed, position = 0): Random {
       loaded = block;
     }
     const at = 2 * (next++ % BLOCK);
-    return ((words[at] >>> 5) * 2 ** 26 + (words[at + 1] >>> 6)) * 2 ** -53;
+    return ((words[at]! >>> 5) * 2 ** 26 + (words[at + 1]! >>> 6)) * 2 ** -53;
   };
   return Object.defineProperty(random, 'position', { get: () => next }) as Random;
 }

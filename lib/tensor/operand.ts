@@ -71,7 +71,7 @@ export function operandOf(tensor: Tensor, rowStride: number, size: number): Oper
 /** The device that all operands of a call lie on; they are named as in its arguments, and an error names the first that lies elsewhere. */
 export function commonDevice(operands: readonly (readonly [argument: string, operand: Operand | undefined])[]): string {
   const present = operands.filter((entry): entry is readonly [string, Operand] => entry[1] !== undefined);
-  if (present.length === 0) return 'cpu';
+  if (present[0] === undefined) return 'cpu';
   const [first, { device }] = present[0];
   for (const [argument, operand] of present) {
     if (operand.device !== device) {

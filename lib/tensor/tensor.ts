@@ -16,9 +16,9 @@ export type Layout = (typeof LAYOUTS)[number];
 
 export interface TensorOptions {
   /** Axes, the first one counting rows; their product is the number of elements. Default: one axis. */
-  shape?: readonly number[];
+  shape?: readonly number[] | undefined;
   /** Default: float32 for a Float32Array or plain numbers, float64 for a Float64Array. A Uint16Array of bits must say which it is. */
-  dtype?: DType;
+  dtype?: DType | undefined;
 }
 
 export interface PointerOptions {
@@ -28,7 +28,7 @@ export interface PointerOptions {
   /** 'cuda:0', … */
   device: string;
   /** Elements from one row to the next, at least a row; default: rows without gaps. */
-  rowStride?: number;
+  rowStride?: number | undefined;
 }
 
 /** Where a tensor's rows lie in its storage; internal to the package. */
@@ -144,7 +144,7 @@ export class Tensor {
     const width = rowLength(shape);
     const rowStride = checkInteger('options.rowStride', options.rowStride ?? width, width);
     const device = checkCudaDevice('options.device', options.device);
-    const extent = elementCount(shape) === 0 ? 0 : ((shape[0] - 1) * rowStride + width) * dtypeBytes(dtype);
+    const extent = elementCount(shape) === 0 ? 0 : ((shape[0]! - 1) * rowStride + width) * dtypeBytes(dtype);
     if (pointer < 0n || pointer + BigInt(extent) >= 1n << 64n || pointer % BigInt(dtypeBytes(dtype)) !== 0n) {
       failValue('pointer', `an address of ${dtype} elements, aligned to ${dtypeBytes(dtype)} bytes`, pointer);
     }
@@ -211,7 +211,7 @@ export class Tensor {
       return out;
     }
     const { data, rowStride } = place;
-    for (let row = 0; row < this.shape[0]; row++) {
+    for (let row = 0; row < this.shape[0]!; row++) {
       out.set(data.subarray(row * rowStride, row * rowStride + width), row * width);
     }
     return out;
@@ -240,7 +240,7 @@ export class Tensor {
       if ('memory' in place) this.#copyTo(side, place);
       else {
         const from = { memory: place.data, stride: place.rowStride * bytes };
-        copyRows(device, this.shape[0], side.stride, side, from);
+        copyRows(device, this.shape[0]!, side.stride, side, from);
       }
     } catch (error) {
       out.dispose();
@@ -255,7 +255,7 @@ export class Tensor {
     const from = { memory: this.pointer, stride: rowStride * bytes };
     const lane = laneOf(stream);
     enlist(lane, [{ memory, writes: false }]);
-    copyRows(this.device, this.shape[0], rowLength(this.shape) * bytes, to, from, lane);
+    copyRows(this.device, this.shape[0]!, rowLength(this.shape) * bytes, to, from, lane);
     memory.settle(lane);
   }
 
@@ -285,7 +285,7 @@ export class Tensor {
     }
     if ('memory' in storage) return storage;
     const { shape } = tensor;
-    const extent = tensor.size === 0 ? 0 : (shape[0] - 1) * storage.rowStride + rowLength(shape);
+    const extent = tensor.size === 0 ? 0 : (shape[0]! - 1) * storage.rowStride + rowLength(shape);
     if (storage.data.length < extent) {
       failValue(argument, 'a tensor whose memory is still attached', tensor, 'ERR_SDPO_INVALID_LENGTH');
     }
@@ -300,7 +300,7 @@ export class Tensor {
   /** @internal */
   static view(base: Tensor, layout: Layout, part: 'chosen' | 'rejected'): Tensor {
     const place = placeOf(base);
-    const rows = base.shape[0] / 2;
+    const rows = base.shape[0]! / 2;
     const first = (part === 'chosen' ? 0 : layout === 'halves' ? rows : 1) * place.rowStride;
     const rowStride = layout === 'halves' ? place.rowStride : 2 * place.rowStride;
     const storage =
@@ -335,7 +335,7 @@ function storageOf(tensor: Tensor, argument = 'tensor'): Storage {
 
 /** Whether the rows of a live tensor lie one after the other. */
 export function isContiguous(tensor: Tensor, { rowStride }: { readonly rowStride: number }): boolean {
-  return tensor.shape[0] <= 1 || rowStride === rowLength(tensor.shape);
+  return tensor.shape[0]! <= 1 || rowStride === rowLength(tensor.shape);
 }
 
 /** The two branches of a stacked batch. */
@@ -353,7 +353,7 @@ export function split(tensor: Tensor, layout: Layout): BranchViews {
   if (!(tensor instanceof Tensor))
     failType('tensor', 'a Tensor (Tensor.from wraps a typed array without copying)', tensor);
   checkOneOf('layout', layout, LAYOUTS);
-  if (tensor.shape.length === 0 || tensor.shape[0] % 2 !== 0) {
+  if (tensor.shape.length === 0 || tensor.shape[0]! % 2 !== 0) {
     failValue('tensor', 'a stacked batch with an even first axis', tensor, 'ERR_SDPO_INVALID_LENGTH');
   }
   return { chosen: Tensor.view(tensor, layout, 'chosen'), rejected: Tensor.view(tensor, layout, 'rejected') };
@@ -362,7 +362,7 @@ export function split(tensor: Tensor, layout: Layout): BranchViews {
 /** Elements of one row. */
 export function rowLength(shape: readonly number[]): number {
   let length = 1;
-  for (let axis = 1; axis < shape.length; axis++) length *= shape[axis];
+  for (let axis = 1; axis < shape.length; axis++) length *= shape[axis]!;
   return length;
 }
 

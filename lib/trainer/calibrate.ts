@@ -26,37 +26,37 @@ export { type Calibration, type CalibrationBin, formatCalibration } from './cali
 
 export interface CalibrateOptions<C = unknown> {
   /** The policy before it is trained: its `reference` predicts where it has one, `predict` otherwise. Either this or `reference`. */
-  policy?: Pick<Policy<C>, 'predict' | 'reference'>;
+  policy?: Pick<Policy<C>, 'predict' | 'reference'> | undefined;
   /** What stands in for the reference model in training. */
-  reference?: Reference<C> | Reference<C>['predict'];
+  reference?: Reference<C> | Reference<C>['predict'] | undefined;
   data: PairSource<C>;
   schedule: NoiseSchedule;
   /** Batches to measure, default 8, of `batchSize` pairs, default 32, each at one timestep. */
-  batches?: number;
-  batchSize?: number;
+  batches?: number | undefined;
+  batchSize?: number | undefined;
   /** Fraction of rows to keep, in (0, 1). Default 0.8. */
-  keep?: number;
+  keep?: number | undefined;
   /** τ in (0, 1), default 0.9, for which κ is proposed. With `kappa` as well, both are judged and nothing but β is proposed. */
-  tau?: number;
+  tau?: number | undefined;
   /** κ > 0, for which τ is proposed. */
-  kappa?: number;
+  kappa?: number | undefined;
   /** Bins of timesteps: how many of equal width, default 10, or their inner edges. */
-  bins?: number | readonly number[];
+  bins?: number | readonly number[] | undefined;
   /** How training will draw timesteps. Default: uniformly over all. */
-  timesteps?: TimestepSampling;
+  timesteps?: TimestepSampling | undefined;
   /** Whether the branches of a pair get the same noise. Default 'shared'. */
-  noise?: 'shared' | 'independent';
+  noise?: 'shared' | 'independent' | undefined;
   /** Of the pairs, timesteps and noise. Default 0. */
-  seed?: Seed;
+  seed?: Seed | undefined;
   /** As the loss will have it. Default 'mean'. */
-  logRatioReduction?: 'mean' | 'sum';
+  logRatioReduction?: 'mean' | 'sum' | undefined;
   /** As the loss will have it; decides what β multiplies. Default 'constant'. */
-  timestepWeighting?: 'constant' | 'elbo';
+  timestepWeighting?: 'constant' | 'elbo' | undefined;
   /** By which share of its spread the first steps are assumed to change the difference of the branches' errors. Default 0.01. */
-  relativeImprovement?: number;
+  relativeImprovement?: number | undefined;
   /** Standard deviation of the logit that β should then give. Default 1. */
-  logitSpread?: number;
-  signal?: AbortSignal;
+  logitSpread?: number | undefined;
+  signal?: AbortSignal | undefined;
 }
 
 const FIELDS = [
@@ -144,8 +144,8 @@ export async function calibrate<C = unknown>(options: CalibrateOptions<C>): Prom
       });
       const errors = errorsOf(rows, await predict(rows), schedule);
       schedule.omegas(timesteps).forEach((omega, row) => {
-        const [errorChosen, errorRejected] = [errors.chosen[row], errors.rejected[row]];
-        measured.push({ timestep: timesteps[row], omega, errorChosen, errorRejected });
+        const [errorChosen, errorRejected] = [errors.chosen[row]!, errors.rejected[row]!];
+        measured.push({ timestep: timesteps[row]!, omega, errorChosen, errorRejected });
       });
     }
   } finally {

@@ -132,8 +132,8 @@ function boundOf(costs: Float64Array, keep: number): number {
   const finite = costs.indexOf(Infinity) === -1 ? costs.length : costs.indexOf(Infinity);
   const kept = Math.min(Math.round(keep * costs.length), finite);
   if (finite === 0) return NaN;
-  const inside = kept === 0 ? 0 : costs[kept - 1];
-  const outside = kept < finite ? costs[kept] : inside;
+  const inside = kept === 0 ? 0 : costs[kept - 1]!;
+  const outside = kept < finite ? costs[kept]! : inside;
   const bound = inside + (outside - inside) / 2;
   return bound > 0 ? bound : NaN;
 }
@@ -155,7 +155,7 @@ function keptOf(costs: Float64Array, kappa: number, tau: number): number {
 
 function binsOf(rows: readonly CalibrationRow[], goal: CalibrationGoal, kappa: number, tau: number): CalibrationBin[] {
   const members: CalibrationRow[][] = Array.from({ length: goal.edges.length + 1 }, () => []);
-  for (const row of rows) members[binOf(goal.edges, row.timestep)].push(row);
+  for (const row of rows) members[binOf(goal.edges, row.timestep)]!.push(row);
   return members.map((inside, i) => {
     const costs = costsOf(inside, goal);
     const bound = boundOf(costs, goal.keep);
@@ -196,7 +196,7 @@ function betaOf(rows: readonly CalibrationRow[], goal: CalibrationGoal): number 
 function median(values: readonly number[]): number {
   const sorted = Float64Array.from(values).sort();
   const half = sorted.length / 2;
-  return sorted.length === 0 ? NaN : (sorted[Math.ceil(half) - 1] + sorted[Math.floor(half)]) / 2;
+  return sorted.length === 0 ? NaN : (sorted[Math.ceil(half) - 1]! + sorted[Math.floor(half)]!) / 2;
 }
 
 /** Of a sample: √(Σ(x - x̄)² / (n - 1)); 0 of fewer than two. */
@@ -204,7 +204,7 @@ function standardDeviation(values: readonly number[]): number {
   if (values.length < 2) return 0;
   const sum = (terms: readonly number[]) => terms.reduce((total, term) => total + term, 0);
   // From the first on, so that equal values have no spread at all, whatever rounding makes of their mean.
-  const shifted = values.map((value) => value - values[0]);
+  const shifted = values.map((value) => value - values[0]!);
   const mean = sum(shifted) / values.length;
   return Math.sqrt(sum(shifted.map((value) => (value - mean) ** 2)) / (values.length - 1));
 }
@@ -232,9 +232,9 @@ export function formatCalibration(result: Calibration): string {
     short(bin.tau),
   ]);
   const table = [head, ...lines];
-  const widths = head.map((_, column) => Math.max(...table.map((line) => line[column].length)));
+  const widths = head.map((_, column) => Math.max(...table.map((line) => line[column]!.length)));
   const text = table.map((line) =>
-    line.map((cell, i) => (i === 0 ? cell.padEnd(widths[i]) : cell.padStart(widths[i]))).join('  '),
+    line.map((cell, i) => (i === 0 ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!))).join('  '),
   );
   const settings = [
     Number.isNaN(result.kappa) ? undefined : `"weightSharpness": ${short(result.kappa)}`,

@@ -15,9 +15,9 @@ import type { PairDataset, PairStream, PreferencePair } from './types.js';
 
 export interface ArrayPairOptions extends PairOptions {
   /** Shape of one sample; default: one axis, as long as the first pair's chosen sample. */
-  shape?: readonly number[];
+  shape?: readonly number[] | undefined;
   /** Default: a hash of ids, samples, confidences and conditions, worked out when it is first asked for. Needed where a condition is not JSON-able. */
-  fingerprint?: string;
+  fingerprint?: string | undefined;
 }
 
 /**

@@ -12,7 +12,7 @@ export interface PairOptions {
    * What happens where a latent holds NaN or ±Infinity: 'throw' (default) names pair, branch and element; 'propagate' gives the pair as it is
    * and leaves it to the `nonFinite` of the loss.
    */
-  nonFinite?: (typeof NON_FINITE_LATENTS)[number];
+  nonFinite?: (typeof NON_FINITE_LATENTS)[number] | undefined;
 }
 
 export function checkNonFinite(value: unknown): 'throw' | 'propagate' {
@@ -56,10 +56,10 @@ export function partOf<T extends { readonly first: number }>(parts: readonly T[]
   let [low, high] = [0, parts.length - 1];
   while (low < high) {
     const middle = Math.ceil((low + high) / 2);
-    if (parts[middle].first <= index) low = middle;
+    if (parts[middle]!.first <= index) low = middle;
     else high = middle - 1;
   }
-  return parts[low];
+  return parts[low]!;
 }
 
 /** Throws the message shape of the package for data that do not fit; `what` names the value and where it stands. */

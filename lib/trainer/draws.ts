@@ -77,7 +77,7 @@ export class PairOrder {
       case 'shuffle': {
         const epoch = Math.floor(position / length);
         if (epoch !== this.#epoch) this.#shuffle(epoch);
-        return this.#permutation[position % length];
+        return this.#permutation[position % length]!;
       }
     }
   }
@@ -89,7 +89,7 @@ export class PairOrder {
     const permutation = Uint32Array.from({ length }, (_, i) => i);
     for (let i = length - 1; i > 0; i--) {
       const j = Math.floor(random() * (i + 1));
-      [permutation[i], permutation[j]] = [permutation[j], permutation[i]];
+      [permutation[i], permutation[j]] = [permutation[j]!, permutation[i]!];
     }
     this.#permutation = permutation;
     this.#epoch = epoch;

@@ -21,9 +21,9 @@ import { makeFolder, namingFilesSync } from './file-error.js';
 
 export interface FolderLockOptions {
   /** Name of the file in the folder that carries the lock. Default 'run.lock'. */
-  name?: string;
+  name?: string | undefined;
   /** Told once where the file system has no locks, or the addon that asks for them does not load: nothing keeps a second process out then. */
-  onWarning?: (message: string) => void;
+  onWarning?: ((message: string) => void) | undefined;
 }
 
 /** A folder that is taken. */

@@ -12,6 +12,7 @@ import {
   checkNumberAbove,
   checkOneOf,
   checkOptions,
+  type Filled,
   failType,
   failValue,
 } from '../native/validate.js';
@@ -62,7 +63,7 @@ export type BeforeLoss<C = unknown> = (
   rows: TrainingRows<C>,
   /** Evaluates the batch without gradients. */
   statistics: () => Statistics,
-) => MaybePromise<{ batch?: Batch; call?: Pick<CallOptions, 'maskThreshold'> } | undefined>;
+) => MaybePromise<{ batch?: Batch | undefined; call?: Pick<CallOptions, 'maskThreshold'> | undefined } | undefined>;
 
 export interface PreferenceTrainerOptions<C = unknown> {
   policy: Policy<C>;
@@ -72,55 +73,57 @@ export interface PreferenceTrainerOptions<C = unknown> {
   /** Integer in [0, 2^48): decides order, timesteps and noise. */
   seed: number;
   /** Pairs of one update. Default 32. */
-  pairsPerStep?: number;
+  pairsPerStep?: number | undefined;
   /** Rows made of each pair, every one with a timestep and noise of its own. Default 1. */
-  timestepsPerPair?: number;
+  timestepsPerPair?: number | undefined;
   /** Parts in which the batch of an update is computed, one after another; divides `pairsPerStep`. The gradient is that of the whole batch. Default 1. */
-  accumulate?: number;
+  accumulate?: number | undefined;
   /** Whether the two branches of a row get the same noise, as in Diffusion-DPO, or each its own. Default 'shared'. */
-  noise?: (typeof NOISES)[number];
+  noise?: (typeof NOISES)[number] | undefined;
   /** Distribution of the timesteps. Default uniform over all. */
-  timesteps?: TimestepSampling;
+  timesteps?: TimestepSampling | undefined;
   /** Order of the pairs of a data set; a stream has its own. Default 'shuffle'. */
-  sampling?: Sampling;
+  sampling?: Sampling | undefined;
   /** Constant, or a function of the number of updates made before (see `learningRateSchedule`). */
   learningRate: number | ((step: number) => number);
   /** Global norm to which gradients are clipped by the policy. Default 1; Infinity: no clipping. */
-  maxGradientNorm?: number;
+  maxGradientNorm?: number | undefined;
   /** Moving average of the parameters, kept by the policy: decay min(decay, (1 + n) / (10 + n)) after n updates, or constant with `warmup: false`. */
-  ema?: { decay: number; warmup?: boolean };
+  ema?: { decay: number; warmup?: boolean | undefined } | undefined;
   /** Where reference predictions come from. Default: the policy's own `reference`. */
-  reference?: Reference<C> | ((rows: TrainingRows<C>) => MaybePromise<ReferencePrediction>);
+  reference?: Reference<C> | ((rows: TrainingRows<C>) => MaybePromise<ReferencePrediction>) | undefined;
   /** Gives the mask's threshold in place of the loss's `maskThreshold`. For objectives with a mask. */
-  threshold?: Threshold;
+  threshold?: Threshold | undefined;
   /** A non-finite loss, row or gradient norm: 'stop' with a DivergenceError, or 'skip' the update. Default 'stop'. */
-  onNonFinite?: (typeof ON_NON_FINITE)[number];
+  onNonFinite?: (typeof ON_NON_FINITE)[number] | undefined;
   /** Updates skipped in a row after which the training stops after all. Default 10. */
-  maxSkipped?: number;
+  maxSkipped?: number | undefined;
   /** Bins of the statistics by timestep. Default 10. */
-  bins?: number;
+  bins?: number | undefined;
   /** The statistics by timestep are logged, and begin anew, every so many updates. Default 100; 0: never, they are only read. */
-  logBinsEvery?: number;
+  logBinsEvery?: number | undefined;
   /** Get every update's metrics and every evaluation's. */
-  writers?: readonly MetricsWriter[];
+  writers?: readonly MetricsWriter[] | undefined;
   /** Called after every `every` updates (and before the first, with `atStart`); what it gives is logged. */
-  evaluate?: {
-    every: number;
-    atStart?: boolean;
-    run(context: EvaluationContext<C>): MaybePromise<Readonly<Record<string, number>>>;
-  };
+  evaluate?:
+    | {
+        every: number;
+        atStart?: boolean | undefined;
+        run(context: EvaluationContext<C>): MaybePromise<Readonly<Record<string, number>>>;
+      }
+    | undefined;
   /** Saved after every `every` updates, and when the training stops by its end or by the signal. */
-  checkpoints?: { store: Checkpoints; every: number };
+  checkpoints?: { store: Checkpoints; every: number } | undefined;
   /** Stops after the update under way. */
-  signal?: AbortSignal;
-  beforeLoss?: BeforeLoss<C>;
+  signal?: AbortSignal | undefined;
+  beforeLoss?: BeforeLoss<C> | undefined;
   /** Told, once for each kind, where the run cannot learn or learns the wrong thing. Default: a warning of the process (`process.emitWarning`). */
-  onWarning?(warning: TrainingWarning): void;
+  onWarning?: ((warning: TrainingWarning) => void) | undefined;
 }
 
 /** Options with the defaults filled in. */
 export type ResolvedTrainerOptions<C> = Readonly<
-  Required<Omit<PreferenceTrainerOptions<C>, OptionalName>> & Pick<PreferenceTrainerOptions<C>, OptionalName>
+  Filled<Omit<PreferenceTrainerOptions<C>, OptionalName>> & Pick<PreferenceTrainerOptions<C>, OptionalName>
 > & { readonly schedule: NoiseSchedule };
 
 type OptionalName = 'ema' | 'reference' | 'threshold' | 'evaluate' | 'checkpoints' | 'signal' | 'beforeLoss';
@@ -239,7 +242,7 @@ function checkTimesteps(argument: string, value: TimestepSampling, schedule: Noi
   return value;
 }
 
-function checkEma<C>(argument: string, ema: { decay: number; warmup?: boolean }, policy: Policy<C>) {
+function checkEma<C>(argument: string, ema: { decay: number; warmup?: boolean | undefined }, policy: Policy<C>) {
   checkOptions(argument, ema, ['decay', 'warmup']);
   checkNumber(`${argument}.decay`, ema.decay, 0, 1);
   if (policy.updateAverage === undefined) {

@@ -77,7 +77,7 @@ export function divergenceIn(out: Evaluation, rows: TrainingRows, step: number):
   const row = out.rows.loss.findIndex((value) => !Number.isFinite(value));
   return new DivergenceError(
     step,
-    row < 0 ? rows.ids : [rows.ids[row]],
+    row < 0 ? rows.ids : [rows.ids[row]!],
     row < 0 ? undefined : rows.timesteps[row],
     'loss',
   );
@@ -85,8 +85,9 @@ export function divergenceIn(out: Evaluation, rows: TrainingRows, step: number):
 
 /** Metrics of the parts as those of one batch; they have equal numbers of rows. Non-finite entries are left out, as within a part. */
 export function mergedMetrics(parts: readonly PartResult[]): Record<string, number> {
-  if (parts.length === 1) return { ...logEntries(parts[0].metrics), loss: parts[0].loss };
-  const merged = { ...parts[0].metrics };
+  const first = parts[0]!;
+  if (parts.length === 1) return { ...logEntries(first.metrics), loss: first.loss };
+  const merged = { ...first.metrics };
   for (const name of Object.keys(merged) as (keyof Metrics)[]) {
     const values = parts.map(({ metrics }) => metrics[name]).filter(Number.isFinite);
     const sum = values.reduce((total, value) => total + value, 0);
@@ -128,5 +129,5 @@ export function divergenceOf(error: unknown, rows: TrainingRows, step: number): 
       : isFiniteSample(rows, error.row, error.branch)
         ? `${error.branch}.${error.tensor}`
         : `the ${error.branch} sample of the data`;
-  return new DivergenceError(step, [rows.ids[error.row]], rows.timesteps[error.row], where, error);
+  return new DivergenceError(step, [rows.ids[error.row]!], rows.timesteps[error.row], where, error);
 }

@@ -21,14 +21,14 @@ export interface ReferenceCacheOptions<C = unknown> {
    */
   kind: 'errors' | 'predictions';
   /** Gives what is not recorded yet. Left out: a row that is not recorded is an error. */
-  compute?: (rows: TrainingRows<C>) => MaybePromise<ReferencePrediction>;
+  compute?: ((rows: TrainingRows<C>) => MaybePromise<ReferencePrediction>) | undefined;
   /**
    * Plain JSON by name of everything that decides the rows and the reference: fingerprint of the data, seed, schedule, batch size, the reference's
    * weights. A folder recorded under another one is refused, with the name of what differs.
    */
   fingerprint: Readonly<Record<string, unknown>>;
   /** Evaluations per file; a run that is killed loses at most these. Default 64, fewer where they come to more than 8 MiB. */
-  shardEntries?: number;
+  shardEntries?: number | undefined;
 }
 
 /** A reference that also counts. */
@@ -160,7 +160,7 @@ class DiskCache<C> implements ReferenceCache<C> {
     place: string,
   ): Promise<void> {
     // A shard holds tensors of one kind.
-    if (this.#waiting.length > 0 && kindOf(this.#waiting[0]) !== kindOf({ tensors, place })) await this.#flush();
+    if (this.#waiting.length > 0 && kindOf(this.#waiting[0]!) !== kindOf({ tensors, place })) await this.#flush();
     this.#waiting.push({ step, part, ids: [...ids], timesteps: Float64Array.from(timesteps), tensors, place });
     for (const { data } of Object.values(tensors)) this.#waitingBytes += data.byteLength;
     const full = this.#waiting.length >= (this.#options.shardEntries ?? 64) || this.#waitingBytes >= SHARD_BYTES;

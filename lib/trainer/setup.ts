@@ -78,7 +78,7 @@ function checkFree(free: LoadOptions['free']): readonly string[] {
   if (free === 'all') return EVERYTHING;
   if (!Array.isArray(free)) failType('options.free', "a list of options, or 'all'", free);
   for (const name of free) {
-    const known = typeof name === 'string' && (COMPARED.includes(name.split('.')[0]) || name === 'schedule');
+    const known = typeof name === 'string' && (COMPARED.includes(name.split('.')[0]!) || name === 'schedule');
     if (!known) failValue('options.free', `a list of ${COMPARED.join(', ')}, or of fields of these`, name);
   }
   return free;

@@ -63,7 +63,7 @@ export interface Policy<C = unknown> {
    * Changes when what `reference` gives does, with its weights above all: what `sdpo train` compares before it replays a cache of the reference.
    * Needed for weights that come from elsewhere than a file that the policy's options name.
    */
-  readonly referenceFingerprint?: string;
+  readonly referenceFingerprint?: string | undefined;
   /**
    * Clips the accumulated gradient, updates the parameters, clears the gradient; gives its norm before clipping. Where the norm is not finite, the
    * parameters and the optimizer stay as they are and only the gradient is cleared: the trainer then stops or skips the update.
@@ -92,9 +92,9 @@ export interface PreferencePair<C = unknown> {
   /** x_0 of the rejected sample. */
   readonly rejected: Float32Array;
   /** What both samples were made for; given to the policy as it is. */
-  readonly condition?: C;
+  readonly condition?: C | undefined;
   /** Finite weight >= 0 of the pair in the loss (`rowWeights`). Default 1. */
-  readonly confidence?: number;
+  readonly confidence?: number | undefined;
 }
 
 /** Pairs with random access. */

@@ -14,7 +14,7 @@ export interface JsonlOptions {
    * Step of the checkpoint that a run resumes from: lines after the last one of this step or an earlier one are cut off, so that the file ends
    * up as if the run had never stopped. Left out: everything that is there stays.
    */
-  from?: number;
+  from?: number | undefined;
 }
 
 /**
@@ -67,12 +67,12 @@ export function jsonlWriter(path: string, options: JsonlOptions = {}): MetricsWr
 
 export interface ConsoleOptions {
   /** Prints the updates whose step is a multiple of this; evaluations are always printed. Default 10. */
-  every?: number;
+  every?: number | undefined;
   /**
    * Metrics to print of an update, in this order; one that it lacks is printed as a dash. Default: loss, rewards/margins, rewards/accuracies,
    * maskFraction, grad_norm and learning_rate, as far as they are there. Evaluations print all they have.
    */
-  fields?: readonly string[];
+  fields?: readonly string[] | undefined;
 }
 
 const DEFAULT_FIELDS = [
@@ -104,7 +104,7 @@ export function consoleWriter(
           ? Object.keys(metrics)
           : (fields ?? DEFAULT_FIELDS.filter((name) => Object.hasOwn(metrics, name)));
       const parts = names.map(
-        (name) => `${printable(name)} ${Object.hasOwn(metrics, name) ? short(metrics[name]) : '-'}`,
+        (name) => `${printable(name)} ${Object.hasOwn(metrics, name) ? short(metrics[name]!) : '-'}`,
       );
       stream.write(`${[`${kind === 'train' ? 'step' : 'evaluation at step'} ${step}`, ...parts].join('  ')}\n`);
     },

@@ -128,11 +128,14 @@ t.test('systems without prebuilt binaries', { skip: process.platform !== 'linux'
   t.match(musl, `for linux-${process.arch} (musl)`);
   t.match(musl, /cmake-js compile/);
   t.notMatch(musl, /reinstall/, 'the published files are for glibc');
-  const pretend = `require('os').platform = () => 'win32'; require('module').syncBuiltinESMExports();`;
-  const windows = load(folder, {}, pretend).message ?? '';
-  t.match(windows, `for win32-${process.arch}`);
-  t.match(windows, /WSL 2/);
-  t.notMatch(windows, /cmake-js/, 'no command that cannot work');
+  for (const system of ['win32', 'darwin']) {
+    const pretend = `require('os').platform = () => '${system}'; require('module').syncBuiltinESMExports();`;
+    const { code, message = '' } = load(folder, {}, pretend);
+    t.equal(code, 'ERR_SDPO_NO_BINARY');
+    t.match(message, `for ${system}-${process.arch}`);
+    t.match(message, /WSL 2.*Linux container/);
+    t.notMatch(message, /cmake-js/, 'no command that cannot work');
+  }
   t.end();
 });
 

@@ -36,24 +36,24 @@ export function sampleFigures(results: StudyResults, focus: Focus = focusOf(resu
     const base = runs.find(({ before }) => before !== undefined);
     const first = base === undefined ? [] : [makeGrid('Before training', base.before!)];
     const grids = [...first, ...runs.map((run) => gridOf(results, run))];
-    return { source, beta: focus.beta, seed: runs[0].cell.seed, grids, before: base !== undefined };
+    return { source, beta: focus.beta, seed: runs[0]!.cell.seed, grids, before: base !== undefined };
   });
 }
 
 function gridOf({ config }: StudyResults, { cell, samples, final }: StudyRun): SampleGrid {
   const metric = config.decidingMetric;
-  return makeGrid(`${titleOf(config, cell.arm)}: ${metric} ${final[metric].toFixed(2)}`, samples);
+  return makeGrid(`${titleOf(config, cell.arm)}: ${metric} ${final[metric]!.toFixed(2)}`, samples);
 }
 
 function makeGrid(title: string, images: StudyRun['samples']): SampleGrid {
-  const side = Math.round(Math.sqrt(images[0].length));
+  const side = Math.round(Math.sqrt(images[0]!.length));
   const rows = Math.ceil(images.length / COLUMNS);
   const [width, height] = [COLUMNS * (side + GAP) - GAP, rows * (side + GAP) - GAP];
   const data = new Uint8Array(width * height).fill(GAP_GRAY);
   images.forEach((image, index) => {
     const left = (index % COLUMNS) * (side + GAP);
     const top = Math.floor(index / COLUMNS) * (side + GAP);
-    for (let i = 0; i < side * side; i++) data[(top + Math.floor(i / side)) * width + left + (i % side)] = image[i];
+    for (let i = 0; i < side * side; i++) data[(top + Math.floor(i / side)) * width + left + (i % side)] = image[i]!;
   });
   const bytes = Buffer.from(encode({ width, height, channels: 1, data }));
   return {

@@ -80,7 +80,7 @@ async function trainingSections(runs: readonly TrainingRun[]): Promise<Section[]
   ): Promise<Figure> => {
     const panels: Panel[] = [];
     for (const [metric, label] of curves) {
-      const points = runs.flatMap((run, i) => curve(run, kind, metric, series[i].title));
+      const points = runs.flatMap((run, i) => curve(run, kind, metric, series[i]!.title));
       if (points.length === 0) continue;
       const x = { type: 'quantitative', title: 'step', axis: { grid: false } };
       const alt = describeLines(`${label} over training`, points, 'step');
@@ -127,10 +127,10 @@ async function trainingSections(runs: readonly TrainingRun[]): Promise<Section[]
 }
 
 export async function trainingPage(runs: readonly TrainingRun[]): Promise<string> {
-  const title = runs.length === 1 ? `Training run ${runs[0].name}` : `${runs.length} training runs`;
+  const title = runs.length === 1 ? `Training run ${runs[0]!.name}` : `${runs.length} training runs`;
   return page(
     title,
-    paragraph(runs.map(({ name, lines }) => `${name}: ${lines[lines.length - 1].step} steps`).join(', ')),
+    paragraph(runs.map(({ name, lines }) => `${name}: ${lines[lines.length - 1]!.step} steps`).join(', ')),
     await trainingSections(runs),
   );
 }
@@ -140,7 +140,7 @@ function curve({ lines }: TrainingRun, kind: Line['kind'], metric: string, serie
   const stretch = Math.max(1, Math.ceil(found.length / MAX_POINTS));
   return Array.from({ length: Math.ceil(found.length / stretch) }, (_, i) => {
     const part = found.slice(i * stretch, (i + 1) * stretch);
-    const values = part.map(({ metrics }) => metrics[metric]);
+    const values = part.map(({ metrics }) => metrics[metric]!);
     const mean = (list: readonly number[]) => list.reduce((sum, value) => sum + value, 0) / list.length;
     const [low, high] = part.length === 1 ? [Number.NaN, Number.NaN] : [Math.min(...values), Math.max(...values)];
     return { series, x: mean(part.map(({ step }) => step)), y: mean(values), low, high };
@@ -150,7 +150,7 @@ function curve({ lines }: TrainingRun, kind: Line['kind'], metric: string, serie
 function endTable(runs: readonly TrainingRun[]): Table {
   const last = (run: TrainingRun, metric: string) => {
     const found = run.lines.filter(({ kind, metrics }) => kind === 'train' && Number.isFinite(metrics[metric]));
-    return found.length === 0 ? '' : formatNumber(found[found.length - 1].metrics[metric]);
+    return found.length === 0 ? '' : formatNumber(found[found.length - 1]!.metrics[metric]!);
   };
   const shown = CURVES.filter(([name]) => runs.some((run) => last(run, name) !== ''));
   return {
@@ -158,7 +158,7 @@ function endTable(runs: readonly TrainingRun[]): Table {
     header: ['run', 'step', ...shown.map(([name]) => name)],
     rows: runs.map((run) => [
       run.name,
-      `${run.lines[run.lines.length - 1].step}`,
+      `${run.lines[run.lines.length - 1]!.step}`,
       ...shown.map(([name]) => last(run, name)),
     ]),
     textColumns: 1,
