@@ -15,6 +15,7 @@ import type {
 import type { ParquetPairOptions, SafetensorsPairOptions } from '../trainer/data.js';
 import type { Sampling, TimestepSampling } from '../trainer/draws.js';
 import type { LearningRateOptions } from '../trainer/learning-rate.js';
+import type { BestStep } from '../trainer/types.js';
 import { configError } from './config-error.js';
 import { isOptionalField, problemsOf, readSchema } from './schema.js';
 import { applySetting } from './set.js';
@@ -26,7 +27,7 @@ export interface ModuleConfig {
   readonly options?: Readonly<Record<string, unknown>>;
 }
 
-type DataConfig =
+export type DataConfig =
   | ({ readonly format: 'safetensors'; readonly files: readonly string[] } & SafetensorsPairOptions)
   | ({ readonly format: 'parquet'; readonly files: readonly string[] } & ParquetPairOptions)
   | ({ readonly format: 'module' } & ModuleConfig);
@@ -66,6 +67,14 @@ export interface TrainConfig {
     readonly logBinsEvery: number;
   };
   readonly evaluation?: ModuleConfig & { readonly every: number; readonly atStart: boolean };
+  readonly validation?: {
+    readonly data: DataConfig;
+    readonly every: number;
+    readonly atStart: boolean;
+    readonly timestepsPerPair: number;
+    readonly batchSize?: number;
+    readonly best: BestStep['criterion'];
+  };
   readonly checkpoints: { readonly every: number; readonly keep: number };
   readonly reference: ReferenceConfig;
   readonly threshold?: {

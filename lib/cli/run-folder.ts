@@ -80,7 +80,7 @@ function list(folder: string): string[] {
 
 /** The parts of a config that decide the numbers of a run; the others may change when it goes on. */
 function deciding(config: TrainConfig, base: string): unknown {
-  const { $schema, out, checkpoints, evaluation, ...parts } = config;
+  const { $schema, out, checkpoints, evaluation, validation, ...parts } = config;
   const { threads, ...loss } = parts.loss ?? {};
   const { steps, ...training } = parts.training ?? {};
   // A rate that decays depends on how many steps there will be.

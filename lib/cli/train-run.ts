@@ -17,7 +17,7 @@ import { checkPolicyTensors } from '../trainer/policy-state.js';
 import { ThresholdTracker } from '../trainer/threshold-tracker.js';
 import { timestepEdges } from '../trainer/timestep-bins.js';
 import { PreferenceTrainer } from '../trainer/trainer.js';
-import type { MetricsWriter, Policy } from '../trainer/types.js';
+import type { BestStep, MetricsWriter, Policy } from '../trainer/types.js';
 import { jsonlWriter } from '../trainer/writers.js';
 import type { TrainOptions } from './command-options.js';
 import { type LoadedConfig, loadConfig, type TrainConfig } from './config.js';
@@ -29,7 +29,7 @@ import { describeProfile, type ProfileSummary, summarizeProfile } from './profil
 import { checkRunFolder, configDifferences, RUN_FILES, recordRun, writeJson } from './run-folder.js';
 import { lockRunFolder } from './run-lock.js';
 import { type OutputMode, shortNumber, type TrainOutput, trainOutput } from './train-output.js';
-import { makeEvaluation, makeParts, type TrainingParts } from './train-setup.js';
+import { makeEvaluation, makeParts, makeValidation, type TrainingParts } from './train-setup.js';
 
 /** How a training ended: after its last step, because the data had no more pairs, by a signal, or because it diverged. */
 type Status = 'finished' | 'out-of-pairs' | 'interrupted' | 'diverged';
@@ -44,14 +44,19 @@ interface Summary {
   /** The last log entries. */
   readonly metrics: Readonly<Record<string, number>>;
   readonly evaluation?: Readonly<Record<string, number>>;
+  /** The last entry of the held-out pairs, and the best step on them, of the whole run. */
+  readonly validation?: {
+    readonly metrics: Readonly<Record<string, number>> | undefined;
+    readonly best: BestStep | undefined;
+  };
   /** What this process warned of. */
   readonly warnings?: readonly TrainingWarning[];
   readonly out: string;
   readonly profile?: ProfileSummary;
 }
 
-/** With the evaluation, where the config has one. */
-type RunParts = TrainingParts & Pick<PreferenceTrainerOptions, 'evaluate'>;
+/** With what is measured between updates, as far as the config has it. */
+type RunParts = TrainingParts & Pick<PreferenceTrainerOptions, 'evaluate' | 'validation'>;
 
 export async function train(file: string, options: TrainOptions): Promise<ExitCode> {
   const loaded = loadConfig(file, options);
@@ -61,11 +66,12 @@ export async function train(file: string, options: TrainOptions): Promise<ExitCo
   const parts = await makeParts(loaded);
   try {
     const evaluate = await makeEvaluation(loaded, parts);
+    const validation = await makeValidation(loaded, parts);
     const leave = lockRunFolder(loaded.out, (message) => output.warn({ code: 'no-lock', message }));
     try {
       // Again, since another process may have come and gone while the model was loaded.
       const goesOn = checkRunFolder(loaded, options.resume ?? false);
-      return await run(loaded, { ...parts, evaluate }, goesOn, output, options);
+      return await run(loaded, { ...parts, evaluate, validation }, goesOn, output, options);
     } finally {
       leave();
     }
@@ -137,6 +143,7 @@ async function run(
       seconds: (performance.now() - began) / 1000,
       metrics: last.train,
       evaluation: last.evaluation,
+      ...(config.validation === undefined ? {} : { validation: { metrics: last.validation, best: trainer.best } }),
       ...(warnings.length === 0 ? {} : { warnings }),
       out,
       profile: options.profile ? profileOf(trainer.profile, trainer.step - first, loaded) : undefined,
@@ -206,7 +213,7 @@ function statusOf(step: number, steps: number, failure: unknown, signal: AbortSi
 
 function makeTrainer(
   { config }: LoadedConfig,
-  { loss, data, policy, reference, evaluate }: RunParts,
+  { loss, data, policy, reference, evaluate, validation }: RunParts,
   rest: Pick<PreferenceTrainerOptions, 'checkpoints' | 'writers' | 'signal' | 'onWarning'>,
 ): PreferenceTrainer {
   const { steps, learningRate, maxGradientNorm, maxSkipped, ...training } = config.training;
@@ -219,7 +226,7 @@ function makeTrainer(
     new PreferenceTrainer({
       ...training,
       ...rest,
-      ...{ policy, data, loss, reference, evaluate, seed: config.seed },
+      ...{ policy, data, loss, reference, evaluate, validation, seed: config.seed },
       threshold: threshold && makeTracker(threshold, loss),
       learningRate: rate,
       maxGradientNorm: maxGradientNorm ?? Infinity,
@@ -243,10 +250,10 @@ function makeTracker(
 class LastEntries implements MetricsWriter {
   train: Readonly<Record<string, number>> = {};
   evaluation: Readonly<Record<string, number>> | undefined;
+  validation: Readonly<Record<string, number>> | undefined;
 
   write({ kind, metrics }: Parameters<MetricsWriter['write']>[0]): void {
-    if (kind === 'train') this.train = metrics;
-    else this.evaluation = metrics;
+    this[kind] = metrics;
   }
 }
 
@@ -287,13 +294,17 @@ function printSummary(summary: Summary, first: number, { json, quiet }: TrainOpt
     console.log(JSON.stringify({ summary }));
     return;
   }
-  const { status, step, steps, seconds, metrics, warnings, out, profile } = summary;
+  const { status, step, steps, seconds, metrics, validation, warnings, out, profile } = summary;
   if (profile !== undefined) console.log(describeProfile(profile)); // asked for, hence also where it is quiet
   if (quiet) return;
   const loss = metrics.loss === undefined ? '' : `, loss ${shortNumber(metrics.loss)}`;
   console.log(
     `${STATUS_TEXT[status]} at step ${step} of ${steps}: ${step - first} steps in ${duration(seconds)}${loss}`,
   );
+  const best = validation?.best;
+  if (best !== undefined) {
+    console.log(`Best on the held-out pairs: step ${best.step}, ${best.criterion} ${shortNumber(best.value)}`);
+  }
   const files = Object.values(RUN_FILES).filter((name) => existsSync(join(out, name)));
   console.log(`${printable(out)}: ${files.join(', ')}`);
   if (warnings !== undefined) {

@@ -10,7 +10,7 @@ import type { EvaluationModuleContext, PolicyModuleContext } from '../trainer/mo
 import type { PreferenceTrainerOptions } from '../trainer/options.js';
 import { referenceCache } from '../trainer/reference-cache.js';
 import type { PairSource, Policy, Reference } from '../trainer/types.js';
-import type { LoadedConfig } from './config.js';
+import type { DataConfig, LoadedConfig } from './config.js';
 import { configError, withPath } from './config-error.js';
 import { callModule } from './modules.js';
 import { policyFiles } from './policy-files.js';
@@ -46,7 +46,7 @@ export async function makeParts(loaded: LoadedConfig): Promise<TrainingParts> {
   const schedule = makeSchedule(loaded);
   const loss = makeLoss(loaded, schedule);
   const dataContext = { folder: base, seed: config.seed, schedule };
-  const data = await makeData(loaded, dataContext);
+  const data = await makeData('data', config.data, base, dataContext);
   const context: PolicyModuleContext = { ...dataContext, shape: data.shape };
   const policy = await callModule<Policy>('policy', config.policy, base, context);
   if (typeof policy !== 'object' || policy === null) {
@@ -83,12 +83,12 @@ async function makeReference(
   });
 }
 
-async function makeData({ config, base }: LoadedConfig, context: object): Promise<PairSource> {
-  const { data } = config;
+/** @param path of that part in the config, for messages */
+async function makeData(path: string, data: DataConfig, base: string, context: object): Promise<PairSource> {
   if (data.format === 'module') {
-    const made = await callModule<PairSource | undefined>('data', data, base, context);
+    const made = await callModule<PairSource | undefined>(path, data, base, context);
     if (made?.kind !== 'indexed' && made?.kind !== 'stream') {
-      throw configError(`Expected data.module to give a PairDataset or a PairStream, received ${describe(made)}`);
+      throw configError(`Expected ${path}.module to give a PairDataset or a PairStream, received ${describe(made)}`);
     }
     return made;
   }
@@ -99,6 +99,21 @@ async function makeData({ config, base }: LoadedConfig, context: object): Promis
   }
   const { format, files, ...options } = data;
   return pairsFromParquet(paths, options);
+}
+
+/** The held-out pairs that a config names. */
+export async function makeValidation(
+  { config, base }: LoadedConfig,
+  { context }: TrainingParts,
+): Promise<PreferenceTrainerOptions['validation']> {
+  if (config.validation === undefined) return undefined;
+  const { data, ...options } = config.validation;
+  const { folder, seed, schedule } = context;
+  const made = await makeData('validation.data', data, base, { folder, seed, schedule });
+  if (made.kind !== 'indexed') {
+    throw configError('Expected validation.data.module to give a PairDataset, received a PairStream');
+  }
+  return { ...options, data: made };
 }
 
 /** The evaluation that a config names. */

@@ -28,6 +28,7 @@ import type {
   TrainerState,
   TrainingRows,
 } from './types.js';
+import { type ResolvedValidation, resolveValidation, type ValidationOptions } from './validation.js';
 
 export const NOISES = ['shared', 'independent'] as const;
 export const ON_NON_FINITE = ['stop', 'skip'] as const;
@@ -111,6 +112,8 @@ export interface PreferenceTrainerOptions<C = unknown> {
   };
   /** Saved after every `every` updates, and when the training stops by its end or by the signal. */
   checkpoints?: { store: Checkpoints; every: number };
+  /** Held-out pairs: what the loss and its statistics are on them, with timesteps and noise fixed by the seed, is logged, and the best step kept. */
+  validation?: ValidationOptions<C>;
   /** Stops after the update under way. */
   signal?: AbortSignal;
   beforeLoss?: BeforeLoss<C>;
@@ -120,8 +123,9 @@ export interface PreferenceTrainerOptions<C = unknown> {
 
 /** Options with the defaults filled in. */
 export type ResolvedTrainerOptions<C> = Readonly<
-  Required<Omit<PreferenceTrainerOptions<C>, OptionalName>> & Pick<PreferenceTrainerOptions<C>, OptionalName>
-> & { readonly schedule: NoiseSchedule };
+  Required<Omit<PreferenceTrainerOptions<C>, OptionalName | 'validation'>> &
+    Pick<PreferenceTrainerOptions<C>, OptionalName>
+> & { readonly schedule: NoiseSchedule; readonly validation: ResolvedValidation<C> | undefined };
 
 type OptionalName = 'ema' | 'reference' | 'threshold' | 'evaluate' | 'checkpoints' | 'signal' | 'beforeLoss';
 
@@ -130,7 +134,7 @@ type OptionalName = 'ema' | 'reference' | 'threshold' | 'evaluate' | 'checkpoint
 export const OPTION_NAMES: readonly string[] = [
   'policy', 'data', 'loss', 'seed', 'pairsPerStep', 'timestepsPerPair', 'accumulate', 'noise', 'timesteps', 'sampling', 'learningRate',
   'maxGradientNorm', 'ema', 'reference', 'threshold', 'onNonFinite', 'maxSkipped', 'bins', 'logBinsEvery', 'writers', 'evaluate',
-  'checkpoints', 'signal', 'beforeLoss', 'onWarning',
+  'checkpoints', 'validation', 'signal', 'beforeLoss', 'onWarning',
 ];
 
 /** Checks options and fills in the defaults. */
@@ -177,6 +181,7 @@ export function resolveTrainerOptions<C>(options: PreferenceTrainerOptions<C>): 
     if (options[name] !== undefined && typeof options[name] !== 'function')
       failType(at(name), 'a function', options[name]);
   }
+  if (options.validation?.data?.kind === 'indexed') checkSource('options.validation.data', options.validation.data);
   const maxGradientNorm = options.maxGradientNorm ?? 1;
   if (maxGradientNorm !== Infinity) checkNumberAbove(at('maxGradientNorm'), maxGradientNorm, 0);
   return {
@@ -196,6 +201,8 @@ export function resolveTrainerOptions<C>(options: PreferenceTrainerOptions<C>): 
     bins: checkInteger(at('bins'), options.bins ?? 10, 1),
     logBinsEvery: checkInteger(at('logBinsEvery'), options.logBinsEvery ?? 100, 0),
     writers,
+    validation:
+      options.validation && resolveValidation(at('validation'), options.validation, options, pairsPerStep / accumulate),
     onWarning:
       options.onWarning ??
       (({ code, message }) =>

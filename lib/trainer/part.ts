@@ -83,14 +83,19 @@ export function divergenceIn(out: Evaluation, rows: TrainingRows, step: number):
   );
 }
 
-/** Metrics of the parts as those of one batch; they have equal numbers of rows. Non-finite entries are left out, as within a part. */
-export function mergedMetrics(parts: readonly PartResult[]): Record<string, number> {
-  if (parts.length === 1) return { ...logEntries(parts[0].metrics), loss: parts[0].loss };
-  const merged = { ...parts[0].metrics };
+/** Metrics of the parts as those of one batch, each part by its rows. Non-finite entries are left out, as within a part. */
+export function mergedMetrics(parts: readonly Omit<PartResult, 'half'>[]): Record<string, number> {
+  const [first] = parts;
+  if (first === undefined) return {};
+  if (parts.length === 1) return { ...logEntries(first.metrics), loss: first.loss };
+  const merged = { ...first.metrics };
   for (const name of Object.keys(merged) as (keyof Metrics)[]) {
-    const values = parts.map(({ metrics }) => metrics[name]).filter(Number.isFinite);
-    const sum = values.reduce((total, value) => total + value, 0);
-    merged[name] = name === 'nonFiniteRows' ? sum : values.length === 0 ? NaN : sum / values.length;
+    const found = parts.filter(({ metrics }) => Number.isFinite(metrics[name]));
+    const total = (of: (part: (typeof found)[number]) => number) => found.reduce((sum, part) => sum + of(part), 0);
+    merged[name] =
+      name === 'nonFiniteRows'
+        ? total(({ metrics }) => metrics[name])
+        : total(({ metrics, rows }) => rows * metrics[name]) / total(({ rows }) => rows); // NaN of none
   }
   // The loss of a part is its share of the batch's.
   return { ...logEntries(merged), loss: parts.reduce((total, { loss }) => total + loss, 0) };

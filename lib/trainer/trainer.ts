@@ -12,6 +12,7 @@ import { Tensor } from '../tensor/tensor.js';
 import { TimestepBins } from './bins.js';
 import type { Difference } from './difference.js';
 import { isHalf, LearningWatch } from './learning-watch.js';
+import { Measures } from './measures.js';
 import { type PreferenceTrainerOptions, type ResolvedTrainerOptions, resolveTrainerOptions } from './options.js';
 import {
   checkSeparate,
@@ -26,7 +27,7 @@ import { checkPolicyState } from './policy-state.js';
 import { RowSource } from './rows.js';
 import { compareSetup, type LoadOptions, setupOf } from './setup.js';
 import { Stopwatch } from './stopwatch.js';
-import type { Policy, Reference, StepReport, TrainerState, TrainingRows } from './types.js';
+import type { BestStep, Policy, Reference, StepReport, TrainerState, TrainingRows } from './types.js';
 
 /** From this many elements of a prediction on, the loss is computed off the event loop; below, handing it over costs more than it. */
 const ASYNC_ELEMENTS = 2 ** 18;
@@ -50,12 +51,11 @@ export class PreferenceTrainer<C = unknown> {
   readonly #source: RowSource<C>;
   readonly #watch = new Stopwatch();
   readonly #learning: LearningWatch;
+  readonly #measures: Measures<C>;
   readonly #results: (Evaluation | undefined)[] = [];
   #step = 0;
   #skipped = 0;
   #running = false;
-  /** Whether an evaluation belongs to this step that has not been made. */
-  #evaluationDue: boolean;
   /** Whether the policy has shown that its state can be saved. */
   #stateChecked = false;
 
@@ -67,12 +67,17 @@ export class PreferenceTrainer<C = unknown> {
     this.#reference = referenceOf(this.#options);
     this.#learning = new LearningWatch(this.#reference !== undefined);
     this.#source = new RowSource(this.#options);
-    this.#evaluationDue = this.#options.evaluate?.atStart ?? false;
+    this.#measures = new Measures(this.#options, this.#watch);
   }
 
   /** Updates made, skipped ones included. */
   get step(): number {
     return this.#step;
+  }
+
+  /** The best step on the held-out pairs so far; undefined without `validation`, and before the first one. */
+  get best(): BestStep | undefined {
+    return this.#measures.best;
   }
 
   /** Milliseconds spent so far in each part of the work; `rest` is what is left of the whole. */
@@ -89,7 +94,7 @@ export class PreferenceTrainer<C = unknown> {
     checkInteger('steps', steps, 0);
     if (this.#running)
       throw new SdpoError('ERR_SDPO_INVALID_ARG_VALUE', 'Expected one run at a time, received a second one');
-    const { evaluate, checkpoints, signal } = this.#options;
+    const { checkpoints, signal } = this.#options;
     this.#running = true;
     let saved = -1;
     const save = async () => {
@@ -103,16 +108,15 @@ export class PreferenceTrainer<C = unknown> {
         await this.#watch.time('checkpoint', async () => checkPolicyState(await this.policy.state()));
         this.#stateChecked = true;
       }
-      if (evaluate !== undefined && this.#evaluationDue && !signal?.aborted) await this.#evaluate();
+      await this.#measures.make(this.#step);
       while (this.#step < steps && !signal?.aborted) {
         const report = await this.#watch.whole(() => this.#update());
         if (report === undefined) {
           if (this.#step === 0) throw tooFewPairs(this.#options);
           break;
         }
-        this.#evaluationDue = evaluate !== undefined && this.#step % evaluate.every === 0;
-        if (this.#evaluationDue) {
-          await this.#evaluate().catch(async (error) => {
+        if (this.#measures.after(this.#step)) {
+          await this.#measures.make(this.#step).catch(async (error) => {
             await save(); // an evaluation that fails must not cost the updates before it
             throw error;
           });
@@ -140,7 +144,7 @@ export class PreferenceTrainer<C = unknown> {
         data: data.fingerprint,
         setup: setupOf(this.#options),
         skipped: this.#skipped,
-        ...(this.#evaluationDue ? { evaluationDue: true } : {}),
+        ...this.#measures.state(),
         ...(threshold === undefined ? {} : { threshold: threshold.state() }),
         bins: this.bins.state(),
       },
@@ -176,7 +180,7 @@ export class PreferenceTrainer<C = unknown> {
     if (!differs('bins')) this.bins.load(progress.bins);
     this.#step = progress.step;
     this.#skipped = progress.skipped;
-    this.#evaluationDue = progress.evaluationDue ?? false;
+    this.#measures.load(progress);
     await this.#source.seek(progress.data === data.fingerprint ? progress.position : 0);
     return differences;
   }
@@ -324,30 +328,12 @@ export class PreferenceTrainer<C = unknown> {
     const now = warmup ? Math.min(decay, (1 + n) / (10 + n)) : decay;
     await this.#watch.time('average', () => this.policy.updateAverage!(now));
   }
-
-  async #evaluate(): Promise<void> {
-    const { evaluate, signal, writers } = this.#options;
-    const { policy } = this;
-    const step = this.#step;
-    const metrics = await this.#watch.time('evaluation', () => evaluate!.run({ step, policy, signal }));
-    checkEvaluation(metrics);
-    for (const writer of writers) await writer.write({ step, kind: 'evaluation', metrics });
-    this.#evaluationDue = false;
-  }
 }
 
 function checkGradientNorm(made: unknown): number {
   const norm = (made as { gradientNorm?: unknown } | undefined)?.gradientNorm;
   if (typeof norm !== 'number') failType('the result of policy.step()', 'an object with a number gradientNorm', made);
   return norm;
-}
-
-function checkEvaluation(metrics: unknown): void {
-  const argument = 'the result of options.evaluate.run()';
-  if (typeof metrics !== 'object' || metrics === null) failType(argument, 'an object of numbers', metrics);
-  for (const [name, value] of Object.entries(metrics)) {
-    if (typeof value !== 'number') failType(`${name} in ${argument}`, 'a number', value);
-  }
 }
 
 function tooFewPairs({ pairsPerStep }: { pairsPerStep: number }): SdpoError {

@@ -161,11 +161,14 @@ export interface StepReport {
   readonly skipped: boolean;
 }
 
+/** What an entry of the log is of: an update, the held-out pairs, or what `evaluate` measured. */
+export type EntryKind = 'train' | 'validation' | 'evaluation';
+
 /** Takes metrics: a file, a console, a tracker. */
 export interface MetricsWriter {
   write(entry: {
     readonly step: number;
-    readonly kind: 'train' | 'evaluation';
+    readonly kind: EntryKind;
     readonly metrics: Readonly<Record<string, number>>;
   }): MaybePromise<void>;
   close?(): MaybePromise<void>;
@@ -190,6 +193,17 @@ export interface TrainerProgress {
   readonly bins?: unknown;
   /** True where an evaluation belongs to this step that has not been logged: the run that goes on begins with it. */
   readonly evaluationDue?: boolean;
+  /** The same of the held-out pairs. */
+  readonly validationDue?: boolean;
+  /** The best step on the held-out pairs so far, and a fingerprint of what it was measured on. */
+  readonly validation?: { readonly of: string; readonly best: BestStep };
+}
+
+/** The step at which the held-out pairs came out best, and how. */
+export interface BestStep {
+  readonly step: number;
+  readonly criterion: 'loss' | 'accuracy' | 'margin';
+  readonly value: number;
 }
 
 export interface TrainerState {

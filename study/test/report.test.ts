@@ -280,6 +280,28 @@ t.test('training runs', async (t) => {
   await writeReport([a], { out });
   has(t, readFileSync(out, 'utf8'), '<h1>Training run a</h1>');
 
+  // Held-out pairs, and the best step by what the config of the run says.
+  const held = [3, 1, 2].map((loss, step) =>
+    JSON.stringify({
+      step,
+      kind: 'validation',
+      metrics: { loss, 'rewards/margins': loss, errorChosen: 0.5, driftChosen: null },
+    }),
+  );
+  writeFileSync(join(a, 'metrics.jsonl'), `${metricsLines(3, 1)}${held.join('\n')}\n`);
+  await writeReport([a], { out });
+  has(t, readFileSync(out, 'utf8'), '<h2 id="s-held-out-pairs-title">Held-out pairs</h2>');
+  has(t, readFileSync(out, 'utf8'), 'a: 3 steps (best on the held-out pairs: step 1, loss 1.000)');
+  has(t, readFileSync(out, 'utf8'), 'aria-label="Error of chosen over training');
+  writeFileSync(join(a, 'config.json'), JSON.stringify({ validation: { best: 'margin' } }));
+  await writeReport([a], { out });
+  has(t, readFileSync(out, 'utf8'), '(best on the held-out pairs: step 0, margin 3.000)');
+  writeFileSync(join(a, 'config.json'), '{');
+  await t.rejects(writeReport([a], { out }), { code: 'ERR_SDPO_CONFIG', message: /config\.json to be JSON/ });
+  writeFileSync(join(a, 'config.json'), 'null');
+  await writeReport([a], { out });
+  has(t, readFileSync(out, 'utf8'), 'step 1, loss 1.000)');
+
   // A run that was killed while it wrote, and then went on from an earlier step.
   const again = JSON.stringify({ step: 2, kind: 'train', metrics: { loss: 123 } });
   writeFileSync(join(b, 'metrics.jsonl'), `${metricsLines(3, 1)}${again}\n{"step": 3, "ki`);

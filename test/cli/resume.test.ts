@@ -18,6 +18,10 @@ t.test('kill -9 at random moments', async (t) => {
       learningRate: { peak: 3e-3, warmupSteps: 10, decay: 'cosine', final: 1e-4 },
     },
     evaluation: { module: 'linear-evaluation.js', every: 4 },
+    validation: {
+      data: { format: 'module', module: 'linear-data.js', options: { count: 12, seed: 9 } },
+      ...{ every: 5, timestepsPerPair: 2, batchSize: 5 },
+    },
     checkpoints: { every: 3, keep: 2 },
   });
   const whole = join(folder, 'whole');
@@ -54,6 +58,11 @@ t.test('kill -9 at random moments', async (t) => {
     const [a, b] = [whole, join(folder, 'broken')].map((run) => readFileSync(join(run, name)));
     t.ok(a.equals(b), `${name} is the same, byte for byte`, { stoppedAt });
   }
+  const [best, again] = [whole, join(folder, 'broken')].map(
+    (run) => JSON.parse(readFileSync(join(run, 'summary.json'), 'utf8')).validation.best,
+  );
+  t.match(best, { step: Number, criterion: 'loss', value: Number });
+  t.same(again, best, 'the best step is the same');
   const sessions = JSON.parse(readFileSync(join(folder, 'broken', 'environment.json'), 'utf8')).sessions;
   t.ok(sessions.length >= 2, 'each start is on record');
 });
@@ -122,7 +131,7 @@ t.test('a new run goes on from a checkpoint of another with other settings', asy
     stderr: /^Expected fromCheckpoint to be ".*checkpoint-8", as in the run .* received undefined$/m,
   });
   const gone = await sdpo(['train', config, '--from-checkpoint', from, '--out', join(folder, 'third')]);
-  t.match(gone, { status: 1, stderr: /^Expected .*checkpoint-8.progress\.json to be a file that can be read/ });
+  t.match(gone, { status: 1, stderr: /^Expected .*checkpoint-8.progress\.json to be a file, received no such file/ });
 });
 
 t.test('fewer steps than were made are refused', async (t) => {

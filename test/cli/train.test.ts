@@ -47,6 +47,42 @@ t.test('lines, files and summary of a run', async (t) => {
   t.equal(entries.filter(({ kind }) => kind === 'evaluation').length, 3);
 });
 
+t.test('held-out pairs', async (t) => {
+  const folder = t.testdir();
+  const data = { format: 'module', module: 'linear-data.js', options: { count: 12, seed: 9 } };
+  const config = writeConfig(folder, { validation: { data, every: 4, atStart: true, best: 'margin' } });
+  const { status, stdout, stderr } = await sdpo(['train', config, '--log-every', '12']);
+  t.equal(status, 0, stderr);
+  const line = /^step (\d+)\/12 {2}validation: loss \S+ {2}accuracy \S+ {2}margin \S+ {2}chosen \S+ {2}rejected \S+$/;
+  const lines = stderr.split('\n').filter((text) => text.includes('validation'));
+  t.same(
+    lines.map((text) => line.exec(text)?.[1]),
+    ['0', '4', '8', '12'],
+  );
+  const held = jsonLines(read(folder, 'run', 'metrics.jsonl').toString()).filter(({ kind }) => kind === 'validation');
+  const margins = held.map(({ metrics }) => (metrics as Record<string, number>)['rewards/margins']!);
+  const value = Math.max(...margins);
+  const best = { step: 4 * margins.indexOf(value), criterion: 'margin', value };
+  t.match(readJson(folder, 'run', 'summary.json').validation, { metrics: { 'rewards/margins': margins[3] }, best });
+  t.match(stdout, new RegExp(`^Best on the held-out pairs: step ${best.step}, margin \\S+$`, 'm'));
+  const again = await sdpo(['train', config, '--resume', '--json']);
+  t.same(
+    (jsonLines(again.stdout).at(-1)!.summary as (typeof held)[0]).validation,
+    { best },
+    'a run that is done knows it',
+  );
+
+  const wrong = (...set: string[]) => sdpo(['train', config, ...set.flatMap((assignment) => ['--set', assignment])]);
+  const stream = await sdpo(['train', config, '--out', join(folder, 'b'), '--set', 'validation.data.export=stream']);
+  t.match(stream, {
+    status: 2,
+    stderr: /^Expected validation\.data\.module to give a PairDataset, received a PairStream/,
+  });
+  const none = await sdpo(['train', config, '--out', join(folder, 'c'), '--set', 'validation.data.export=list']);
+  t.match(none, { status: 2, stderr: /^Expected validation\.data\.module to give a PairDataset or a PairStream, / });
+  t.match(await wrong('validation.best=beauty'), { status: 2, stderr: /^ {2}Expected validation\.best to be one of/m });
+});
+
 t.test('--json, --quiet and plain lines are the same training', async (t) => {
   const folder = t.testdir();
   const config = writeConfig(folder);

@@ -342,7 +342,10 @@ t.test('refuses a state that is not its own', async (t) => {
   }
   const store = { save() {} };
   const signal = new AbortController().signal;
-  const free = { writers: [{ write() {} }], evaluate: { every: 1, run: () => ({}) }, checkpoints: { store, every: 1 } };
+  const free = {
+    ...{ writers: [{ write() {} }], evaluate: { every: 1, run: () => ({}) }, checkpoints: { store, every: 1 } },
+    validation: { data: linearData({ seed: 7 }), every: 1 },
+  };
   for (const [name, value] of Object.entries({ ...free, signal, maxSkipped: 1, onWarning() {} })) {
     t.same(await trainerOf({ [name]: value }).load(state), [], name);
   }
