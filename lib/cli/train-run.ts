@@ -8,6 +8,7 @@ import { DivergenceError } from '../native/errors.js';
 import { printable } from '../native/printable.js';
 import { packageVersion } from '../selftest/diagnose.js';
 import { encodeSafetensors } from '../tensor/safetensors.js';
+import { BetaTracker } from '../trainer/beta-tracker.js';
 import { CheckpointStore, type LatestCheckpoint, readCheckpoint } from '../trainer/checkpoint.js';
 import { namingFiles } from '../trainer/file-error.js';
 import { learningRateSchedule } from '../trainer/learning-rate.js';
@@ -221,13 +222,15 @@ function makeTrainer(
   const rate = withPath('training.learningRate', () =>
     learningRateSchedule({ ...learningRate, ...(decay === 'constant' ? {} : { steps }) }),
   );
-  const { threshold } = config;
+  const { threshold, beta } = config;
   const make = () =>
     new PreferenceTrainer({
       ...training,
       ...rest,
       ...{ policy, data, loss, reference, evaluate, validation, seed: config.seed },
       threshold: threshold && makeTracker(threshold, loss),
+      beta: beta && new BetaTracker(beta),
+      ...(config.reference.kind === 'moving' ? { referenceUpdate: updateOf(config.reference) } : {}),
       learningRate: rate,
       maxGradientNorm: maxGradientNorm ?? Infinity,
       maxSkipped,
@@ -236,6 +239,10 @@ function makeTrainer(
     const name = argument.replace(/^options\./, '');
     return Object.hasOwn(config, name.split('.')[0]) ? name : `training.${name}`;
   }, make);
+}
+
+function updateOf({ kind, ...update }: Extract<TrainConfig['reference'], { kind: 'moving' }>) {
+  return update;
 }
 
 function makeTracker(
@@ -279,7 +286,7 @@ function profileOf(
   updates: number,
   { config }: LoadedConfig,
 ): ProfileSummary {
-  return summarizeProfile(profile, updates, config.reference.kind === 'policy');
+  return summarizeProfile(profile, updates, config.reference.kind !== 'cache');
 }
 
 const STATUS_TEXT: { readonly [K in Status]: string } = {

@@ -63,7 +63,7 @@ async function makeReference(
   data: PairSource,
   policy: Policy,
 ): Promise<Reference | undefined> {
-  if (config.reference.kind === 'policy') return undefined;
+  if (config.reference.kind !== 'cache') return undefined;
   const { folder, content: kind = 'predictions' } = config.reference;
   const { pairsPerStep, timestepsPerPair, accumulate, noise, timesteps, sampling } = config.training;
   const { module, ...rest } = config.policy;

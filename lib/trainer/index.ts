@@ -1,5 +1,6 @@
 /** The public surface of `sdpo/trainer`: the training loop and what it is made of. */
 
+export { BetaTracker, type BetaTrackerOptions, type BetaTrackerState } from './beta-tracker.js';
 export { type BinStatistics, TimestepBins } from './bins.js';
 export {
   type CalibrateOptions,
@@ -43,6 +44,7 @@ export type {
 } from './modules.js';
 export type {
   BeforeLoss,
+  BetaControl,
   Checkpoints,
   EvaluationContext,
   PreferenceTrainerOptions,

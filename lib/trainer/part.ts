@@ -1,7 +1,7 @@
 /** A part of an update: the batch that the loss is given for its rows, and what is made of the loss's results. */
 
 import type { Batch } from '../loss/batch.js';
-import { type Evaluation, logEntries, type Metrics } from '../loss/result.js';
+import { type Evaluation, logEntries, type Metrics, type Statistics } from '../loss/result.js';
 import { DivergenceError, NonFiniteError } from '../native/errors.js';
 import { failType, failValue } from '../native/validate.js';
 import type { LatentArray } from '../tensor/operand.js';
@@ -99,6 +99,13 @@ export function mergedMetrics(parts: readonly Omit<PartResult, 'half'>[]): Recor
   }
   // The loss of a part is its share of the batch's.
   return { ...logEntries(merged), loss: parts.reduce((total, { loss }) => total + loss, 0) };
+}
+
+/** Logits and masks of all rows of an update that was evaluated in so many parts. */
+export function joined(results: readonly (Statistics | undefined)[], parts: number) {
+  const all = (name: 'logit' | 'mask') =>
+    Float64Array.from(results.slice(0, parts).flatMap((result) => Array.from(result?.rows[name] ?? [])));
+  return { logit: all('logit'), mask: all('mask') };
 }
 
 /** A policy that writes all its predictions into one array would be compared with itself, and learn nothing. */

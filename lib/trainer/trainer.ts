@@ -6,7 +6,7 @@ import type { CallOptions } from '../loss/call-options.js';
 import { isReferenceFree } from '../loss/options.js';
 import type { Evaluation } from '../loss/result.js';
 import { DivergenceError, SdpoError } from '../native/errors.js';
-import { checkInteger, checkOptions, failType, failValue } from '../native/validate.js';
+import { checkInteger, checkNumberAbove, checkOptions, failType, failValue } from '../native/validate.js';
 import type { LatentArray } from '../tensor/operand.js';
 import { Tensor } from '../tensor/tensor.js';
 import { TimestepBins } from './bins.js';
@@ -18,6 +18,7 @@ import {
   checkSeparate,
   divergenceIn,
   divergenceOf,
+  joined,
   makeBatch,
   mergedMetrics,
   type PartResult,
@@ -65,7 +66,7 @@ export class PreferenceTrainer<C = unknown> {
     this.policy = this.#options.policy;
     this.bins = new TimestepBins(this.#options.bins, this.#options.schedule.trainSteps);
     this.#reference = referenceOf(this.#options);
-    this.#learning = new LearningWatch(this.#reference !== undefined);
+    this.#learning = new LearningWatch(this.#reference !== undefined, this.#options.referenceUpdate !== undefined);
     this.#source = new RowSource(this.#options);
     this.#measures = new Measures(this.#options, this.#watch);
   }
@@ -134,7 +135,7 @@ export class PreferenceTrainer<C = unknown> {
 
   /** Everything that is needed to go on in another process. */
   async state(): Promise<TrainerState> {
-    const { threshold, seed, data } = this.#options;
+    const { threshold, beta, seed, data } = this.#options;
     return {
       policy: await this.policy.state(),
       progress: {
@@ -146,6 +147,7 @@ export class PreferenceTrainer<C = unknown> {
         skipped: this.#skipped,
         ...this.#measures.state(),
         ...(threshold === undefined ? {} : { threshold: threshold.state() }),
+        ...(beta === undefined ? {} : { beta: beta.state() }),
         bins: this.bins.state(),
       },
     };
@@ -153,28 +155,30 @@ export class PreferenceTrainer<C = unknown> {
 
   /**
    * Goes on from a state: the updates that follow are those of a run that was never stopped, given the same policy, objects and functions (of a
-   * `learningRate` that is a function, a `threshold`, a `reference` and `beforeLoss` only the presence can be compared).
+   * `learningRate` that is a function, a `threshold`, a `beta`, a `reference` and `beforeLoss` only the presence can be compared).
    *
-   * With `free`, named settings may differ on purpose: the run goes on from the state's step with the new ones. A `threshold` and statistics by
+   * With `free`, named settings may differ on purpose: the run goes on from the state's step with the new ones. A `threshold`, a `beta` and statistics by
    * timestep that are free and do not fit begin anew, and so do other `data`, at their first pair.
    * @returns what differs from the state
    * @throws SdpoError ERR_SDPO_RESUME where the state belongs to other data, another seed or other settings; the message says which.
    */
   async load(state: TrainerState, options: LoadOptions = {}): Promise<readonly Difference[]> {
     checkOptions('options', options, ['free']);
-    const { threshold, data } = this.#options;
+    const { data } = this.#options;
     if (typeof state?.progress?.step !== 'number') failType('state', 'a state that a trainer gave', state);
     const { progress } = state;
     const { free = [] } = options as LoadOptions;
     const differences = compareSetup(progress, this.#options, free);
     const differs = (name: string) => differences.some(({ path }) => path.split('.')[0] === name);
     await this.policy.load(state.policy);
-    if (threshold !== undefined && !differs('threshold')) {
+    for (const name of ['threshold', 'beta'] as const) {
+      const tracker = this.#options[name];
+      if (tracker === undefined || differs(name)) continue;
       try {
-        threshold.load(progress.threshold);
+        tracker.load(progress[name]);
       } catch (error) {
         // It alone can compare its options.
-        if (free !== 'all' && !free.includes('threshold')) throw error;
+        if (free !== 'all' && !free.includes(name)) throw error;
       }
     }
     if (!differs('bins')) this.bins.load(progress.bins);
@@ -196,8 +200,10 @@ export class PreferenceTrainer<C = unknown> {
 
   /** One update; undefined where there are no more pairs. */
   async #update(): Promise<StepReport | undefined> {
-    const { pairsPerStep, timestepsPerPair, accumulate, onNonFinite, maxSkipped } = this.#options;
+    const { pairsPerStep, timestepsPerPair, accumulate, onNonFinite, maxSkipped, beta } = this.#options;
     const denominator = pairsPerStep * timestepsPerPair;
+    // One for the whole update, so that accumulation gives the gradient of the whole batch.
+    const betaScale = beta && checkNumberAbove('the result of options.beta.scale()', beta.scale(), 0);
     const parts: PartResult[] = [];
     let ids: readonly string[] = [];
     let gradientNorm = NaN;
@@ -210,7 +216,7 @@ export class PreferenceTrainer<C = unknown> {
           return undefined;
         }
         ids = [...ids, ...rows.ids];
-        parts.push(await this.#evaluatePart(rows, denominator));
+        parts.push(await this.#evaluatePart(rows, denominator, betaScale));
       }
       const learningRate = this.#learningRate();
       const made = await this.#watch.time('optimizer', () =>
@@ -230,8 +236,10 @@ export class PreferenceTrainer<C = unknown> {
     }
     this.#skipped = 0;
     await this.#average();
+    if (betaScale !== undefined) beta?.observe(joined(this.#results, accumulate), betaScale);
     const metrics = {
       ...mergedMetrics(parts),
+      ...(betaScale === undefined ? {} : { beta: betaScale * this.#options.loss.options.beta }),
       grad_norm: gradientNorm,
       learning_rate: this.#learningRate(),
       skipped: 0,
@@ -245,9 +253,12 @@ export class PreferenceTrainer<C = unknown> {
 
   /** Counts the update and logs it. */
   async #finish(metrics: Record<string, number>, skipped: boolean, parts: number): Promise<StepReport> {
-    const { logBinsEvery, writers } = this.#options;
+    const { logBinsEvery, referenceUpdate, writers } = this.#options;
     this.#source.advance(parts);
     this.#step++;
+    if (referenceUpdate !== undefined && this.#step % referenceUpdate.every === 0) {
+      await this.#watch.time('reference', () => this.policy.updateReference!(referenceUpdate.decay ?? 0));
+    }
     if (logBinsEvery > 0 && this.#step % logBinsEvery === 0) {
       Object.assign(metrics, this.bins.entries());
       this.bins.reset();
@@ -260,7 +271,7 @@ export class PreferenceTrainer<C = unknown> {
   }
 
   /** Predictions, loss and pullback of some rows. */
-  async #evaluatePart(rows: TrainingRows<C>, denominator: number): Promise<PartResult> {
+  async #evaluatePart(rows: TrainingRows<C>, denominator: number, betaScale: number | undefined): Promise<PartResult> {
     const { loss, threshold, beforeLoss } = this.#options;
     const point = await this.#watch.time('policy', () => this.policy.linearize(rows.inputs));
     if (typeof point?.pullback !== 'function') {
@@ -271,6 +282,7 @@ export class PreferenceTrainer<C = unknown> {
       const predicted = await this.#watch.time('reference', () => this.#reference?.predict(rows));
       checkSeparate(point.prediction, predicted);
       let batch = makeBatch(rows, stacked('the prediction of the policy', point.prediction, rows), predicted, owned);
+      if (betaScale !== undefined) batch = { ...batch, betaScale };
       let call: CallOptions = threshold === undefined ? {} : { maskThreshold: threshold.threshold(rows.timesteps) };
       const statistics = () => loss.evaluate(batch, { ...call, denominator, gradients: false });
       const changed = await beforeLoss?.(batch, rows, statistics);

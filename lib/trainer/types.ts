@@ -73,6 +73,11 @@ export interface Policy<C = unknown> {
   discard(): MaybePromise<void>;
   /** Moves the average of the parameters: average ← decay · average + (1 - decay) · parameters. Needed for the trainer's `ema`. */
   updateAverage?(decay: number): MaybePromise<void>;
+  /**
+   * Moves the reference: reference ← decay · reference + (1 - decay) · parameters; with decay 0 it is a copy of them. From the first call on the
+   * reference is part of `state`, and `load` takes it back. Needed for the trainer's `referenceUpdate`.
+   */
+  updateReference?(decay: number): MaybePromise<void>;
   /** A copy of the complete state. */
   state(): MaybePromise<PolicyState>;
   /** Takes a state that `state` gave. Throws where it does not fit. */
@@ -189,6 +194,8 @@ export interface TrainerProgress {
   readonly threshold?: unknown;
   /** Updates skipped in a row up to here. */
   readonly skipped: number;
+  /** State of the β tracker, where there is one. */
+  readonly beta?: unknown;
   /** Statistics by timestep that have not been logged yet. */
   readonly bins?: unknown;
   /** True where an evaluation belongs to this step that has not been logged: the run that goes on begins with it. */

@@ -208,6 +208,21 @@ t.test('mistakes are named with path, expectation and what came', async (t) => {
       'Expected validation.data.format to be one of "safetensors", "parquet", "module", received "csv"',
     ],
     [['validation={"every":2}'], 'Expected validation.data to be an object, received nothing'],
+    [
+      ['reference={"kind":"cache","folder":"c","every":3}'],
+      'Expected reference to have only the fields kind, folder, content, received "every"',
+    ],
+    [['reference={"kind":"moving"}'], 'Expected reference.every to be an integer >= 1, received nothing'],
+    [
+      ['reference={"kind":"moving","every":1}', 'loss={"objective":"mapo","beta":1}'],
+      'Expected reference.kind to be policy, since objective \'mapo\' has no reference, received "moving"',
+    ],
+    [
+      ['beta.target=1', 'loss={"objective":"mapo","beta":1}'],
+      "Expected beta to be absent, since objective 'mapo' reads no betaScale, received",
+    ],
+    [['beta={"target":1,"range":[2,1]}'], 'Expected beta.range to be [low, high] with low <= high, received [2,1]'],
+    [['beta={"target":1,"window":8,"warmup":9}'], 'Expected beta.warmup to be at most beta.window (8), received 9'],
     [['schedule={}'], 'Expected schedule to have exactly one of preset and config, received none'],
     [['schedule.config={}'], 'Expected schedule to have exactly one of preset and config, received both'],
     [['schedule.ignore=["x"]'], 'Expected schedule.ignore to be absent with a preset, received ["x"]'],
