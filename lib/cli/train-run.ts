@@ -30,7 +30,7 @@ import { describeProfile, type ProfileSummary, summarizeProfile } from './profil
 import { checkRunFolder, configDifferences, RUN_FILES, recordRun, writeJson } from './run-folder.js';
 import { lockRunFolder } from './run-lock.js';
 import { type OutputMode, shortNumber, type TrainOutput, trainOutput } from './train-output.js';
-import { makeEvaluation, makeParts, makeValidation, type TrainingParts } from './train-setup.js';
+import { makeEvaluation, makeParts, makeValidation, scheduleOptions, type TrainingParts } from './train-setup.js';
 
 /** How a training ended: after its last step, because the data had no more pairs, by a signal, or because it diverged. */
 type Status = 'finished' | 'out-of-pairs' | 'interrupted' | 'diverged';
@@ -218,10 +218,7 @@ function makeTrainer(
   rest: Pick<PreferenceTrainerOptions, 'checkpoints' | 'writers' | 'signal' | 'onWarning'>,
 ): PreferenceTrainer {
   const { steps, learningRate, maxGradientNorm, maxSkipped, ...training } = config.training;
-  const { decay } = learningRate;
-  const rate = withPath('training.learningRate', () =>
-    learningRateSchedule({ ...learningRate, ...(decay === 'constant' ? {} : { steps }) }),
-  );
+  const rate = withPath('training.learningRate', () => learningRateSchedule(scheduleOptions(config.training)));
   const { threshold, beta } = config;
   const make = () =>
     new PreferenceTrainer({

@@ -6,11 +6,12 @@ import { describe } from '../native/validate.js';
 import { readConfigFile } from '../schedule/config-file.js';
 import { NoiseSchedule } from '../schedule/schedule.js';
 import { pairsFromParquet, pairsFromSafetensors } from '../trainer/data.js';
+import type { LearningRateOptions } from '../trainer/learning-rate.js';
 import type { EvaluationModuleContext, PolicyModuleContext } from '../trainer/modules.js';
 import type { PreferenceTrainerOptions } from '../trainer/options.js';
 import { referenceCache } from '../trainer/reference-cache.js';
 import type { PairSource, Policy, Reference } from '../trainer/types.js';
-import type { DataConfig, LoadedConfig } from './config.js';
+import type { DataConfig, LoadedConfig, TrainConfig } from './config.js';
 import { configError, withPath } from './config-error.js';
 import { callModule } from './modules.js';
 import { policyFiles } from './policy-files.js';
@@ -33,6 +34,11 @@ export function makeSchedule({ config, base }: LoadedConfig): NoiseSchedule {
   const content = typeof scheduler === 'string' ? readConfigFile(resolve(base, scheduler)) : scheduler!;
   const rename = (argument: string) => `schedule.${argument.replace(/^options\./, '')}`;
   return withPath(rename, () => NoiseSchedule.fromDiffusers(content, { ...options, ignore }));
+}
+
+/** The options of the learning-rate schedule that a config describes. */
+export function scheduleOptions({ steps, learningRate }: TrainConfig['training']): LearningRateOptions {
+  return { ...learningRate, ...(learningRate.decay === 'constant' ? {} : { steps }) };
 }
 
 /** The loss that a config describes. */

@@ -6,6 +6,8 @@ export {
   type CalibrateOptions,
   type Calibration,
   type CalibrationBin,
+  type CalibrationTrial,
+  type CalibrationTrialOptions,
   calibrate,
   formatCalibration,
 } from './calibrate.js';
