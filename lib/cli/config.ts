@@ -75,6 +75,7 @@ export interface TrainConfig {
     readonly timestepsPerPair: number;
     readonly batchSize?: number;
     readonly best: BestStep['criterion'];
+    readonly previews: number;
   };
   readonly checkpoints: { readonly every: number; readonly keep: number };
   readonly reference: ReferenceConfig;

@@ -26,6 +26,7 @@ import { configError, withPath } from './config-error.js';
 import { duration } from './duration.js';
 import { EXIT, type ExitCode } from './exit.js';
 import { onInterrupt } from './interrupt.js';
+import { previewWriter } from './previews.js';
 import { describeProfile, type ProfileSummary, summarizeProfile } from './profile.js';
 import { checkRunFolder, configDifferences, RUN_FILES, recordRun, writeJson } from './run-folder.js';
 import { lockRunFolder } from './run-lock.js';
@@ -110,7 +111,7 @@ async function run(
     const log = jsonlWriter(join(out, RUN_FILES.metrics), { from: latest?.step ?? 0 });
     const trainer = makeTrainer(loaded, parts, {
       checkpoints: { store, every: config.checkpoints.every },
-      writers: [log, output, last],
+      writers: [...previewsOf(loaded, parts), log, output, last],
       signal: interruption.signal,
       onWarning(warning) {
         warnings.push(warning);
@@ -156,6 +157,13 @@ async function run(
   } finally {
     interruption.dispose();
   }
+}
+
+function previewsOf({ config, out }: LoadedConfig, { policy, validation }: RunParts): MetricsWriter[] {
+  if (config.validation === undefined || validation === undefined) return [];
+  const { previews: count } = config.validation;
+  const folder = join(out, RUN_FILES.previews);
+  return [previewWriter({ policy, data: validation.data, count, seed: config.seed, folder })];
 }
 
 /** What a policy gives as its weights is needed only after the last step, which is no time to find out that it cannot be written. */

@@ -113,7 +113,7 @@ export async function makeValidation(
   { context }: TrainingParts,
 ): Promise<PreferenceTrainerOptions['validation']> {
   if (config.validation === undefined) return undefined;
-  const { data, ...options } = config.validation;
+  const { data, previews, ...options } = config.validation;
   const { folder, seed, schedule } = context;
   const made = await makeData('validation.data', data, base, { folder, seed, schedule });
   if (made.kind !== 'indexed') {

@@ -84,8 +84,23 @@ export interface Policy<C = unknown> {
   load(state: PolicyState): MaybePromise<void>;
   /** The parameters as one saves them to use the model; `average` gives the moving average. */
   weights(which?: 'policy' | 'average'): MaybePromise<PolicyTensors>;
+  /**
+   * Draws a sample for each of these pairs, from noise that `seed` fixes so that steps compare, and gives the bytes of PNG, JPEG or WebP files. What `sdpo train` calls
+   * at each validation; `PreferenceTrainer` does not.
+   */
+  preview?(context: PreviewContext<C>): MaybePromise<readonly Uint8Array[]>;
   /** Frees what the garbage collector does not. */
   dispose?(): void;
+}
+
+/** What a policy is told that draws samples. */
+export interface PreviewContext<C = unknown> {
+  /** Updates made. */
+  readonly step: number;
+  /** Of the run. */
+  readonly seed: number;
+  /** The first held-out pairs, always the same. */
+  readonly pairs: readonly PreferencePair<C>[];
 }
 
 /** A pair as a data set gives it. */

@@ -1,6 +1,6 @@
 /** The report of a study and of training runs: what is in the page, the tables and the sentences, and what is refused. */
 
-import { mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { logEntries, NoiseSchedule, PreferenceLoss } from 'sdpo';
 import t from 'tap';
@@ -301,6 +301,26 @@ t.test('training runs', async (t) => {
   writeFileSync(join(a, 'config.json'), 'null');
   await writeReport([a], { out });
   has(t, readFileSync(out, 'utf8'), 'step 1, loss 1.000)');
+
+  // Samples that the run drew: the first and the last step, and some between them.
+  mkdirSync(join(a, 'previews'));
+  for (let step = 0; step < 20; step++) writeFileSync(join(a, 'previews', `${step}-0.png`), `step ${step}`);
+  writeFileSync(join(a, 'previews', '19-1.webp'), 'RIFF');
+  writeFileSync(join(a, 'previews', 'notes.txt'), 'none');
+  await writeReport([a], { out });
+  const page = readFileSync(out, 'utf8');
+  has(t, page, '<h2 id="previews-title">Samples over training</h2>');
+  const rows = [...page.matchAll(/<figure class="strip"><figcaption>step (\d+)<\/figcaption>/g)].map(([, step]) =>
+    Number(step),
+  );
+  t.same(rows, [0, 3, 5, 8, 11, 14, 16, 19]);
+  has(
+    t,
+    page,
+    `<img src="data:image/png;base64,${Buffer.from('step 19').toString('base64')}" alt="Sample 0, step 19">`,
+  );
+  has(t, page, `<img src="data:image/webp;base64,${Buffer.from('RIFF').toString('base64')}" alt="Sample 1, step 19">`);
+  rmSync(join(a, 'previews'), { recursive: true });
 
   // A run that was killed while it wrote, and then went on from an earlier step.
   const again = JSON.stringify({ step: 2, kind: 'train', metrics: { loss: 123 } });

@@ -8,6 +8,7 @@ import { drawPanel, type Panel, styleAt } from './draw.js';
 import { describeLines, type Figure, linesSpec, type Point, sharedDomain, slug } from './figures.js';
 import { formatNumber, oneLine, type Table } from './format.js';
 import { figureHtml, page, paragraph, type Section, tableHtml } from './html.js';
+import { type Preview, previewsHtml, readPreviews } from './previews.js';
 
 const KINDS = ['train', 'validation', 'evaluation'] as const;
 
@@ -23,6 +24,7 @@ export interface TrainingRun {
   readonly lines: readonly Line[];
   /** The best step on held-out pairs, where the run has any. */
   readonly best: Best | undefined;
+  readonly previews: readonly Preview[];
 }
 
 type Best = NonNullable<ReturnType<typeof bestStep>>;
@@ -46,7 +48,7 @@ export function readTrainingRun(folder: string, file: string): TrainingRun {
   const lines = [...byPlace.values()].sort((a, b) => a.step - b.step);
   const held = lines.filter(({ kind }) => kind === 'validation');
   const best = held.length === 0 ? undefined : bestStep(held, criterionOf(folder));
-  return { name: oneLine(basename(folder)), lines, best };
+  return { name: oneLine(basename(folder)), lines, best, previews: readPreviews(join(folder, 'previews')) };
 }
 
 /** What the config of the run names its best step by; the default where it has no config that says so. */
@@ -147,12 +149,14 @@ async function trainingSections(runs: readonly TrainingRun[]): Promise<Section[]
     [...names].map((name) => [name, name] as const),
   );
   const figures = [training, validation, evaluation].filter(({ panels }) => panels.length > 0);
+  const drawn = runs.flatMap(({ name, previews }) => (previews.length === 0 ? [] : [previewsHtml(name, previews)]));
   return [
     ...figures.map((figure) => ({
       id: `s-${figure.id}`,
       title: figure.title,
       html: figureHtml({ ...figure, title: `${figure.title}.` }),
     })),
+    ...(drawn.length === 0 ? [] : [{ id: 'previews', title: 'Samples over training', html: drawn.join('\n') }]),
     { id: 'ends', title: 'Where the runs ended', html: tableHtml(endTable(runs)) },
   ];
 }
