@@ -21,7 +21,7 @@ function installed(t: Test, files: Record<string, string> = {}): string {
   mkdirSync(join(folder, 'dist', 'native'), { recursive: true });
   cpSync(join(root, 'package.json'), join(folder, 'package.json'));
   symlinkSync(join(root, 'node_modules', 'node-gyp-build'), join(folder, '..', 'node-gyp-build'));
-  for (const name of ['binding', 'errors']) {
+  for (const name of ['binding', 'errors', 'printable']) {
     const compilerOptions = { module: ts.ModuleKind.ESNext, target: ts.ScriptTarget.ES2022 };
     const { outputText } = ts.transpileModule(readFileSync(join(root, 'lib', 'native', `${name}.ts`), 'utf8'), {
       compilerOptions,
