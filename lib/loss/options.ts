@@ -240,6 +240,11 @@ export function isReferenceFree(objective: Objective): boolean {
   return !TRAITS[objective].reference;
 }
 
+/** Whether the loss reads `betaScale` of a row. */
+export function readsBetaScale(objective: Objective): boolean {
+  return TRAITS[objective].rowInputs.includes('betaScaleChosen');
+}
+
 /** Whether the loss reads ω of a row. */
 export function readsOmega({ objective, timestepWeighting }: ResolvedOptions): boolean {
   return TRAITS[objective].weights > 0 || timestepWeighting === 'elbo';

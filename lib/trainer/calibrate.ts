@@ -16,6 +16,7 @@ import { createRandom, noise, type Seed } from '../tensor/noise.js';
 import type { LatentArray } from '../tensor/operand.js';
 import { split, Tensor } from '../tensor/tensor.js';
 import { type Calibration, type CalibrationRow, calibrationOf } from './calibration.js';
+import { type CalibrationTrialOptions, checkTrial, runTrial } from './calibration-trial.js';
 import { elementCount } from './data-pair.js';
 import { placeOf, TIMESTEP_SAMPLING, type TimestepSampling } from './draws.js';
 import { RowAssembler } from './row-assembler.js';
@@ -23,6 +24,7 @@ import { checkEdges, timestepEdges } from './timestep-bins.js';
 import type { PairSource, Policy, PreferencePair, Reference, ReferencePrediction, TrainingRows } from './types.js';
 
 export { type Calibration, type CalibrationBin, formatCalibration } from './calibration.js';
+export type { CalibrationTrial, CalibrationTrialOptions } from './calibration-trial.js';
 
 export interface CalibrateOptions<C = unknown> {
   /** The policy before it is trained: its `reference` predicts where it has one, `predict` otherwise. Either this or `reference`. */
@@ -54,8 +56,13 @@ export interface CalibrateOptions<C = unknown> {
   timestepWeighting?: 'constant' | 'elbo' | undefined;
   /** By which share of its spread the first steps are assumed to change the difference of the branches' errors. Default 0.01. */
   relativeImprovement?: number | undefined;
-  /** Standard deviation of the logit that β should then give. Default 1. */
+  /** Standard deviation of the logit that β should then give; its root mean square with a `trial`. Default 1. */
   logitSpread?: number | undefined;
+  /**
+   * A short training that tells how fast the errors drift, in place of `relativeImprovement`: for a `policy` with everything that training takes. It ends as it
+   * was (`state`, `load`). Where nothing can be told from it, β is the assumed one, and a warning says why.
+   */
+  trial?: CalibrationTrialOptions | undefined;
   signal?: AbortSignal | undefined;
 }
 
@@ -77,6 +84,7 @@ const FIELDS = [
   'timestepWeighting',
   'relativeImprovement',
   'logitSpread',
+  'trial',
   'signal',
 ];
 
@@ -122,39 +130,58 @@ export async function calibrate<C = unknown>(options: CalibrateOptions<C>): Prom
   };
   const drawn = checkOneOf('options.noise', options.noise ?? 'shared', ['shared', 'independent']);
   const seed = options.seed ?? 0;
-  const random = createRandom(seed);
-  const take = taker(data, random);
-  const assembler = new RowAssembler(schedule, data.shape);
-  const measured: CalibrationRow[] = [];
-  try {
-    for (let batch = 0; batch < batches; batch++) {
-      await yieldToEvents(); // a signal is an event, and models may compute without ever giving it a turn
-      if (signal?.aborted) throw new AbortError(signal.reason);
-      const pairs = await take.pairs(batchSize);
-      if (pairs.length === 0) break;
-      const place = placeOf(options.timesteps ?? {}, batch * batchSize);
-      const timesteps = schedule.sampleTimesteps(pairs.length, { ...options.timesteps, random, ...place });
-      const offset = 2 * batch * batchSize * assembler.size;
-      const rows = assembler.assemble({
-        ...{ step: batch, part: 0, pairs, timesteps, noise: drawn },
-        draw(chosen, rejected) {
-          noise(seed, offset, chosen);
-          if (rejected !== undefined) noise(seed, offset + batchSize * assembler.size, rejected);
-        },
-      });
-      const errors = errorsOf(rows, await predict(rows), schedule);
-      schedule.omegas(timesteps).forEach((omega, row) => {
-        const [errorChosen, errorRejected] = [errors.chosen[row]!, errors.rejected[row]!];
-        measured.push({ timestep: timesteps[row]!, omega, errorChosen, errorRejected });
-      });
+  const trial = options.trial && checkTrial('options.trial', options.trial);
+  /** Always the same rows. */
+  const measure = async (predict: Reference<C>['predict']): Promise<CalibrationRow[]> => {
+    const random = createRandom(seed);
+    const take = taker(data, random);
+    const assembler = new RowAssembler(schedule, data.shape);
+    const measured: CalibrationRow[] = [];
+    try {
+      for (let batch = 0; batch < batches; batch++) {
+        await yieldToEvents(); // a signal is an event, and models may compute without ever giving it a turn
+        if (signal?.aborted) throw new AbortError(signal.reason);
+        const pairs = await take.pairs(batchSize);
+        if (pairs.length === 0) break;
+        const place = placeOf(options.timesteps ?? {}, batch * batchSize);
+        const timesteps = schedule.sampleTimesteps(pairs.length, { ...options.timesteps, random, ...place });
+        const offset = 2 * batch * batchSize * assembler.size;
+        const rows = assembler.assemble({
+          ...{ step: batch, part: 0, pairs, timesteps, noise: drawn },
+          draw(chosen, rejected) {
+            noise(seed, offset, chosen);
+            if (rejected !== undefined) noise(seed, offset + batchSize * assembler.size, rejected);
+          },
+        });
+        const errors = errorsOf(rows, await predict(rows), schedule);
+        schedule.omegas(timesteps).forEach((omega, row) => {
+          const [timestep, errorChosen, errorRejected] = [timesteps[row], errors.chosen[row], errors.rejected[row]];
+          measured.push({ timestep: timestep!, omega, errorChosen: errorChosen!, errorRejected: errorRejected! });
+        });
+      }
+    } finally {
+      await take.close();
     }
-  } finally {
-    await take.close();
-  }
+    return measured;
+  };
+  const measured = await measure(predict);
   if (measured.length === 0) {
     throw new SdpoError('ERR_SDPO_DATA', 'Expected options.data to have at least one pair, received none');
   }
-  return calibrationOf(measured, goal);
+  if (trial === undefined) return calibrationOf(measured, goal);
+  if (policy === undefined) failType('options.policy', 'a policy, since there is a trial', policy);
+  const trained = policy as Policy<C>;
+  const errors = await runTrial<C>({
+    options: trial,
+    policy: trained,
+    training: {
+      ...{ data, noise: drawn, pairsPerStep: batchSize, seed: Number(BigInt.asUintN(48, BigInt(seed))) },
+      ...(options.timesteps === undefined ? {} : { timesteps: options.timesteps }),
+      ...(signal === undefined ? {} : { signal }),
+    },
+    measure: () => measure(async ({ inputs }) => ({ prediction: await trained.predict(inputs) })),
+  });
+  return calibrationOf(measured, goal, { options: trial, errors });
 }
 
 function predictor<C>(

@@ -53,6 +53,7 @@ export function isHalf(prediction: LatentArray | undefined): boolean {
 /** Watches the updates of one run; costs a few comparisons each. */
 export class LearningWatch {
   readonly #hasReference: boolean;
+  readonly #follows: boolean;
   readonly #told = new Set<TrainingWarningCode>();
   /** Updates in a row in which every row was masked, the gradient was 0, and policy and reference were the same. */
   readonly #lasting = { masked: 0, zero: 0, same: 0 };
@@ -63,9 +64,13 @@ export class LearningWatch {
   #count = 0;
   readonly #means: (readonly number[])[] = [];
 
-  /** @param hasReference whether a reference predicts; without one nothing is compared with it */
-  constructor(hasReference: boolean) {
+  /**
+   * @param hasReference whether a reference predicts; without one nothing is compared with it
+   * @param follows whether it moves with the policy on purpose
+   */
+  constructor(hasReference: boolean, follows = false) {
     this.#hasReference = hasReference;
+    this.#follows = follows;
   }
 
   /** @returns what is to be said now, mostly nothing */
@@ -74,7 +79,7 @@ export class LearningWatch {
     const found: [TrainingWarningCode, string | undefined][] = [
       ['reference-differs', step === 1 && this.#hasReference ? differs(update) : undefined],
       ['all-rows-masked', this.#lasts('masked', metrics.maskFraction === 1) ? MASKED : undefined],
-      ['live-reference', this.#lasts('same', this.#hasReference && this.#moved && isSame(metrics)) ? LIVE : undefined],
+      ['live-reference', this.#isLive(metrics) ? LIVE : undefined],
       [
         'no-gradient',
         this.#lasts('zero', metrics.grad_norm === 0 && metrics.maskFraction !== 1) ? NO_GRADIENT : undefined,
@@ -87,6 +92,10 @@ export class LearningWatch {
     );
     for (const { code } of warnings) this.#told.add(code);
     return warnings;
+  }
+
+  #isLive(metrics: WatchedUpdate['metrics']): boolean {
+    return this.#lasts('same', this.#hasReference && !this.#follows && this.#moved && isSame(metrics));
   }
 
   #lasts(what: 'masked' | 'zero' | 'same', now: boolean): boolean {

@@ -3,7 +3,7 @@
 import type { Batch } from '../loss/batch.js';
 import type { CallOptions } from '../loss/call-options.js';
 import { PreferenceLoss } from '../loss/loss.js';
-import { hasMask, isReferenceFree } from '../loss/options.js';
+import { hasMask, isReferenceFree, readsBetaScale } from '../loss/options.js';
 import type { Statistics } from '../loss/result.js';
 import { SdpoRangeError, SdpoTypeError } from '../native/errors.js';
 import {
@@ -29,6 +29,7 @@ import type {
   TrainerState,
   TrainingRows,
 } from './types.js';
+import { type ResolvedValidation, resolveValidation, type ValidationOptions } from './validation.js';
 
 export const NOISES = ['shared', 'independent'] as const;
 export const ON_NON_FINITE = ['stop', 'skip'] as const;
@@ -39,6 +40,17 @@ export interface Threshold {
   threshold(timesteps: ArrayLike<number>): ArrayLike<number>;
   /** Learns from the rows of an update. */
   observe(timesteps: ArrayLike<number>, rows: Statistics['rows']): void;
+  /** Plain JSON for a checkpoint. */
+  state(): unknown;
+  load(state: unknown): void;
+}
+
+/** Adjusts β while the model moves, as `BetaTracker` does. */
+export interface BetaControl {
+  /** What multiplies the β of the loss in the next update; finite, > 0. */
+  scale(): number;
+  /** Learns from the rows of an update that was made at this scale; `logit` and `mask` are of all its rows. */
+  observe(rows: Pick<Statistics['rows'], 'logit' | 'mask'>, scale: number): void;
   /** Plain JSON for a checkpoint. */
   state(): unknown;
   load(state: unknown): void;
@@ -92,6 +104,13 @@ export interface PreferenceTrainerOptions<C = unknown> {
   ema?: { decay: number; warmup?: boolean | undefined } | undefined;
   /** Where reference predictions come from. Default: the policy's own `reference`. */
   reference?: Reference<C> | ((rows: TrainingRows<C>) => MaybePromise<ReferencePrediction>) | undefined;
+  /**
+   * Moves the policy's own reference (`updateReference`) after every `every` updates, skipped ones included: with decay 0, the default, it becomes a copy of
+   * the parameters, else their moving average. Not with a `reference` of the caller's, which does not move.
+   */
+  referenceUpdate?: { every: number; decay?: number | undefined } | undefined;
+  /** Multiplies the β of the loss, and is logged as `beta`. For objectives that read `betaScale`. */
+  beta?: BetaControl | undefined;
   /** Gives the mask's threshold in place of the loss's `maskThreshold`. For objectives with a mask. */
   threshold?: Threshold | undefined;
   /** A non-finite loss, row or gradient norm: 'stop' with a DivergenceError, or 'skip' the update. Default 'stop'. */
@@ -114,6 +133,8 @@ export interface PreferenceTrainerOptions<C = unknown> {
     | undefined;
   /** Saved after every `every` updates, and when the training stops by its end or by the signal. */
   checkpoints?: { store: Checkpoints; every: number } | undefined;
+  /** Held-out pairs: what the loss and its statistics are on them, with timesteps and noise fixed by the seed, is logged, and the best step kept. */
+  validation?: ValidationOptions<C> | undefined;
   /** Stops after the update under way. */
   signal?: AbortSignal | undefined;
   beforeLoss?: BeforeLoss<C> | undefined;
@@ -123,17 +144,27 @@ export interface PreferenceTrainerOptions<C = unknown> {
 
 /** Options with the defaults filled in. */
 export type ResolvedTrainerOptions<C> = Readonly<
-  Filled<Omit<PreferenceTrainerOptions<C>, OptionalName>> & Pick<PreferenceTrainerOptions<C>, OptionalName>
-> & { readonly schedule: NoiseSchedule };
+  Filled<Omit<PreferenceTrainerOptions<C>, OptionalName | 'validation'>> &
+    Pick<PreferenceTrainerOptions<C>, OptionalName>
+> & { readonly schedule: NoiseSchedule; readonly validation: ResolvedValidation<C> | undefined };
 
-type OptionalName = 'ema' | 'reference' | 'threshold' | 'evaluate' | 'checkpoints' | 'signal' | 'beforeLoss';
+type OptionalName =
+  | 'ema'
+  | 'reference'
+  | 'referenceUpdate'
+  | 'beta'
+  | 'threshold'
+  | 'evaluate'
+  | 'checkpoints'
+  | 'signal'
+  | 'beforeLoss';
 
 /** Names of all options. */
 // biome-ignore format: names read best in rows
 export const OPTION_NAMES: readonly string[] = [
   'policy', 'data', 'loss', 'seed', 'pairsPerStep', 'timestepsPerPair', 'accumulate', 'noise', 'timesteps', 'sampling', 'learningRate',
-  'maxGradientNorm', 'ema', 'reference', 'threshold', 'onNonFinite', 'maxSkipped', 'bins', 'logBinsEvery', 'writers', 'evaluate',
-  'checkpoints', 'signal', 'beforeLoss', 'onWarning',
+  'maxGradientNorm', 'ema', 'reference', 'referenceUpdate', 'beta', 'threshold', 'onNonFinite', 'maxSkipped', 'bins', 'logBinsEvery', 'writers', 'evaluate',
+  'checkpoints', 'validation', 'signal', 'beforeLoss', 'onWarning',
 ];
 
 /** Checks options and fills in the defaults. */
@@ -162,6 +193,7 @@ export function resolveTrainerOptions<C>(options: PreferenceTrainerOptions<C>): 
     );
   }
   if (reference !== undefined && typeof reference !== 'function') checkMethods(at('reference'), reference, ['predict']);
+  if (options.beta !== undefined) checkBeta(at('beta'), options.beta, loss);
   if (options.threshold !== undefined) checkThreshold(at('threshold'), options.threshold, loss);
   if (typeof options.learningRate !== 'function') checkNumber(at('learningRate'), options.learningRate, 0);
   for (const name of ['evaluate', 'checkpoints'] as const) {
@@ -180,6 +212,7 @@ export function resolveTrainerOptions<C>(options: PreferenceTrainerOptions<C>): 
     if (options[name] !== undefined && typeof options[name] !== 'function')
       failType(at(name), 'a function', options[name]);
   }
+  if (options.validation?.data?.kind === 'indexed') checkSource('options.validation.data', options.validation.data);
   const maxGradientNorm = options.maxGradientNorm ?? 1;
   if (maxGradientNorm !== Infinity) checkNumberAbove(at('maxGradientNorm'), maxGradientNorm, 0);
   return {
@@ -194,11 +227,15 @@ export function resolveTrainerOptions<C>(options: PreferenceTrainerOptions<C>): 
     sampling: checkOneOf(at('sampling'), options.sampling ?? 'shuffle', SAMPLINGS),
     maxGradientNorm,
     ema: options.ema && checkEma(at('ema'), options.ema, policy),
+    referenceUpdate:
+      options.referenceUpdate && checkReferenceUpdate(at('referenceUpdate'), options.referenceUpdate, options),
     onNonFinite: checkOneOf(at('onNonFinite'), options.onNonFinite ?? 'stop', ON_NON_FINITE),
     maxSkipped: checkInteger(at('maxSkipped'), options.maxSkipped ?? 10, 0),
     bins: checkInteger(at('bins'), options.bins ?? 10, 1),
     logBinsEvery: checkInteger(at('logBinsEvery'), options.logBinsEvery ?? 100, 0),
     writers,
+    validation:
+      options.validation && resolveValidation(at('validation'), options.validation, options, pairsPerStep / accumulate),
     onWarning:
       options.onWarning ??
       (({ code, message }) =>
@@ -249,6 +286,34 @@ function checkEma<C>(argument: string, ema: { decay: number; warmup?: boolean | 
     failType('options.policy.updateAverage', 'a function, since there is an ema', policy.updateAverage);
   }
   return { decay: ema.decay, warmup: ema.warmup ?? true };
+}
+
+function checkReferenceUpdate<C>(
+  argument: string,
+  update: { every: number; decay?: number | undefined },
+  { policy, reference, loss }: PreferenceTrainerOptions<C>,
+) {
+  checkOptions(argument, update, ['every', 'decay']);
+  const { objective } = loss.options;
+  const refuse = (reason: string) => failValue(argument, `absent, since ${reason}`, update, 'ERR_SDPO_INVALID_OPTION');
+  if (isReferenceFree(objective)) refuse(`objective '${objective}' has no reference`);
+  if (reference !== undefined)
+    refuse('options.reference is given, and what it gives is that of a model that does not move');
+  if (policy.updateReference === undefined) {
+    failType('options.policy.updateReference', 'a function, since there is a referenceUpdate', policy.updateReference);
+  }
+  return {
+    every: checkInteger(`${argument}.every`, update.every, 1),
+    decay: checkNumber(`${argument}.decay`, update.decay ?? 0, 0, 1),
+  };
+}
+
+function checkBeta(argument: string, beta: BetaControl, loss: PreferenceLoss): void {
+  checkMethods(argument, beta, ['scale', 'observe', 'state', 'load']);
+  const { objective } = loss.options;
+  if (!readsBetaScale(objective)) {
+    failValue(argument, `absent, since objective '${objective}' reads no betaScale`, beta, 'ERR_SDPO_INVALID_OPTION');
+  }
 }
 
 function checkThreshold(argument: string, threshold: Threshold, loss: PreferenceLoss): void {

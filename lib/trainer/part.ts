@@ -1,7 +1,7 @@
 /** A part of an update: the batch that the loss is given for its rows, and what is made of the loss's results. */
 
 import type { Batch } from '../loss/batch.js';
-import { type Evaluation, logEntries, type Metrics } from '../loss/result.js';
+import { type Evaluation, logEntries, type Metrics, type Statistics } from '../loss/result.js';
 import { DivergenceError, NonFiniteError } from '../native/errors.js';
 import { failType, failValue } from '../native/validate.js';
 import type { LatentArray } from '../tensor/operand.js';
@@ -83,18 +83,29 @@ export function divergenceIn(out: Evaluation, rows: TrainingRows, step: number):
   );
 }
 
-/** Metrics of the parts as those of one batch; they have equal numbers of rows. Non-finite entries are left out, as within a part. */
-export function mergedMetrics(parts: readonly PartResult[]): Record<string, number> {
-  const first = parts[0]!;
+/** Metrics of the parts as those of one batch, each part by its rows. Non-finite entries are left out, as within a part. */
+export function mergedMetrics(parts: readonly Omit<PartResult, 'half'>[]): Record<string, number> {
+  const [first] = parts;
+  if (first === undefined) return {};
   if (parts.length === 1) return { ...logEntries(first.metrics), loss: first.loss };
   const merged = { ...first.metrics };
   for (const name of Object.keys(merged) as (keyof Metrics)[]) {
-    const values = parts.map(({ metrics }) => metrics[name]).filter(Number.isFinite);
-    const sum = values.reduce((total, value) => total + value, 0);
-    merged[name] = name === 'nonFiniteRows' ? sum : values.length === 0 ? NaN : sum / values.length;
+    const found = parts.filter(({ metrics }) => Number.isFinite(metrics[name]));
+    const total = (of: (part: (typeof found)[number]) => number) => found.reduce((sum, part) => sum + of(part), 0);
+    merged[name] =
+      name === 'nonFiniteRows'
+        ? total(({ metrics }) => metrics[name])
+        : total(({ metrics, rows }) => rows * metrics[name]) / total(({ rows }) => rows); // NaN of none
   }
   // The loss of a part is its share of the batch's.
   return { ...logEntries(merged), loss: parts.reduce((total, { loss }) => total + loss, 0) };
+}
+
+/** Logits and masks of all rows of an update that was evaluated in so many parts. */
+export function joined(results: readonly (Statistics | undefined)[], parts: number) {
+  const all = (name: 'logit' | 'mask') =>
+    Float64Array.from(results.slice(0, parts).flatMap((result) => Array.from(result?.rows[name] ?? [])));
+  return { logit: all('logit'), mask: all('mask') };
 }
 
 /** A policy that writes all its predictions into one array would be compared with itself, and learn nothing. */

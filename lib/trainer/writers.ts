@@ -66,23 +66,20 @@ export function jsonlWriter(path: string, options: JsonlOptions = {}): MetricsWr
 }
 
 export interface ConsoleOptions {
-  /** Prints the updates whose step is a multiple of this; evaluations are always printed. Default 10. */
-  every?: number | undefined;
+  /** Prints the updates whose step is a multiple of this; validations and evaluations are always printed. Default 10. */
+  every?: number;
   /**
    * Metrics to print of an update, in this order; one that it lacks is printed as a dash. Default: loss, rewards/margins, rewards/accuracies,
-   * maskFraction, grad_norm and learning_rate, as far as they are there. Evaluations print all they have.
+   * maskFraction, grad_norm and learning_rate, as far as they are there. Held-out pairs print loss, rewards/margins, rewards/accuracies, errorChosen and
+   * errorRejected, evaluations all they have.
    */
   fields?: readonly string[] | undefined;
 }
 
-const DEFAULT_FIELDS = [
-  'loss',
-  'rewards/margins',
-  'rewards/accuracies',
-  'maskFraction',
-  'grad_norm',
-  'learning_rate',
-] as const;
+const DEFAULT_FIELDS = {
+  train: ['loss', 'rewards/margins', 'rewards/accuracies', 'maskFraction', 'grad_norm', 'learning_rate'],
+  validation: ['loss', 'rewards/margins', 'rewards/accuracies', 'errorChosen', 'errorRejected'],
+} as const;
 
 /** Prints one line per entry to a stream, by default the standard output; the stream stays open. */
 export function consoleWriter(
@@ -102,11 +99,12 @@ export function consoleWriter(
       const names =
         kind === 'evaluation'
           ? Object.keys(metrics)
-          : (fields ?? DEFAULT_FIELDS.filter((name) => Object.hasOwn(metrics, name)));
+          : ((kind === 'train' ? fields : undefined) ??
+            DEFAULT_FIELDS[kind].filter((name) => Object.hasOwn(metrics, name)));
       const parts = names.map(
         (name) => `${printable(name)} ${Object.hasOwn(metrics, name) ? short(metrics[name]!) : '-'}`,
       );
-      stream.write(`${[`${kind === 'train' ? 'step' : 'evaluation at step'} ${step}`, ...parts].join('  ')}\n`);
+      stream.write(`${[`${kind === 'train' ? 'step' : `${kind} at step`} ${step}`, ...parts].join('  ')}\n`);
     },
   };
 }
