@@ -102,7 +102,7 @@ export async function recordRun({ config, base, out }: LoadedConfig, goesOn: boo
   for (const name of goesOn ? ends : [...ends, RUN_FILES.metrics, RUN_FILES.previews]) {
     const path = join(out, name);
     namingFilesSync({ task: 'remove what an earlier end of the run left', path }, () =>
-      rmSync(path, { force: true, recursive: true }),
+      rmSync(path, { force: true, recursive: name === RUN_FILES.previews }),
     );
   }
   const record: TrainConfig = { ...config, base: relative(out, base) || '.' };

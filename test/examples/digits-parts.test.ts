@@ -100,7 +100,7 @@ t.test('the reference of the policy moves, and goes with its state', async (t) =
   const inputs = { latents, shape: [PIXELS], timesteps: Float64Array.of(10, 10), conditions: [undefined, undefined] };
   const first = policy.reference(inputs);
   const point = policy.linearize(inputs);
-  point.pullback(noise(5, 0, new Float32Array(2 * PIXELS)));
+  await point.pullback(noise(5, 0, new Float32Array(2 * PIXELS)));
   point.release?.();
   policy.step({ learningRate: 1e-2, maxGradientNorm: 1 });
   t.notOk('reference.out.bias' in policy.state().tensors, 'what has not moved is what the module makes again');
