@@ -67,7 +67,7 @@ export interface NativeTraits {
 export interface NativeCpuDevice {
   readonly name: 'cpu';
   readonly type: 'cpu';
-  /** Default number of threads: the cores this process may use, or SDPO_NUM_THREADS. */
+  /** Default number of threads: the processors this process may use, or SDPO_NUM_THREADS. */
   readonly threads: number;
   /** 'baseline', 'avx2' or 'avx512'. */
   readonly instructionSet: string;
