@@ -64,6 +64,7 @@ export interface NativeTraits {
   readonly rowInputs: readonly string[];
 }
 
+/** The processor. @inline */
 export interface NativeCpuDevice {
   readonly name: 'cpu';
   readonly type: 'cpu';
@@ -73,6 +74,7 @@ export interface NativeCpuDevice {
   readonly instructionSet: string;
 }
 
+/** A GPU. @inline */
 export interface NativeCudaDevice {
   /** 'cuda:0', 'cuda:1', … */
   readonly name: `cuda:${number}`;

@@ -1,4 +1,8 @@
-/** The public surface of the package. */
+/**
+ * The public surface of the package.
+ *
+ * @module sdpo
+ */
 
 export type {
   Batch,

@@ -1,4 +1,8 @@
-/** Adapter to jax-js: the preference loss of a model, and its gradient with respect to the model's parameters. */
+/**
+ * Adapter to jax-js: the preference loss of a model, and its gradient with respect to the model's parameters.
+ *
+ * @module sdpo/jax
+ */
 
 import type { Array as JaxArray } from '@jax-js/jax';
 import type { Batch, BranchBatch, BranchName } from '../loss/batch.js';

@@ -1,4 +1,8 @@
-/** Adapter to TensorFlow.js: the preference loss as a differentiable scalar. */
+/**
+ * Adapter to TensorFlow.js: the preference loss as a differentiable scalar.
+ *
+ * @module sdpo/tfjs
+ */
 
 import type * as Tf from '@tensorflow/tfjs';
 import type { Batch, BranchBatch, BranchName } from '../loss/batch.js';

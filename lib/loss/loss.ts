@@ -184,7 +184,7 @@ export class PreferenceLoss {
   /**
    * The objective alone: loss, statistics, metrics and coefficients of given moments, without a tensor.
    *
-   * @param moments of the whole rows, by {@link moments} or {@link combineMoments}
+   * @param moments of the whole rows, by {@link PreferenceLoss.moments} or {@link combineMoments}
    * @param numbers the numbers per row of a batch, and of the options of a call `denominator`, `gradientScale` and `maskThreshold`
    * @throws as `evaluate`; ERR_SDPO_INVALID_OPTION where the moments lack what the options need (drift, cross)
    */

@@ -47,8 +47,8 @@ checkList('objectives', OBJECTIVES, binding.tables.objectives);
  */
 export interface PreferenceLossOptions {
   /**
-   * `diffusion-dpo`: f(ψ_c - ψ_r) (arXiv 2311.12908, eq. 14). `dpo-cm`: clip(pair weight) · f(ψ_c - ψ_r) on kept rows. `sdpo`:
-   * f(clip(w_c) ψ_c - clip(w_r) ψ_r) on kept rows (both arXiv 2505.21893). `dspo`: mean (d_c - s h_c)² with s = β σ(ψ_r - ψ_c). `dmpo`:
+   * `diffusion-dpo`: f(ψ_c - ψ_r) (arXiv 2311.12908). `dpo-cm`: clip(pair weight) · f(ψ_c - ψ_r) on kept rows. `sdpo`:
+   * f(clip(w_c) ψ_c - clip(w_r) ψ_r) on kept rows (both our reading of arXiv 2505.21893). `dspo`: mean (d_c - s h_c)² with s = β σ(ψ_r - ψ_c). `dmpo`:
    * KL(Bernoulli(σ(ψ_c - ψ_r)) ‖ Bernoulli(1 - α)). `mapo`: m_c - β log σ(T (φ(s m_c) - φ(s m_r))), without a reference (arXiv 2406.06424).
    * `linear-dpo`: sg[min(max(½ - 0.4 (ψ_c - ψ_r), η), 1-η)] (m_c - m_r) (arXiv 2605.21123).
    */
@@ -223,6 +223,7 @@ export type ResolvedOptions = Readonly<
   }
 >;
 
+/** @inline */
 type Bounds = readonly [low: number, high: number];
 
 /** Whether the objective has a mask at all. */

@@ -3,6 +3,7 @@
 import { checkNumber, checkNumberList, failType, failValue } from '../native/validate.js';
 
 export const BETA_SCHEDULES = ['linear', 'scaled_linear', 'squaredcos_cap_v2', 'exp', 'sigmoid', 'laplace'] as const;
+/** Shape of the betas, named as in diffusers. @useDeclaredType */
 export type BetaSchedule = (typeof BETA_SCHEDULES)[number];
 
 /**

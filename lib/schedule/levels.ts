@@ -4,6 +4,7 @@ import { failType, failValue } from '../native/validate.js';
 
 /** Parametrisations of the model's output; see {@link targetCoefficients} for what each of them stands for. */
 export const PREDICTION_TYPES = ['epsilon', 'v_prediction', 'sample', 'flow_prediction'] as const;
+/** What the model predicts. @useDeclaredType */
 export type PredictionType = (typeof PREDICTION_TYPES)[number];
 
 export type ScheduleFamily = 'variance-preserving' | 'flow';
@@ -25,6 +26,7 @@ export interface Transition {
  * s_t² - (a_t/a_p)² s_p² of the step forward (DDPM's `fixed_large`).
  */
 export const VARIANCES = ['posterior', 'fresh', 'forward'] as const;
+/** σ² of the transitions of the sampler. @useDeclaredType */
 export type TransitionVariance = (typeof VARIANCES)[number];
 
 /** What decides the noise of a transition; `eta` belongs to `posterior`. */

@@ -13,6 +13,7 @@ import {
 import type { NoiseLevels } from './levels.js';
 
 export const TIMESTEP_DISTRIBUTIONS = ['uniform', 'logit-normal', 'mode', 'cosmap'] as const;
+/** How timesteps are drawn. @useDeclaredType */
 export type TimestepDistribution = (typeof TIMESTEP_DISTRIBUTIONS)[number];
 
 export const STEP_ORDERS = ['random', 'round-robin'] as const;

@@ -41,6 +41,7 @@ const DTYPES = [
 
 type DtypeRow = (typeof DTYPES)[number];
 
+/** Element type of a tensor in a file. @useDeclaredType */
 export type SafetensorsDtype = DtypeRow['dtype'];
 
 /** One tensor of a file, row-major. A `Tensor` on the CPU has these fields too. */

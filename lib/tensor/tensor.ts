@@ -11,7 +11,7 @@ import { checkStream, laneOf, type Stream } from './stream.js';
 /** How a stacked batch of pairs is laid out along its first axis. */
 const LAYOUTS = ['halves', 'interleaved'] as const;
 
-/** `halves`: all chosen rows, then all rejected rows (diffusers). `interleaved`: chosen, rejected, chosen, rejected, … (verl-omni). */
+/** `halves`: all chosen rows, then all rejected rows (diffusers). `interleaved`: chosen, rejected, chosen, rejected, … (verl-omni). @useDeclaredType */
 export type Layout = (typeof LAYOUTS)[number];
 
 export interface TensorOptions {

@@ -21,7 +21,7 @@ const MEANS = {
 type MeanName = keyof typeof MEANS;
 const MEAN_NAMES = Object.keys(MEANS) as MeanName[];
 
-/** What is known of one bin. */
+/** What is known of one bin. @useDeclaredType */
 export type BinStatistics = {
   readonly [K in MeanName | 'gradientNorm' | 'gradientNormMax' | 'gradientNormCv']: number;
 } & {

@@ -1,4 +1,8 @@
-/** The public surface of `sdpo/trainer`: the training loop and what it is made of. */
+/**
+ * The public surface of `sdpo/trainer`: the training loop and what it is made of.
+ *
+ * @module sdpo/trainer
+ */
 
 export { type BinStatistics, TimestepBins } from './bins.js';
 export {

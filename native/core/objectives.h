@@ -112,11 +112,12 @@ struct ClippedWeight {
 };
 
 SDPO_HD inline ClippedWeight clip_weight(const ObjectiveRules& rules, double log_weight) {
-  if (log_weight < rules.log_clip_low) return {elementary::exp(rules.log_clip_low), 0, 1};
-  if (log_weight > rules.log_clip_high) return {elementary::exp(rules.log_clip_high), 0, 1};
-  const double w = elementary::exp(log_weight);
+  const bool below = log_weight < rules.log_clip_low;
+  const bool above = log_weight > rules.log_clip_high;
+  // One exponential for the three cases: each one more costs the kernels registers.
+  const double w = elementary::exp(below ? rules.log_clip_low : above ? rules.log_clip_high : log_weight);
   const bool inside = log_weight > rules.log_clip_low && log_weight < rules.log_clip_high;
-  return {w, inside ? rules.options.weight_exponent * w : 0, 0};
+  return {w, inside ? rules.options.weight_exponent * w : 0, below || above ? 1 : 0};
 }
 
 // One weight for a pair, formed in log space, where products cannot underflow.

@@ -100,8 +100,7 @@ SDPO_HD inline RowScalars load_row(const RowColumns& columns, const ObjectiveOpt
 struct BranchResult {
   BranchTerms terms;
   double psi_slope = 0;     // d psi / d delta
-  double lambda_m = 0;      // d lambda / d m
-  double lambda_delta = 0;  // d lambda / d delta
+  double lambda_slope = 0;  // d lambda / d m + d lambda / d delta
   int log_ratio_clipped = 0;
 };
 
@@ -129,27 +128,28 @@ SDPO_HD inline BranchResult branch_terms(const ObjectiveRules& rules, const Bran
   if (s.no_density) {  // tested before multiplying, since the moment may be 0
     terms.lambda = -INFINITY;
   } else {
-    double moment = 0;
+    double moment = 0, by_m = 0, by_delta = 0;
     switch (options.weight_ratio) {
       case WeightRatio::policy_data:
         moment = x.m;
-        out.lambda_m = -s.log_weight;
+        by_m = -s.log_weight;
         break;
       case WeightRatio::policy_reference:
         moment = x.delta;
-        out.lambda_delta = -s.log_weight;
+        by_delta = -s.log_weight;
         break;
       case WeightRatio::reference_data:  // does not depend on the policy: the two derivatives cancel in A
         moment = x.m - x.delta;
-        out.lambda_m = -s.log_weight;
-        out.lambda_delta = s.log_weight;
+        by_m = -s.log_weight;
+        by_delta = s.log_weight;
         break;
     }
     terms.lambda = s.offset - s.log_weight * moment;
     if (s.noise != 0) {
       terms.lambda += s.noise * sqrt(x.m / size);
-      if (x.m > 0) out.lambda_m += 0.5 * s.noise / sqrt(x.m * size);
+      if (x.m > 0) by_m += 0.5 * s.noise / sqrt(x.m * size);
     }
+    out.lambda_slope = by_m + by_delta;
   }
   terms.log_weight = options.weight_exponent == 0 ? 0 : options.weight_exponent * terms.lambda;
   return out;
@@ -159,7 +159,7 @@ SDPO_HD inline BranchResult branch_terms(const ObjectiveRules& rules, const Bran
 SDPO_HD inline double coefficient_a(const Partials& p, const BranchResult& branch) {
   double a = p.m + p.delta;
   if (p.psi != 0) a += p.psi * branch.psi_slope;
-  if (p.lambda != 0) a += p.lambda * (branch.lambda_m + branch.lambda_delta);
+  if (p.lambda != 0) a += p.lambda * branch.lambda_slope;
   return a;
 }
 

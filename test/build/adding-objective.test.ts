@@ -158,7 +158,8 @@ function run(
   const clean = Object.fromEntries(
     Object.entries(process.env).filter(([name]) => !/^(NODE_OPTIONS|SDPO_|TAP)/.test(name)),
   );
-  const env = { ...clean, SDPO_CUDA: 'OFF', CMAKE_BUILD_PARALLEL_LEVEL: '2' };
+  // Without tap's own limit of 30 s, which a busy machine exceeds; the limit of this test ends them.
+  const env = { ...clean, SDPO_CUDA: 'OFF', CMAKE_BUILD_PARALLEL_LEVEL: '2', TAP_TIMEOUT: '900' };
   const { status, stdout, stderr } = spawnSync(program, options, { cwd, encoding: 'utf8', env, maxBuffer: 2 ** 26 });
   return { status, stdout, output: stdout + stderr };
 }

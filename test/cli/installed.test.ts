@@ -84,7 +84,7 @@ t.test('importing the package loads the loss and node-gyp-build, and nothing els
   const files = stdout.trim().split('\n');
   const own = files.filter((file) => file.startsWith(join(folder, 'dist/')));
   const rooms = new Set(own.map((file) => dirname(file).slice(join(folder, 'dist').length)));
-  t.same([...rooms].sort(), ['', '/loss', '/native', '/schedule', '/tensor']);
+  t.same([...rooms].sort(), ['', '/files', '/loss', '/native', '/schedule', '/tensor']);
   const packages = files.flatMap((file) => /.*\/node_modules\/((?:@[^/]+\/)?[^/]+)\//.exec(file)?.[1] ?? []);
   t.same([...new Set(packages)], ['node-gyp-build']);
   const others = files.filter((file) => !own.includes(file) && !file.includes('/node_modules/'));

@@ -51,7 +51,7 @@ t.test('a file', async (t) => {
     ['hash', /received: JSON with comments/],
     ['page', /received: a page of markup/],
     ['empty', /received: an empty file/],
-    ['folder', /received: a folder/],
+    ['folder', /received a folder/],
     ['nowhere', /no such file/],
   ];
   for (const [name, message] of cases) {
