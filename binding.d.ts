@@ -68,7 +68,7 @@ export interface NativeTraits {
 export interface NativeCpuDevice {
   readonly name: 'cpu';
   readonly type: 'cpu';
-  /** Default number of threads: the cores this process may use, or SDPO_NUM_THREADS. */
+  /** Default number of threads: the processors this process may use, or SDPO_NUM_THREADS. */
   readonly threads: number;
   /** 'baseline', 'avx2' or 'avx512'. */
   readonly instructionSet: string;
@@ -147,8 +147,10 @@ export interface Binding {
   evaluate(...args: EvaluateArguments | EvaluateArguments<bigint>): number;
   /** Makes room for every call on such arguments in the workspace of their stream, so that none allocates. On the host there is nothing to do. */
   reserve(...args: EvaluateArguments<bigint>): void;
+  /** Whether memory stays where it is while `evaluateAsync` works on it, whoever takes it from its array meanwhile. */
+  readonly sharesMemory: boolean;
   /**
-   * The same on a pool thread; arrays are kept alive until the promise settles. On a device: enqueues and returns, and no thread of the pool
+   * The same on a pool thread; arrays, and with `sharesMemory` their memory, are kept until the promise settles. On a device: enqueues and returns, and no thread of the pool
    * waits; memory of the device has to stay until the promise settles.
    */
   evaluateAsync(...args: EvaluateArguments): Promise<number>;

@@ -92,7 +92,7 @@ export function preferenceValueAndGrad<P extends ArrayTree, I extends ArrayTree>
 ): PreferenceValueAndGrad<P, I> {
   if (typeof apply !== 'function') failType('apply', 'a function (params, inputs) => prediction', apply);
   if (!(loss instanceof PreferenceLoss)) failType('loss', 'a PreferenceLoss', loss);
-  checkOptions('options', options, ['jit']);
+  options = checkOptions('options', options, ['jit']);
   const compile = checkBoolean('options.jit', options.jit ?? true);
   const model = (compile ? compiledModel : tracedModel)(jax as unknown as JaxFunctions, apply);
 
@@ -119,7 +119,7 @@ async function evaluate<P extends ArrayTree, I extends ArrayTree>(
   batch: JaxBatch<P, I>,
   call: JaxCallOptions,
 ): Promise<JaxStatistics | JaxEvaluation<P>> {
-  checkOptions('call', call, CALL_FIELDS);
+  call = checkOptions('call', call, CALL_FIELDS);
   const rows = checkBatch(batch);
   const { inputs: stackedInputs, referenceParams, ...rest } = batch;
   const inputs = stackedInputs === undefined ? inputsOfBranches(batch, rows) : [stackedInputs];
@@ -156,8 +156,7 @@ function checkBatch(batch: unknown): number {
   checkPart('batch', batch);
   const rows = countRows(batch.timesteps);
   for (const name of BRANCHES) {
-    const branch = batch[name];
-    checkOptions(`batch.${name}`, branch, BRANCH_FIELDS);
+    const branch = checkOptions(`batch.${name}`, batch[name], BRANCH_FIELDS);
     if ((branch.inputs === undefined) === (batch.inputs === undefined)) {
       const received = batch.inputs === undefined ? undefined : branch.inputs;
       failType(

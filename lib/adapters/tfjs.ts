@@ -64,7 +64,7 @@ export interface DifferentiableLoss {
 export function preferenceLoss(loss: PreferenceLoss): DifferentiableLoss {
   if (!(loss instanceof PreferenceLoss)) failType('loss', 'a PreferenceLoss', loss);
   const evaluate = (batch: TfjsBatch, call: TfjsCallOptions = {}): Tf.Scalar => {
-    checkOptions('call', call, ['denominator', 'maskThreshold', 'onResult']);
+    call = checkOptions('call', call, ['denominator', 'maskThreshold', 'onResult']);
     const { onResult, ...options } = call;
     if (onResult !== undefined && typeof onResult !== 'function') failType('call.onResult', 'a function', onResult);
     checkPart('batch', batch);

@@ -1,5 +1,6 @@
 /** Numbers per row on their way to the addon: each a list, a tensor of the device or one number for all rows, checked and put into the header. */
 
+import { isArray } from '../native/arrays.js';
 import { binding } from '../native/binding.js';
 import {
   HEADER,
@@ -120,12 +121,12 @@ export class ColumnWriter {
     header[SOURCE_OFFSET + field] = ROW_SOURCE.list;
     header[NUMBER_OFFSET + field] = first;
     const copy = lists.subarray(first, first + this.#rows);
-    if (!Array.isArray(list)) {
+    if (!isArray(list)) {
       copy.set(list);
       return copy;
     }
     for (let i = 0; i < this.#rows; i++) {
-      const entry: unknown = list[i];
+      const entry = (list as readonly unknown[])[i];
       if (typeof entry !== 'number' && typeof entry !== 'boolean') failType(`${name}[${i}]`, 'a number', entry);
       copy[i] = Number(entry);
     }

@@ -1,5 +1,6 @@
 /** Weights of the elements as an operand: floating-point numbers or masks, for every row or one row for all, with axes of size 1 broadcast. */
 
+import { isArray, typedArray } from '../native/arrays.js';
 import { failType, failValue } from '../native/validate.js';
 import { dtypeOf, isLatentArray, type LatentArray, type Operand, operandOf, readOperand } from '../tensor/operand.js';
 import { isContiguous, placeOf, Tensor } from '../tensor/tensor.js';
@@ -9,18 +10,19 @@ const ARGUMENT = 'batch.elementWeights';
 
 /** Reads the weights of a batch whose policy is `policy`, of `rows` rows with `size` elements. */
 export function readElementWeights(
-  value: ElementWeights | undefined,
+  given: ElementWeights | undefined,
   policy: LatentArray,
   rows: number,
   size: number,
 ): Operand | undefined {
-  if (value === undefined) return undefined;
+  if (given === undefined) return undefined;
+  const value = typedArray(given) ?? given;
   const weights = isMask(value) ? Float32Array.from(value, Number) : value;
   if (!isLatentArray(weights)) {
     failType(
       ARGUMENT,
       'a Float32Array, a Float64Array, a Tensor, or a mask (a Uint8Array or an array of booleans)',
-      value,
+      given,
     );
   }
   const length = weights instanceof Tensor ? weights.size : weights.length;
@@ -38,7 +40,7 @@ export function readElementWeights(
 
 function isMask(value: unknown): value is ArrayLike<number | boolean> {
   if (value instanceof Uint8Array || value instanceof Uint8ClampedArray) return true;
-  return Array.isArray(value) && value.length > 0 && value.every((entry) => typeof entry === 'boolean');
+  return isArray(value) && value.length > 0 && value.every((entry) => typeof entry === 'boolean');
 }
 
 /** Weights of one row, which serve all rows. */

@@ -6,6 +6,7 @@ import {
   checkBoolean,
   checkNumbers,
   checkOptions,
+  checkSignal,
   type Fields,
   failType,
   failValue,
@@ -50,7 +51,7 @@ import {
   reuseOnDevice,
 } from './device-result.js';
 import { allocateGradients, disposeGradients, reusedGradients } from './gradients.js';
-import { checkMoments, type Moments, momentsOf, writeElements, writeMoments } from './moments.js';
+import { type Moments, momentsOf, readMoments, writeElements, writeMoments } from './moments.js';
 import { type PreferenceLossOptions, type ResolvedOptions, resolveOptions } from './options.js';
 import { fix, type Prepared, prepare, prepareObjective } from './prepare.js';
 import { type Evaluation, type Gradients, ResultBuffers, type Statistics } from './result.js';
@@ -126,8 +127,10 @@ export class PreferenceLoss {
   }
 
   /**
-   * The same result off the event loop. The arrays of the batch must neither be written nor transferred until the promise settles (arrays of
-   * resizable buffers are copied). Rejects as `evaluate` throws, with the caller's stack, and with an AbortError once `signal` is aborted. On
+   * The same result off the event loop. The arrays of the batch must not be written until the promise settles, or its numbers are of no
+   * use. A buffer that is transferred meanwhile leaves the call what it was given, as long as its new owner does not write either: the call has a
+   * share in their memory (Node 20 to 26), and copies what it reads elsewhere and from resizable buffers. The buffers of `into` must not
+   * be transferred (ERR_SDPO_INVALID_LENGTH). Rejects as `evaluate` throws, with the caller's stack, and with an AbortError once `signal` is aborted. On
    * a device no thread waits, a tensor may be disposed meanwhile, and an aborted call rejects when the device is done with it.
    */
   evaluateAsync<C extends LatentArray, R extends LatentArray>(
@@ -151,7 +154,7 @@ export class PreferenceLoss {
     const pending = this.#prepare(batch, call);
     const signal = call.signal;
     try {
-      if (signal !== undefined && !(signal instanceof AbortSignal)) failType('call.signal', 'an AbortSignal', signal);
+      if (signal !== undefined) checkSignal('call.signal', signal);
       if (signal?.aborted) throw new AbortError(signal.reason);
       pending.result.pending = true;
       await runAsync(pending, signal);
@@ -170,7 +173,7 @@ export class PreferenceLoss {
    * @param call `cross`: x = mean d_c d_r as well; default: where the loss has a `safeguard`. `stream`: of the device that holds the tensors
    */
   moments(batch: Batch, call: { cross?: boolean; stream?: Stream } = {}): Moments {
-    checkOptions('call', call, ['cross', 'stream']);
+    call = checkOptions('call', call, ['cross', 'stream']);
     const cross = checkBoolean('call.cross', call.cross ?? this.options.safeguard !== undefined);
     const prepared = prepare(batch, { stream: call.stream }, this.options, this.#fixed, 'host', false);
     const result = new ResultBuffers(prepared.rows);
@@ -186,11 +189,11 @@ export class PreferenceLoss {
    * @throws as `evaluate`; ERR_SDPO_INVALID_OPTION where the moments lack what the options need (drift, cross)
    */
   objective(moments: Moments, numbers: ObjectiveNumbers = {}): Statistics {
-    const read = readOptions('numbers', numbers, OBJECTIVE_FIELDS);
-    const { denominator, gradientScale, maskThreshold, ...rows } = read;
+    const { denominator, gradientScale, maskThreshold, ...rows } = readOptions('numbers', numbers, OBJECTIVE_FIELDS);
     const call = readCall({ denominator, gradientScale, maskThreshold }, CALL_FIELDS);
-    const result = new ResultBuffers(checkMoments('moments', moments));
-    writeMoments(result, moments, this.options);
+    const read = readMoments('moments', moments);
+    const result = new ResultBuffers(read.elements.length);
+    writeMoments(result, read, this.options);
     const { count } = ResultBuffers.raw(result);
     run(layOut(prepareObjective(count, rows, call, this.options, this.#fixed), result, PASS.objective));
     return result.finish();
@@ -219,7 +222,7 @@ export class PreferenceLoss {
     coefficients: { chosen: CoefficientInput; rejected: CoefficientInput } | DeviceCoefficients,
     call: { elements?: ArrayLike<number>; stream?: Stream } = {},
   ): Gradients {
-    checkOptions('call', call, ['elements', 'stream']);
+    call = checkOptions('call', call, ['elements', 'stream']);
     const { stream } = call;
     const onDevice = DeviceResult.owning(coefficients);
     if (onDevice !== undefined && call.elements !== undefined) {
@@ -238,7 +241,7 @@ export class PreferenceLoss {
     const prepared = prepare(batch, { stream }, this.options, this.#fixed, 'host', false);
     const result = new ResultBuffers(prepared.rows);
     if (elements !== undefined) writeElements(result, 'call.elements', elements);
-    checkOptions('coefficients', coefficients, BRANCHES);
+    coefficients = checkOptions('coefficients', coefficients, BRANCHES);
     for (const branch of BRANCHES) {
       const { a, b } = readCoefficients(`coefficients.${branch}`, coefficients[branch], prepared.rows);
       if (b !== undefined && prepared.batch[branch].reference === undefined) {
@@ -340,7 +343,7 @@ function readCoefficients(
   value: unknown,
   rows: number,
 ): { a: ArrayLike<number>; b?: ArrayLike<number> } {
-  checkOptions(argument, value, ['a', 'b']);
-  const a = checkNumbers(`${argument}.a`, value.a, rows);
-  return value.b === undefined ? { a } : { a, b: checkNumbers(`${argument}.b`, value.b, rows) };
+  const given = checkOptions(argument, value, ['a', 'b']);
+  const a = checkNumbers(`${argument}.a`, given.a, rows);
+  return given.b === undefined ? { a } : { a, b: checkNumbers(`${argument}.b`, given.b, rows) };
 }

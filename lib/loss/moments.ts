@@ -1,8 +1,10 @@
 /** The moments of rows: what the first pass gives, how those of parts are joined, and what the objective reads. */
 
+import { isArray } from '../native/arrays.js';
 import type { ROW_OUTPUT } from '../native/contract.js';
 import { SdpoRangeError } from '../native/errors.js';
 import { checkNumber, checkNumbers, checkOptions, failType, failValue } from '../native/validate.js';
+import type { BranchName } from './batch.js';
 import { BRANCHES } from './columns.js';
 import { type ResolvedOptions, TRAITS } from './options.js';
 import { ResultBuffers } from './result.js';
@@ -50,17 +52,21 @@ export function momentsOf(result: ResultBuffers, cross: boolean): Moments {
   };
 }
 
-/** Checks moments of the caller and gives their number of rows. */
-export function checkMoments(argument: string, moments: unknown): number {
-  checkOptions(argument, moments, ['chosen', 'rejected', 'cross', 'elements']);
-  const elements = checkNumbers(`${argument}.elements`, moments.elements);
-  for (const branch of BRANCHES) {
-    const part = moments[branch];
-    checkOptions(`${argument}.${branch}`, part, NAMES);
-    for (const name of NAMES) checkNumbers(`${argument}.${branch}.${name}`, part[name], elements.length);
-  }
-  if (moments.cross !== undefined) checkNumbers(`${argument}.cross`, moments.cross, elements.length);
-  return elements.length;
+/** Moments of the caller as lists of numbers, each read once. */
+export function readMoments(argument: string, value: unknown): Moments {
+  const given = checkOptions(argument, value, ['chosen', 'rejected', 'cross', 'elements']);
+  const elements = checkNumbers(`${argument}.elements`, given.elements);
+  const list = (name: string, numbers: unknown) => checkNumbers(`${argument}.${name}`, numbers, elements.length);
+  const branch = (name: BranchName) => {
+    const part = checkOptions(`${argument}.${name}`, given[name], NAMES);
+    return Object.fromEntries(NAMES.map((moment) => [moment, list(`${name}.${moment}`, part[moment])]));
+  };
+  return {
+    chosen: branch('chosen'),
+    rejected: branch('rejected'),
+    ...(given.cross !== undefined && { cross: list('cross', given.cross) }),
+    elements,
+  } as unknown as Moments;
 }
 
 /** Puts moments where the objective reads them. */
@@ -105,12 +111,13 @@ export function writeElements(result: ResultBuffers, argument: string, elements:
  * The moments of rows whose elements are cut into parts, from the moments of the parts: Σ n_k m_k / Σ n_k with n_k the elements of part k
  * (docs/mathematics.md, section 7). Parts may lie on different devices or ranks, and may be several tensors of one sample.
  *
- * @param parts moments of the same rows, in any order; a part without elements (n = 0) is left out
+ * @param given moments of the same rows, in any order; a part without elements (n = 0) is left out
  * @throws TypeError or RangeError where the parts have different numbers of rows, or only some have `cross`
  */
-export function combineMoments(parts: readonly Moments[]): Moments {
-  if (!Array.isArray(parts) || parts.length === 0) failType('parts', 'an array of one or more moments', parts);
-  const counts = parts.map((part, k) => checkMoments(`parts[${k}]`, part));
+export function combineMoments(given: readonly Moments[]): Moments {
+  if (!isArray(given) || given.length === 0) failType('parts', 'an array of one or more moments', given);
+  const parts = Array.from(given, (part, k) => readMoments(`parts[${k}]`, part));
+  const counts = parts.map(({ elements }) => elements.length);
   const rows = counts[0]!;
   const crosses = parts.filter(({ cross }) => cross !== undefined).length;
   for (const [k, count] of counts.entries()) {
@@ -120,11 +127,11 @@ export function combineMoments(parts: readonly Moments[]): Moments {
   }
   if (crosses !== 0 && crosses !== parts.length) failValue('parts', 'all with cross, or all without', parts);
   const elements = new Float64Array(rows);
-  for (const part of parts) for (let i = 0; i < rows; i++) elements[i] += part.elements[i];
+  for (const part of parts) for (let i = 0; i < rows; i++) elements[i]! += part.elements[i]!;
   const mean = (of: (part: Moments) => ArrayLike<number>): Float64Array =>
     elements.map((total, i) => {
       let sum = 0;
-      for (const part of parts) if (part.elements[i] > 0) sum += part.elements[i] * of(part)[i]!;
+      for (const part of parts) if (part.elements[i]! > 0) sum += part.elements[i]! * of(part)[i]!;
       return sum / total;
     });
   const branch = (name: 'chosen' | 'rejected'): BranchMoments => ({

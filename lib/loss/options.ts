@@ -116,7 +116,7 @@ export interface PreferenceLossOptions {
   linearFloor?: number | undefined;
   /** What a non-finite value does: 'throw' an error that says where, 'skip' the row (removed and counted), or 'propagate'. Default 'throw'. */
   nonFinite?: NonFinitePolicy | undefined;
-  /** Threads of the CPU backend; default SDPO_NUM_THREADS or all cores. The result does not depend on it. */
+  /** Threads of the CPU backend; default SDPO_NUM_THREADS, else the processors that this process may use. The result does not depend on it. */
   threads?: number | undefined;
 }
 
@@ -252,7 +252,7 @@ export function readsOmega({ objective, timestepWeighting }: ResolvedOptions): b
 
 /** Checks options and fills in the defaults. */
 export function resolveOptions(options: PreferenceLossOptions): ResolvedOptions {
-  checkOptions('options', options, ['schedule', ...OPTION_NAMES]);
+  options = checkOptions('options', options, ['schedule', ...OPTION_NAMES]);
   // Each is read once: a getter could give another value the next time.
   const given: { readonly [name: string]: unknown } = { ...options };
   const { schedule } = given;

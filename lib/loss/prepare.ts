@@ -11,11 +11,11 @@ import {
   STRIDE_OFFSET,
 } from '../native/contract.js';
 import { SdpoError, SdpoRangeError, SdpoTypeError } from '../native/errors.js';
-import { checkInteger, failType, failValue, isNumberList, readOptions } from '../native/validate.js';
+import { checkInteger, checkNumberList, failType, failValue, isNumberList, readOptions } from '../native/validate.js';
 import { locationOf } from '../tensor/device.js';
 import type { DeviceMemory } from '../tensor/device-memory.js';
 import { dtypeIndex } from '../tensor/dtypes.js';
-import { commonDevice, type Operand, readOperand } from '../tensor/operand.js';
+import { commonDevice, type Operand, plainLatents, readOperand } from '../tensor/operand.js';
 import { checkStream, type Stream } from '../tensor/stream.js';
 import { Tensor } from '../tensor/tensor.js';
 import {
@@ -135,7 +135,9 @@ export function prepare(
 function readBatch(given: Batch): Batch {
   const batch = readOptions('batch', given, BATCH_FIELDS);
   for (const branch of BRANCHES) {
-    batch[branch] = readOptions(`batch.${branch}`, batch[branch], BRANCH_FIELDS);
+    const read = readOptions(`batch.${branch}`, batch[branch], BRANCH_FIELDS);
+    read.policy = plainLatents(read.policy);
+    batch[branch] = read;
   }
   return batch;
 }
@@ -174,7 +176,9 @@ function countRows(batch: Batch): number {
   const given = batch.rows === undefined ? undefined : checkInteger('batch.rows', batch.rows, 0);
   if (policy instanceof Tensor) return agree(given, policy.shape[0]!);
   // The common case, without looking at the others.
-  if (timesteps !== undefined && isNumberList(timesteps)) return agree(given, timesteps.length);
+  if (timesteps !== undefined && isNumberList(timesteps)) {
+    return agree(given, checkNumberList('batch.timesteps', timesteps).length);
+  }
   const steps = perBranch('batch.timesteps', timesteps);
   const omega = perBranch('batch.transition.omega', transition?.omega);
   const scales = perBranch('batch.betaScale', betaScale);

@@ -86,7 +86,7 @@ export function sampleTimesteps(levels: NoiseLevels, count: number, options: Sam
 
 function checkNames(options: unknown): void {
   const names = ['distribution', 'range', 'random', 'mean', 'std', 'modeScale', 'steps', 'order', 'first'];
-  checkOptions('options', options, names);
+  options = checkOptions('options', options, names);
 }
 
 /** A function that gives numbers in [0, 1] of a distribution. */

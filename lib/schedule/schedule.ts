@@ -146,7 +146,7 @@ export class NoiseSchedule {
    */
   static preset(name: PresetName, options: PresetOptions = {}): NoiseSchedule {
     checkOneOf('name', name, PRESET_NAMES);
-    checkOptions('options', options, [...SAMPLER_OPTIONS, ...SHIFT_OPTIONS, 'predictionType']);
+    options = checkOptions('options', options, [...SAMPLER_OPTIONS, ...SHIFT_OPTIONS, 'predictionType']);
     return new NoiseSchedule(configParts(PRESETS[name].config, options, { preset: name }, PRESETS[name]));
   }
 
@@ -162,7 +162,7 @@ export class NoiseSchedule {
    * TypeError or RangeError.
    */
   static fromDiffusers(config: DiffusersConfig, options: FromDiffusersOptions = {}): NoiseSchedule {
-    checkOptions('options', options, [...SAMPLER_OPTIONS, ...SHIFT_OPTIONS, 'predictionType', 'ignore']);
+    options = checkOptions('options', options, [...SAMPLER_OPTIONS, ...SHIFT_OPTIONS, 'predictionType', 'ignore']);
     return new NoiseSchedule(configParts(config, options, {}));
   }
 
@@ -177,7 +177,12 @@ export class NoiseSchedule {
 
   /** A variance-preserving schedule from its own ᾱ_t: a_t = √ᾱ_t, s_t = √(1-ᾱ_t). */
   static variancePreserving(options: VariancePreservingOptions): NoiseSchedule {
-    checkOptions('options', options, ['alphasCumprod', 'finalAlphaCumprod', 'predictionType', ...SAMPLER_OPTIONS]);
+    options = checkOptions('options', options, [
+      'alphasCumprod',
+      'finalAlphaCumprod',
+      'predictionType',
+      ...SAMPLER_OPTIONS,
+    ]);
     const powers = givenAlphas('options.alphasCumprod', options.alphasCumprod);
     const predictionType = checkOneOf(
       'options.predictionType',
@@ -191,7 +196,7 @@ export class NoiseSchedule {
 
   /** A rectified-flow schedule: a = 1-σ, s = σ = t/T, with timesteps shifted by the factor k. */
   static flow(options: FlowOptions = {}): NoiseSchedule {
-    checkOptions('options', options, ['trainSteps', 'shift', 'predictionType', ...SAMPLER_OPTIONS]);
+    options = checkOptions('options', options, ['trainSteps', 'shift', 'predictionType', ...SAMPLER_OPTIONS]);
     const trainSteps = checkInteger('options.trainSteps', options.trainSteps ?? 1000, 1);
     const shift = checkNumberAbove('options.shift', options.shift ?? 1, 0);
     const predictionType = checkOneOf(
@@ -227,7 +232,7 @@ export class NoiseSchedule {
    * at a timestep stay; transitions and drawn timesteps change. Cheap: one schedule for each resolution of a batch is what it is for.
    */
   withShift(options: ShiftOptions & { shift?: number }): NoiseSchedule {
-    checkOptions('options', options, ['shift', ...SHIFT_OPTIONS]);
+    options = checkOptions('options', options, ['shift', ...SHIFT_OPTIONS]);
     return new NoiseSchedule(reshiftedParts(this.#parts, options));
   }
 

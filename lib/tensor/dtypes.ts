@@ -1,5 +1,6 @@
 /** Element types of tensors: their names, their JavaScript storage, and conversion from plain numbers. */
 
+import { SdpoError } from '../native/errors.js';
 import { DTYPES, type DType } from '../native/names.js';
 import { checkOneOf } from '../native/validate.js';
 
@@ -34,8 +35,17 @@ export function checkDType(argument: string, value: unknown): DType {
   return checkOneOf(argument, value, DTYPES);
 }
 
+/** @throws SdpoError ERR_SDPO_OUT_OF_MEMORY where there is not so much memory, or no array of such a length. */
 export function allocate(dtype: DType, length: number): HostArray {
-  return new TABLE[dtype].array(length);
+  try {
+    return new TABLE[dtype].array(length);
+  } catch (cause) {
+    throw new SdpoError(
+      'ERR_SDPO_OUT_OF_MEMORY',
+      `Expected memory for ${length} elements of ${dtype} (${length * dtypeBytes(dtype)} bytes), received none`,
+      { cause },
+    );
+  }
 }
 
 /** Whether a value is the typed array that holds this dtype. */

@@ -1,6 +1,6 @@
 /** Tensors: shape, dtype and memory of latents and predictions, and views of the two branches of a stacked batch. */
 
-import { types } from 'node:util';
+import { isArray } from '../native/arrays.js';
 import { SdpoError, SdpoRangeError } from '../native/errors.js';
 import { checkInteger, checkNumbers, checkOneOf, checkOptions, failType, failValue } from '../native/validate.js';
 import { checkCudaDevice, checkDevice } from './device.js';
@@ -93,9 +93,8 @@ export class Tensor {
    * @throws TypeError for other data, RangeError where shape and length do not agree.
    */
   static from(values: ArrayLike<number>, options: TensorOptions = {}): Tensor {
-    checkOptions('options', options, ['shape', 'dtype']);
-    const data = ofThisRealm(values);
-    checkNumbers('data', data);
+    options = checkOptions('options', options, ['shape', 'dtype']);
+    const data = checkNumbers('data', values);
     if (options.dtype === undefined && data instanceof Uint16Array) {
       failType('options.dtype', "'float16' or 'bfloat16' for a Uint16Array of bits", undefined);
     }
@@ -123,7 +122,7 @@ export class Tensor {
 
   /** A tensor of zeros. */
   static empty(shape: readonly number[], options: { dtype?: DType; device?: string } = {}): Tensor {
-    checkOptions('options', options, ['dtype', 'device']);
+    options = checkOptions('options', options, ['dtype', 'device']);
     const device = checkDevice('options.device', options.device ?? 'cpu');
     const dtype = options.dtype === undefined ? 'float32' : checkDType('options.dtype', options.dtype);
     return Tensor.allocate(checkShape('shape', shape), dtype, device, true);
@@ -138,7 +137,7 @@ export class Tensor {
    */
   static fromPointer(pointer: bigint, options: PointerOptions): Tensor {
     if (typeof pointer !== 'bigint') failType('pointer', 'a bigint', pointer);
-    checkOptions('options', options, ['shape', 'dtype', 'device', 'rowStride']);
+    options = checkOptions('options', options, ['shape', 'dtype', 'device', 'rowStride']);
     const dtype = checkDType('options.dtype', options.dtype);
     const shape = checkShape('options.shape', options.shape);
     const width = rowLength(shape);
@@ -201,7 +200,7 @@ export class Tensor {
    * of this package that write the tensor, and for `stream`, whatever was put on it.
    */
   toHost(options: { stream?: Stream } = {}): HostArray {
-    checkOptions('options', options, ['stream']);
+    options = checkOptions('options', options, ['stream']);
     const place = placeOf(this);
     const stream = checkStream('options.stream', options.stream, this.device);
     const out = allocate(this.dtype, this.size);
@@ -274,8 +273,14 @@ export class Tensor {
     this.dispose();
   }
 
+  /** A Proxy of a tensor (Vue, MobX) and what merely has its prototype are none: they have no memory. */
+  static [Symbol.hasInstance](value: unknown): boolean {
+    return typeof value === 'object' && value !== null && #storage in value;
+  }
+
   /** @internal */
   static place(tensor: Tensor, argument: string): Storage | DeviceStorage {
+    if (!(tensor instanceof Tensor)) failType(argument, 'a Tensor', tensor);
     const storage = tensor.#storage;
     if (storage === undefined || ('memory' in storage && storage.memory.disposed)) {
       throw new SdpoError(
@@ -370,26 +375,19 @@ function elementCount(shape: readonly number[]): number {
   return shape.reduce((product, axis) => product * axis, 1);
 }
 
-const REALM_FREE = [
-  [types.isUint16Array, Uint16Array],
-  [types.isFloat32Array, Float32Array],
-  [types.isFloat64Array, Float64Array],
-] as const;
+/** As many axes as NumPy has. */
+const MOST_AXES = 64;
 
-/** A typed array made in another realm (a vm context) as one of this realm over the same memory, so that bits are not taken for numbers. */
-function ofThisRealm(values: ArrayLike<number>): ArrayLike<number> {
-  for (const [isOne, Own] of REALM_FREE) {
-    if (isOne(values) && !(values instanceof Own))
-      return new Own(values.buffer as ArrayBuffer, values.byteOffset, values.length);
-  }
-  return values;
-}
-
+/** A shape of the caller, each axis read once. */
 function checkShape(argument: string, value: unknown): readonly number[] {
-  if (!Array.isArray(value)) failType(argument, 'an array of integers >= 0', value);
-  for (const [axis, length] of value.entries()) {
-    if (!Number.isInteger(length) || length < 0) failValue(`${argument}[${axis}]`, 'an integer >= 0', length);
+  if (!isArray(value)) failType(argument, 'an array of integers >= 0', value);
+  const axes = value.length;
+  if (axes === 0) failValue(argument, 'of at least one axis', value, 'ERR_SDPO_INVALID_LENGTH');
+  if (!(axes <= MOST_AXES)) failValue(argument, `of at most ${MOST_AXES} axes`, value, 'ERR_SDPO_INVALID_LENGTH');
+  const shape: number[] = [];
+  for (let axis = 0; axis < axes; axis++) shape.push(checkInteger(`${argument}[${axis}]`, value[axis], 0));
+  if (!Number.isSafeInteger(elementCount(shape))) {
+    failValue(argument, 'of a number of elements below 2^53', `[${shape.join(', ')}]`, 'ERR_SDPO_INVALID_LENGTH');
   }
-  if (value.length === 0) failValue(argument, 'of at least one axis', value, 'ERR_SDPO_INVALID_LENGTH');
-  return value;
+  return shape;
 }

@@ -9,13 +9,15 @@ import {
   checkNumberBetween,
   checkOneOf,
   checkOptions,
+  checkSignal,
   failType,
 } from '../native/validate.js';
 import { NoiseSchedule } from '../schedule/schedule.js';
 import { createRandom, noise, type Seed } from '../tensor/noise.js';
 import type { LatentArray } from '../tensor/operand.js';
 import { split, Tensor } from '../tensor/tensor.js';
-import { type Calibration, type CalibrationRow, calibrationOf } from './calibration.js';
+import { type Calibration, calibrationOf } from './calibration.js';
+import type { CalibrationRow } from './calibration-row.js';
 import { type CalibrationTrialOptions, checkTrial, runTrial } from './calibration-trial.js';
 import { elementCount } from './data-pair.js';
 import { placeOf, TIMESTEP_SAMPLING, type TimestepSampling } from './draws.js';
@@ -99,14 +101,14 @@ const FIELDS = [
  * @throws TypeError or RangeError for wrong options; AbortError; whatever the policy, the reference or the data throw
  */
 export async function calibrate<C = unknown>(options: CalibrateOptions<C>): Promise<Calibration> {
-  checkOptions('options', options, FIELDS);
+  options = checkOptions('options', options, FIELDS);
   const { policy, reference, data, schedule, signal } = options as CalibrateOptions<C>;
   const predict = predictor(policy, reference);
   if (typeof data !== 'object' || data === null || !['indexed', 'stream'].includes(data.kind)) {
     failType('options.data', 'a source of preference pairs', data);
   }
   if (!(schedule instanceof NoiseSchedule)) failType('options.schedule', 'a NoiseSchedule', schedule);
-  if (signal !== undefined && !(signal instanceof AbortSignal)) failType('options.signal', 'an AbortSignal', signal);
+  if (signal !== undefined) checkSignal('options.signal', signal);
   checkOptions('options.timesteps', options.timesteps ?? {}, TIMESTEP_SAMPLING);
   const batches = checkInteger('options.batches', options.batches ?? 8, 1);
   const batchSize = checkInteger('options.batchSize', options.batchSize ?? 32, 1);

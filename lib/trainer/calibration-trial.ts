@@ -4,7 +4,7 @@ import type { PreferenceLoss } from '../loss/loss.js';
 import { isReferenceFree } from '../loss/options.js';
 import { DivergenceError } from '../native/errors.js';
 import { checkInteger, checkNumberAbove, checkOptions, type Filled } from '../native/validate.js';
-import type { CalibrationRow } from './calibration.js';
+import type { CalibrationRow } from './calibration-row.js';
 import type { PreferenceTrainerOptions } from './options.js';
 import { PreferenceTrainer } from './trainer.js';
 import type { Policy } from './types.js';

@@ -1,17 +1,8 @@
 /** From measured errors to options of the loss: the sharpness or threshold that keeps a fraction of the rows, and a β to start a search from. */
 
+import type { CalibrationRow } from './calibration-row.js';
 import { betaOfTrial, type CalibrationTrial, type runTrial, type Trial } from './calibration-trial.js';
 import { binOf } from './timestep-bins.js';
-
-/** What was measured of one row: a pair at a timestep. */
-export interface CalibrationRow {
-  readonly timestep: number;
-  /** ω of its transition; Infinity where there is no density ratio. */
-  readonly omega: number;
-  /** Mean squared error of the reference on each branch. */
-  readonly errorChosen: number;
-  readonly errorRejected: number;
-}
 
 /** What a calibration is asked for; all given. */
 export interface CalibrationGoal {

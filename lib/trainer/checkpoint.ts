@@ -64,7 +64,7 @@ export class CheckpointStore {
 
   constructor(folder: string, options: CheckpointOptions = {}) {
     if (typeof folder !== 'string') failType('folder', 'a path', folder);
-    checkOptions('options', options, ['keep']);
+    options = checkOptions('options', options, ['keep']);
     const { keep = 3 } = options;
     this.folder = folder;
     this.keep = keep === Infinity ? keep : checkInteger('options.keep', keep, 1);

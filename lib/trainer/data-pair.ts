@@ -1,5 +1,6 @@
 /** What every source of preference pairs checks of a pair before it gives it to the trainer. */
 
+import { typedArray } from '../native/arrays.js';
 import { SdpoError } from '../native/errors.js';
 import { checkInteger, checkOneOf, checkOptions, describe, failType, failValue } from '../native/validate.js';
 import type { PreferencePair } from './types.js';
@@ -44,11 +45,11 @@ export function checkNames<const F extends string>(
   value: unknown = {},
   fields: readonly F[],
 ): { readonly [K in F]?: string } {
-  checkOptions(argument, value, fields);
-  for (const [field, name] of Object.entries(value)) {
+  const given = checkOptions(argument, value, fields);
+  for (const [field, name] of Object.entries(given)) {
     if (name !== undefined && typeof name !== 'string') failType(`${argument}.${field}`, 'a name', name);
   }
-  return value as { readonly [K in F]?: string };
+  return given as { readonly [K in F]?: string };
 }
 
 /** The part of a data set, a shard or a row group, that holds a pair: the last one that begins at or before it. */
@@ -103,9 +104,10 @@ export function checkPair<C>(
 }
 
 function checkLatents(what: string, value: unknown, size: number, nonFinite: 'throw' | 'propagate'): void {
-  if (!(value instanceof Float32Array)) failData(what, 'a Float32Array', value);
-  if (value.length !== size) failData(what, `of length ${size}`, value);
-  if (nonFinite === 'throw') checkFinite(what, value);
+  const latents = typedArray(value);
+  if (!(latents instanceof Float32Array)) failData(what, 'a Float32Array', value);
+  if (latents.length !== size) failData(what, `of length ${size}`, value);
+  if (nonFinite === 'throw') checkFinite(what, latents);
 }
 
 /** Throws for the first element that is not finite. */

@@ -63,7 +63,7 @@ export async function pairsFromParquet<C = unknown>(
   options: ParquetPairOptions,
 ): Promise<PairDataset<C>> {
   const paths = checkFiles(files);
-  checkOptions('options', options, ['shape', 'columns', 'cachedGroups', 'fingerprint', 'nonFinite']);
+  options = checkOptions('options', options, ['shape', 'columns', 'cachedGroups', 'fingerprint', 'nonFinite']);
   const shape = checkSampleShape(options.shape);
   const given = checkNames('options.columns', options.columns, FIELDS);
   const cachedGroups = checkInteger('options.cachedGroups', options.cachedGroups ?? 4, 1);

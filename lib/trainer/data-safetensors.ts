@@ -68,7 +68,7 @@ export async function pairsFromSafetensors(
   options: SafetensorsPairOptions = {},
 ): Promise<PairDataset<SafetensorsEntry>> {
   const paths = checkFiles(files);
-  checkOptions('options', options, ['names', 'fingerprint', 'nonFinite']);
+  options = checkOptions('options', options, ['names', 'fingerprint', 'nonFinite']);
   const given = checkNames('options.names', options.names, FIELDS);
   const nonFinite = checkNonFinite(options.nonFinite);
   const mode = checkOneOf('options.fingerprint', options.fingerprint ?? 'sample', ['sample', 'content']);

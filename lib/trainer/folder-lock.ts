@@ -62,7 +62,7 @@ const WITHOUT_LOCKS: { readonly [code: string]: string } = {
  */
 export function lockFolder(folder: string, options: FolderLockOptions = {}): FolderLock {
   if (typeof folder !== 'string') failType('folder', 'a path', folder);
-  checkOptions('options', options, ['name', 'onWarning']);
+  options = checkOptions('options', options, ['name', 'onWarning']);
   const { name = 'run.lock', onWarning } = options as FolderLockOptions;
   const file = join(folder, name);
   return namingFilesSync({ task: 'lock the folder', path: file }, () => {

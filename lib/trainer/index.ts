@@ -66,5 +66,5 @@ export {
 export { timestepEdges } from './timestep-bins.js';
 export { PreferenceTrainer } from './trainer.js';
 export type * from './types.js';
-export type { ValidationOptions } from './validation.js';
+export type { ValidationOptions } from './validation-options.js';
 export { type ConsoleOptions, consoleWriter, type JsonlOptions, jsonlWriter } from './writers.js';

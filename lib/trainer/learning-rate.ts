@@ -19,7 +19,7 @@ export interface LearningRateOptions {
 
 /** The learning rate as a function of the updates made before, for the trainer's `learningRate`. */
 export function learningRateSchedule(options: LearningRateOptions): (step: number) => number {
-  checkOptions('options', options, ['peak', 'warmupSteps', 'decay', 'steps', 'final']);
+  options = checkOptions('options', options, ['peak', 'warmupSteps', 'decay', 'steps', 'final']);
   const peak = checkNumber('options.peak', options.peak, 0);
   const warmupSteps = checkInteger('options.warmupSteps', options.warmupSteps ?? 0, 0);
   const decay = checkOneOf('options.decay', options.decay ?? 'constant', DECAYS);

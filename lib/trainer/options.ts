@@ -12,6 +12,7 @@ import {
   checkNumberAbove,
   checkOneOf,
   checkOptions,
+  checkSignal,
   type Filled,
   failType,
   failValue,
@@ -29,7 +30,7 @@ import type {
   TrainerState,
   TrainingRows,
 } from './types.js';
-import { type ResolvedValidation, resolveValidation, type ValidationOptions } from './validation.js';
+import { type ResolvedValidation, resolveValidation, type ValidationOptions } from './validation-options.js';
 
 export const NOISES = ['shared', 'independent'] as const;
 export const ON_NON_FINITE = ['stop', 'skip'] as const;
@@ -169,7 +170,7 @@ export const OPTION_NAMES: readonly string[] = [
 
 /** Checks options and fills in the defaults. */
 export function resolveTrainerOptions<C>(options: PreferenceTrainerOptions<C>): ResolvedTrainerOptions<C> {
-  checkOptions('options', options, OPTION_NAMES);
+  options = checkOptions('options', options, OPTION_NAMES);
   const at = (name: keyof PreferenceTrainerOptions) => `options.${name}`;
   const { policy, data, loss, reference } = options;
   checkMethods(at('policy'), policy, ['linearize', 'predict', 'step', 'discard', 'state', 'load']);
@@ -206,8 +207,7 @@ export function resolveTrainerOptions<C>(options: PreferenceTrainerOptions<C>): 
   writers.forEach((writer, i) => {
     checkMethods(`options.writers[${i}]`, writer, ['write']);
   });
-  if (options.signal !== undefined && !(options.signal instanceof AbortSignal))
-    failType(at('signal'), 'an AbortSignal', options.signal);
+  if (options.signal !== undefined) checkSignal(at('signal'), options.signal);
   for (const name of ['beforeLoss', 'onWarning'] as const) {
     if (options[name] !== undefined && typeof options[name] !== 'function')
       failType(at(name), 'a function', options[name]);
@@ -267,7 +267,7 @@ function checkSource(argument: string, data: PairSource): void {
 
 /** The names, and the values by a draw, before the first update needs one. */
 function checkTimesteps(argument: string, value: TimestepSampling, schedule: NoiseSchedule): TimestepSampling {
-  checkOptions(argument, value, TIMESTEP_SAMPLING);
+  value = checkOptions(argument, value, TIMESTEP_SAMPLING);
   try {
     schedule.sampleTimesteps(1, { ...value, random: () => 0.5 });
   } catch (error) {
@@ -280,7 +280,7 @@ function checkTimesteps(argument: string, value: TimestepSampling, schedule: Noi
 }
 
 function checkEma<C>(argument: string, ema: { decay: number; warmup?: boolean | undefined }, policy: Policy<C>) {
-  checkOptions(argument, ema, ['decay', 'warmup']);
+  ema = checkOptions(argument, ema, ['decay', 'warmup']);
   checkNumber(`${argument}.decay`, ema.decay, 0, 1);
   if (policy.updateAverage === undefined) {
     failType('options.policy.updateAverage', 'a function, since there is an ema', policy.updateAverage);

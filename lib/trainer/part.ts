@@ -4,7 +4,7 @@ import type { Batch } from '../loss/batch.js';
 import { type Evaluation, logEntries, type Metrics, type Statistics } from '../loss/result.js';
 import { DivergenceError, NonFiniteError } from '../native/errors.js';
 import { failType, failValue } from '../native/validate.js';
-import type { LatentArray } from '../tensor/operand.js';
+import { isLatentArray, type LatentArray } from '../tensor/operand.js';
 import { split, Tensor } from '../tensor/tensor.js';
 import type { ReferencePrediction, TrainingRows } from './types.js';
 
@@ -24,10 +24,8 @@ export function stacked(
   rows: { rows: number; inputs: { latents: Float32Array } },
 ): Tensor {
   const { length } = rows.inputs.latents;
-  const size = prediction instanceof Tensor ? prediction.size : prediction?.length;
-  if (!(prediction instanceof Tensor || prediction instanceof Float32Array || prediction instanceof Float64Array)) {
-    failType(argument, 'a Float32Array, a Float64Array or a Tensor', prediction);
-  }
+  if (!isLatentArray(prediction)) failType(argument, 'a Float32Array, a Float64Array or a Tensor', prediction);
+  const size = prediction instanceof Tensor ? prediction.size : prediction.length;
   if (size !== length)
     failValue(argument, `of ${length} elements, as the latents`, `${size} elements`, 'ERR_SDPO_INVALID_LENGTH');
   if (prediction instanceof Tensor && prediction.shape[0] === 2 * rows.rows) return prediction;

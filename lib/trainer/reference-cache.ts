@@ -4,7 +4,7 @@ import type { RowStatistics } from '../loss/result.js';
 import { SdpoError } from '../native/errors.js';
 import { checkInteger, checkOneOf, checkOptions, failType } from '../native/validate.js';
 import type { DType, HostArray } from '../tensor/dtypes.js';
-import { isLatentArray, type LatentArray } from '../tensor/operand.js';
+import { dtypeOf, isLatentArray, type LatentArray } from '../tensor/operand.js';
 import type { SafetensorsEntry } from '../tensor/safetensors.js';
 import { Tensor } from '../tensor/tensor.js';
 import { elementCount } from './data-pair.js';
@@ -50,7 +50,7 @@ const SHARD_BYTES = 8 * 2 ** 20;
  *   cannot be written
  */
 export function referenceCache<C = unknown>(options: ReferenceCacheOptions<C>): ReferenceCache<C> {
-  checkOptions('options', options, ['folder', 'kind', 'compute', 'fingerprint', 'shardEntries']);
+  options = checkOptions('options', options, ['folder', 'kind', 'compute', 'fingerprint', 'shardEntries']);
   if (typeof options.folder !== 'string') failType('options.folder', 'a path', options.folder);
   checkOneOf('options.kind', options.kind, ['errors', 'predictions']);
   if (options.compute !== undefined && typeof options.compute !== 'function') {
@@ -206,7 +206,7 @@ function checkPrediction(prediction: LatentArray, { rows, inputs }: TrainingRows
 function copyOf(prediction: LatentArray, { rows, inputs }: TrainingRows): SafetensorsEntry {
   if (prediction instanceof Tensor)
     return { dtype: prediction.dtype, shape: prediction.shape, data: prediction.toHost() };
-  const dtype = prediction instanceof Float32Array ? 'float32' : 'float64';
+  const dtype = dtypeOf(prediction) as 'float32' | 'float64';
   return { dtype, shape: [2 * rows, ...inputs.shape], data: prediction.slice() };
 }
 

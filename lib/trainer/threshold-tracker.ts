@@ -65,7 +65,7 @@ export class ThresholdTracker {
   readonly #thresholds: (number | undefined)[];
 
   constructor(options: ThresholdTrackerOptions) {
-    checkOptions('options', options, ['keep', 'edges', 'window', 'warmup', 'initial']);
+    options = checkOptions('options', options, ['keep', 'edges', 'window', 'warmup', 'initial']);
     this.keep = checkNumberBetween('options.keep', options.keep, 0, 1);
     this.edges = checkEdges('options.edges', options.edges ?? []);
     this.window = checkInteger('options.window', options.window ?? 512, 1);
@@ -110,7 +110,7 @@ export class ThresholdTracker {
    * @throws RangeError where it is the state of a tracker with other options
    */
   load(state: ThresholdTrackerState): void {
-    checkOptions('state', state, ['keep', 'edges', 'window', 'warmup', 'initial', 'values']);
+    state = checkOptions('state', state, ['keep', 'edges', 'window', 'warmup', 'initial', 'values']);
     for (const name of ['keep', 'edges', 'window', 'warmup', 'initial'] as const) {
       if (isDeepStrictEqual(state[name], this[name])) continue;
       failValue(`state.${name}`, `${JSON.stringify(this[name])}, as this tracker has it`, JSON.stringify(state[name]));

@@ -163,7 +163,7 @@ export class PreferenceTrainer<C = unknown> {
    * @throws SdpoError ERR_SDPO_RESUME where the state belongs to other data, another seed or other settings; the message says which.
    */
   async load(state: TrainerState, options: LoadOptions = {}): Promise<readonly Difference[]> {
-    checkOptions('options', options, ['free']);
+    options = checkOptions('options', options, ['free']);
     const { data } = this.#options;
     if (typeof state?.progress?.step !== 'number') failType('state', 'a state that a trainer gave', state);
     const { progress } = state;

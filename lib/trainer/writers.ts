@@ -27,7 +27,7 @@ export interface JsonlOptions {
  */
 export function jsonlWriter(path: string, options: JsonlOptions = {}): MetricsWriter {
   if (typeof path !== 'string') failType('path', 'a path', path);
-  checkOptions('options', options, ['from']);
+  options = checkOptions('options', options, ['from']);
   const from = options.from === undefined ? Infinity : checkInteger('options.from', options.from, 0);
   let opened: Promise<FileHandle> | undefined;
   let last: Promise<unknown> = Promise.resolve();
@@ -87,7 +87,7 @@ export function consoleWriter(
   options: ConsoleOptions = {},
 ): MetricsWriter {
   if (typeof stream?.write !== 'function') failType('stream', 'a writable stream', stream);
-  checkOptions('options', options, ['every', 'fields']);
+  options = checkOptions('options', options, ['every', 'fields']);
   const every = checkInteger('options.every', options.every ?? 10, 1);
   const { fields } = options;
   if (fields !== undefined && !(Array.isArray(fields) && fields.every((name) => typeof name === 'string'))) {

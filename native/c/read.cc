@@ -216,8 +216,11 @@ void check_extent(int64_t rows, const char* rows_name, int64_t size, const char*
   if (rows > 0 && size > kLargest / rows) SDPO_REFUSE("Expected rows * size to fit into memory, received more");
 }
 
-int thread_count(int32_t threads) {
+int thread_count(int32_t threads, const Location& where) {
   if (threads < 0 || threads > 4096) SDPO_REFUSE("Expected threads to be in [0, 4096], received %d", threads);
+  if (threads == 0 && where.kind == Location::host && !cpu_default_threads().problem.empty()) {
+    SDPO_REFUSE("%s", cpu_default_threads().problem.c_str());
+  }
   return threads;
 }
 
@@ -273,7 +276,7 @@ Problem read_problem(const sdpo_problem* given, int passes) {
   out.metrics = p.metrics;
   out.denominator = p.denominator == 0 ? static_cast<double>(p.rows) : p.denominator;
   out.gradient_scale = p.gradient_scale;
-  out.threads = thread_count(p.threads);
+  out.threads = thread_count(p.threads, out.tensors);
   out.stream = p.stream;
   return out;
 }

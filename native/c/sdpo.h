@@ -2,7 +2,9 @@
  *
  * Plain C (C99 and C++11 read it). No exception and no longjmp crosses it; every function that can fail returns an
  * sdpo_status and leaves a text behind that sdpo_last_error() gives. Calls may run at the same time on any number of
- * threads. Nothing is allocated for the caller and no pointer is kept after a call on host memory returns; a call on
+ * threads. A call on host memory takes at most 64 KiB of its thread's stack. It depends on nothing of the thread's
+ * floating-point environment (rounding, flushing of subnormals, traps), which is the same after the call, flags
+ * included. Nothing is allocated for the caller and no pointer is kept after a call on host memory returns; a call on
  * device memory only enqueues work on its stream, so its memory must stay valid until the stream has passed it.
  *
  * Closed lists (dtypes, objectives, fields, ...) are numbered by their position in a named list that sdpo_name() and
@@ -168,7 +170,10 @@ SDPO_API const char* sdpo_version(void); /* of the package, as "0.1.0" */
 SDPO_API int sdpo_abi_version(void);
 SDPO_API int sdpo_has_cuda(void); /* 1: this build has a CUDA backend (whether a device is there is another question) */
 SDPO_API const char* sdpo_instruction_set(void); /* of the CPU backend: "baseline", "avx2", "avx512" */
-SDPO_API int sdpo_default_threads(void);         /* of the CPU backend: SDPO_NUM_THREADS, else all cores */
+/* Of the CPU backend: SDPO_NUM_THREADS; else the processors of the affinity of the thread that asks first, or fewer
+ * where a quota of its control group says so. 0: SDPO_NUM_THREADS is set to something else than an integer from 1 to
+ * 4096, as sdpo_last_error() says, and calls on host memory that leave their threads to it are refused. */
+SDPO_API int sdpo_default_threads(void);
 
 /* Text of the last failure on this thread, or "" when the last call on it succeeded. Valid until the next call on this
  * thread. */

@@ -196,8 +196,8 @@ SDPO_HD inline void store_result(const RowTask& task, int64_t row, const RowResu
   SDPO_OUT(rewardRejected) = r.rejected.psi;
   SDPO_OUT(logWeightChosen) = r.chosen.lambda;
   SDPO_OUT(logWeightRejected) = r.rejected.lambda;
-  SDPO_OUT(weightChosen) = exp(r.chosen.log_weight);
-  SDPO_OUT(weightRejected) = exp(r.rejected.log_weight);
+  SDPO_OUT(weightChosen) = elementary::exp(r.chosen.log_weight);
+  SDPO_OUT(weightRejected) = elementary::exp(r.rejected.log_weight);
   SDPO_OUT(aChosen) = r.a_chosen;
   SDPO_OUT(aRejected) = r.a_rejected;
   SDPO_OUT(bChosen) = r.b_chosen;

@@ -89,7 +89,7 @@ SDPO_HD inline RowScalars load_row(const RowColumns& columns, const ObjectiveOpt
   out.rejected = branch_scales(options, omega[1], value[RowInput::betaScaleRejected], value[RowInput::offsetRejected],
                                value[RowInput::noiseRejected], size);
   out.margin = value[RowInput::margin];
-  out.log_mask_floor = log(value[RowInput::maskThreshold]);
+  out.log_mask_floor = elementary::log(value[RowInput::maskThreshold]);
   out.row_weight = good ? value[RowInput::rowWeight] : NAN;
   out.wanted = wanted;
   return out;

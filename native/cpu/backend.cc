@@ -7,7 +7,7 @@
 #include <cstring>
 
 #include "cpu.h"
-#include "threads.h"
+#include "processors.h"
 
 namespace sdpo {
 namespace cpu {
@@ -56,6 +56,6 @@ const Backend& cpu_backend() {
 
 const char* cpu_instruction_set() { return cpu::kernels().name; }
 
-int cpu_default_threads() { return cpu::default_threads(); }
+const ThreadSetting& cpu_default_threads() { return cpu::default_threads(); }
 
 }  // namespace sdpo

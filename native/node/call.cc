@@ -78,8 +78,8 @@ Problem read_problem(const Napi::CallbackInfo& info, double** failure) {
   problem.size = whole(env, header[Header::size]);
   problem.denominator = header[Header::denominator];
   problem.gradient_scale = header[Header::gradientScale];
-  problem.threads = thread_count(env, header[Header::threads]);
   problem.tensors = location(env, header[Header::device]);
+  problem.threads = thread_count(env, header[Header::threads], problem.tensors);
   problem.stream = address(info[kStream]);
   problem.options = read_options(env, header + HeaderPart::options);
 

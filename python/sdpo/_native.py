@@ -9,13 +9,12 @@ from typing import Any, List, Optional, Tuple
 
 import torch
 
-from . import _library
+from . import _library, _threads
 from ._failures import is_throwing, throw_non_finite
 from ._levels import compiling, to_device
 from ._numbers import RowNumbers
 from ._operands import Operands, elements_per_row, empty_like, lay_out
 from ._tables import LISTS, METRIC, ROW_OUTPUT
-from ._threads import default_threads
 from ._validate import fail_length, fail_type
 
 DTYPES = {getattr(torch, name): index for index, name in enumerate(LISTS["dtypes"])}
@@ -42,7 +41,7 @@ def _on(device: torch.device) -> Any:
 
 
 def _thread_count(threads: int, device: torch.device) -> int:
-    return 0 if device.type == "cuda" else threads or default_threads()
+    return 0 if device.type == "cuda" else threads or _threads.default_threads()
 
 
 # ---- A tensor as the library reads it
@@ -135,7 +134,7 @@ def _run(
         *views[0], *views[1], *views[2], *views[3], *views[4], *views[5], *views[6], *views[7], *weights,
         *where, *where,
         None if columns is None else ctypes.addressof(columns), 0 if columns is None else len(columns),
-        0 if where[0] == _CUDA else threads or _default_threads(),
+        0 if where[0] == _CUDA else threads or _threads.within(_thread_limit()),
         table, count,
         row_outputs.data_ptr(), None if metrics is None else metrics.data_ptr(),
         None if native is None else ctypes.addressof(native),
@@ -151,7 +150,7 @@ def _run(
         _library.run(function, problem)
 
 
-_default_threads = functools.lru_cache(maxsize=None)(default_threads)
+_thread_limit = functools.lru_cache(maxsize=None)(_threads.limit)
 
 
 def evaluate(

@@ -42,7 +42,8 @@ class PreferenceLoss:
         label_smoothing (0), sft_weight (0), sft_scope ("all"), kl_weight (0), kl_scope ("all"), safeguard (off), safeguard_scope ("pair"),
         dmpo_alpha (0.01), mapo_scale (0.5), mapo_steps (T of the schedule, or 1000), linear_floor (0.01).
     non_finite: "throw", "skip" or "propagate"; default "throw" on the CPU and "propagate" elsewhere, where looking would synchronise.
-    threads: of a call on the CPU; default SDPO_NUM_THREADS, else the cores of the host divided by the ranks on it. Results do not depend on it.
+    threads: of a call on the CPU; default SDPO_NUM_THREADS, else the processors that this process may use divided by the ranks on the host, and no
+        more than torch.get_num_threads(). Results do not depend on it.
     backend: "native" (libsdpo), or "torch" (the same mathematics in plain PyTorch); default native where the library serves the device of the
         tensors, else torch with one warning.
     """
