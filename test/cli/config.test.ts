@@ -20,7 +20,7 @@ import { SHIFT_OPTIONS } from '../../lib/schedule/shift.js';
 import { MAX_SEED, SAMPLINGS, TIMESTEP_SAMPLING } from '../../lib/trainer/draws.js';
 import { DECAYS } from '../../lib/trainer/learning-rate.js';
 import { NOISES, ON_NON_FINITE, resolveTrainerOptions } from '../../lib/trainer/options.js';
-import { VALIDATION_CRITERIA } from '../../lib/trainer/validation.js';
+import { VALIDATION_CRITERIA } from '../../lib/trainer/validation-options.js';
 import { sdpo, smallConfig, writeConfig } from '../helpers/cli-runs.js';
 
 interface Schema {

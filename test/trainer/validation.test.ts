@@ -11,7 +11,7 @@ import {
   type TrainerState,
   type ValidationOptions,
 } from '../../lib/trainer/index.js';
-import { bestStep } from '../../lib/trainer/validation.js';
+import { bestStep } from '../../lib/trainer/validation-options.js';
 import linearData, { makePairs, stream } from '../helpers/linear-data.js';
 import linearPolicy from '../helpers/linear-policy.js';
 
