@@ -2,7 +2,8 @@
 
 import type { ROW_OUTPUT } from '../native/contract.js';
 import { SdpoRangeError } from '../native/errors.js';
-import { checkNumber, checkNumbers, checkOptions, failType, failValue } from '../native/validate.js';
+import { checkNumber, checkNumbers, checkOptions, failType, failValue, isNumberList } from '../native/validate.js';
+import type { BranchName } from './batch.js';
 import { BRANCHES } from './columns.js';
 import { type ResolvedOptions, TRAITS } from './options.js';
 import { ResultBuffers } from './result.js';
@@ -17,14 +18,16 @@ export interface BranchMoments {
   drift: Float64Array;
 }
 
+/** How many elements each row has: D, or the sum of its element weights; a list for each branch where each has its own weights. */
+export type RowElements<L extends ArrayLike<number> = Float64Array> = L | { chosen: L; rejected: L };
+
 /** Means over the elements of each row. */
-export interface Moments {
+export interface Moments<E extends RowElements = RowElements> {
   chosen: BranchMoments;
   rejected: BranchMoments;
-  /** x = mean d_c d_r per row; present where it was asked for. */
+  /** x = mean d_c d_r per row; present where it was asked for. Not with element weights of each branch. */
   cross?: Float64Array;
-  /** How many elements each row has: D, or the sum of its element weights. */
-  elements: Float64Array;
+  elements: E;
 }
 
 type Output = keyof typeof ROW_OUTPUT;
@@ -34,8 +37,26 @@ const FIELDS = {
 } as const satisfies { [branch: string]: { [K in keyof BranchMoments]: Output } };
 const NAMES = ['error', 'delta', 'drift'] as const satisfies readonly (keyof BranchMoments)[];
 
-/** What the moments pass has left in a result. */
-export function momentsOf(result: ResultBuffers, cross: boolean): Moments {
+const ELEMENTS = {
+  chosen: 'elementSumChosen',
+  rejected: 'elementSumRejected',
+} as const satisfies { [branch: string]: Output };
+
+/** The elements of a branch. */
+function elementsOf<L extends ArrayLike<number>>(elements: RowElements<L>, branch: BranchName): L {
+  return isPerBranch(elements) ? elements[branch] : elements;
+}
+
+function isPerBranch<L extends ArrayLike<number>>(elements: RowElements<L>): elements is { chosen: L; rejected: L } {
+  return typeof elements === 'object' && elements !== null && !isNumberList(elements);
+}
+
+/**
+ * What the moments pass has left in a result.
+ *
+ * @param apart whether each branch has its own element weights
+ */
+export function momentsOf(result: ResultBuffers, cross: boolean, apart: boolean): Moments {
   const column = (name: Output) => ResultBuffers.column(result, name);
   const branch = ({ error, delta, drift }: (typeof FIELDS)['chosen' | 'rejected']): BranchMoments => ({
     error: column(error),
@@ -46,21 +67,38 @@ export function momentsOf(result: ResultBuffers, cross: boolean): Moments {
     chosen: branch(FIELDS.chosen),
     rejected: branch(FIELDS.rejected),
     ...(cross ? { cross: column('cross') } : {}),
-    elements: column('elementSum'),
+    elements: apart
+      ? { chosen: column(ELEMENTS.chosen), rejected: column(ELEMENTS.rejected) }
+      : column(ELEMENTS.chosen),
   };
 }
 
 /** Checks moments of the caller and gives their number of rows. */
 export function checkMoments(argument: string, moments: unknown): number {
   checkOptions(argument, moments, ['chosen', 'rejected', 'cross', 'elements']);
-  const elements = checkNumbers(`${argument}.elements`, moments.elements);
+  const rows = checkElements(`${argument}.elements`, moments.elements);
+  if (moments.cross !== undefined && isPerBranch(moments.elements as RowElements)) {
+    failValue(
+      `${argument}.cross`,
+      'left out where elements has a list for each branch, since the mean of d_c d_r pairs their elements',
+      moments.cross,
+    );
+  }
   for (const branch of BRANCHES) {
     const part = moments[branch];
     checkOptions(`${argument}.${branch}`, part, NAMES);
-    for (const name of NAMES) checkNumbers(`${argument}.${branch}.${name}`, part[name], elements.length);
+    for (const name of NAMES) checkNumbers(`${argument}.${branch}.${name}`, part[name], rows);
   }
-  if (moments.cross !== undefined) checkNumbers(`${argument}.cross`, moments.cross, elements.length);
-  return elements.length;
+  if (moments.cross !== undefined) checkNumbers(`${argument}.cross`, moments.cross, rows);
+  return rows;
+}
+
+/** Checks elements per row, of both branches or of each, and gives their number of rows. */
+function checkElements(argument: string, elements: unknown, rows?: number): number {
+  if (!isPerBranch(elements as RowElements)) return checkNumbers(argument, elements, rows).length;
+  checkOptions(argument, elements, BRANCHES);
+  const { length } = checkNumbers(`${argument}.chosen`, elements.chosen, rows);
+  return checkNumbers(`${argument}.rejected`, elements.rejected, length).length;
 }
 
 /** Puts moments where the objective reads them. */
@@ -85,7 +123,9 @@ export function writeMoments(result: ResultBuffers, moments: Moments, options: R
   else if (options.safeguard !== undefined) {
     throw new SdpoRangeError(
       'ERR_SDPO_INVALID_OPTION',
-      'Expected moments.cross to be given, since the safeguard needs it (moments of a loss with a safeguard have it), received none',
+      isPerBranch(moments.elements)
+        ? 'Expected moments.elements to be one list for both branches where options.safeguard is given, since the mean of d_c d_r that it needs pairs their elements, received { chosen, rejected }'
+        : 'Expected moments.cross to be given, since the safeguard needs it (moments of a loss with a safeguard have it), received none',
     );
   }
   writeElements(result, 'moments.elements', moments.elements);
@@ -93,11 +133,16 @@ export function writeMoments(result: ResultBuffers, moments: Moments, options: R
 
 /** Says how many elements the whole of each row has. */
 export function writeElements(result: ResultBuffers, argument: string, elements: unknown): void {
-  const column = ResultBuffers.column(result, 'elementSum');
-  column.set(checkNumbers(argument, elements, column.length));
-  for (let i = 0; i < column.length; i++) {
-    checkNumber(`${argument}[${i}]`, column[i]);
-    if (column[i] <= 0) failValue(`${argument}[${i}]`, 'a number > 0: every row has elements', column[i]);
+  checkElements(argument, elements, ResultBuffers.raw(result).count);
+  const given = elements as RowElements<ArrayLike<number>>;
+  for (const branch of BRANCHES) {
+    const column = ResultBuffers.column(result, ELEMENTS[branch]);
+    const name = isPerBranch(given) ? `${argument}.${branch}` : argument;
+    column.set(elementsOf(given, branch));
+    for (let i = 0; i < column.length; i++) {
+      checkNumber(`${name}[${i}]`, column[i]);
+      if (column[i] <= 0) failValue(`${name}[${i}]`, 'a number > 0: every row has elements', column[i]);
+    }
   }
 }
 
@@ -108,7 +153,7 @@ export function writeElements(result: ResultBuffers, argument: string, elements:
  * @param parts moments of the same rows, in any order; a part without elements (n = 0) is left out
  * @throws TypeError or RangeError where the parts have different numbers of rows, or only some have `cross`
  */
-export function combineMoments(parts: readonly Moments[]): Moments {
+export function combineMoments<E extends RowElements>(parts: readonly Moments<E>[]): Moments<E> {
   if (!Array.isArray(parts) || parts.length === 0) failType('parts', 'an array of one or more moments', parts);
   const counts = parts.map((part, k) => checkMoments(`parts[${k}]`, part));
   const rows = counts[0];
@@ -119,23 +164,28 @@ export function combineMoments(parts: readonly Moments[]): Moments {
     }
   }
   if (crosses !== 0 && crosses !== parts.length) failValue('parts', 'all with cross, or all without', parts);
-  const elements = new Float64Array(rows);
-  for (const part of parts) for (let i = 0; i < rows; i++) elements[i] += part.elements[i];
-  const mean = (of: (part: Moments) => ArrayLike<number>): Float64Array =>
-    elements.map((total, i) => {
+  const totals = { chosen: new Float64Array(rows), rejected: new Float64Array(rows) };
+  for (const name of BRANCHES) {
+    for (const part of parts) for (let i = 0; i < rows; i++) totals[name][i] += elementsOf(part.elements, name)[i];
+  }
+  const mean = (name: BranchName, of: (part: Moments) => ArrayLike<number>): Float64Array =>
+    totals[name].map((total, i) => {
       let sum = 0;
-      for (const part of parts) if (part.elements[i] > 0) sum += part.elements[i] * of(part)[i];
+      for (const part of parts) {
+        const count = elementsOf(part.elements, name)[i];
+        if (count > 0) sum += count * of(part)[i];
+      }
       return sum / total;
     });
-  const branch = (name: 'chosen' | 'rejected'): BranchMoments => ({
-    error: mean((part) => part[name].error),
-    delta: mean((part) => part[name].delta),
-    drift: mean((part) => part[name].drift),
+  const branch = (name: BranchName): BranchMoments => ({
+    error: mean(name, (part) => part[name].error),
+    delta: mean(name, (part) => part[name].delta),
+    drift: mean(name, (part) => part[name].drift),
   });
   return {
     chosen: branch('chosen'),
     rejected: branch('rejected'),
-    ...(crosses > 0 ? { cross: mean((part) => part.cross!) } : {}),
-    elements,
+    ...(crosses > 0 ? { cross: mean('chosen', (part) => part.cross!) } : {}),
+    elements: (parts.some((part) => isPerBranch(part.elements)) ? totals : totals.chosen) as E,
   };
 }

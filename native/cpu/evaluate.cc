@@ -153,7 +153,7 @@ class Evaluation {
 
   // False where the call has to fail.
   bool finish(int64_t row, const RowSums& sums, RowCoefficients* coefficients) {
-    if (finish_row(task_, row, sums, coefficients) == RowEnd::done) return true;
+    if (finish_row<false>(task_, row, sums, coefficients) == RowEnd::done) return true;
     // Rows are handed out in order, so every row before a bad one has been started and will be finished: the lowest bad
     // row is always the one reported.
     int64_t current = first_bad_.load(std::memory_order_relaxed);
@@ -163,16 +163,15 @@ class Evaluation {
   }
 
   void write_gradient(int64_t row, int64_t span, const RowCoefficients& c) const {
-    write_gradient(problem_.chosen, row, span, c.a_chosen, c.b_chosen);
-    write_gradient(problem_.rejected, row, span, c.a_rejected, c.b_rejected);
+    if (problem_.chosen.gradient.data != nullptr) write_gradient(false, row, span, c.a_chosen, c.b_chosen);
+    if (problem_.rejected.gradient.data != nullptr) write_gradient(true, row, span, c.a_rejected, c.b_rejected);
   }
 
-  void write_gradient(const Branch& branch, int64_t row, int64_t span, double a, double b) const {
-    if (branch.gradient.data == nullptr) return;
+  void write_gradient(bool of_rejected, int64_t row, int64_t span, double a, double b) const {
     if (a == 0 && b == 0) {
-      kernels_.zero_gradient(branch, row, spans_.begin(span), spans_.end(span));
+      kernels_.zero_gradient(of_rejected, row, spans_.begin(span), spans_.end(span));
     } else {
-      kernels_.gradient(branch, row, spans_.begin(span), spans_.end(span), a, b);
+      kernels_.gradient(of_rejected, row, spans_.begin(span), spans_.end(span), a, b);
     }
   }
 
@@ -219,9 +218,9 @@ class Evaluation {
         const MutableTensorView& gradient = branches[branch]->gradient;
         if (gradient.data == nullptr || !may_overflow(task_, row, branch == 0, gradient.dtype)) continue;
         const TensorView view{gradient.data, gradient.row_stride, gradient.dtype};
+        failure->branch = branch;
         if (!find_non_finite(view, row, FailureTensor::gradient, failure)) continue;
         failure->row = row;
-        failure->branch = branch;
         return Status::non_finite;
       }
     }
@@ -237,7 +236,8 @@ class Evaluation {
     for (int64_t element = 0; element < problem_.size; element += kTile) {
       const int64_t n = std::min(kTile, problem_.size - element);
       widen(view, element, n, values.data());
-      if (problem_.element_weights.data != nullptr) widen(problem_.element_weights, element, n, weights.data());
+      const TensorView& e = problem_.weights_of(failure->branch != 0);
+      if (e.data != nullptr) widen(e, element, n, weights.data());
       for (int64_t i = 0; i < n; ++i) {
         if (!std::isfinite(values[static_cast<size_t>(i)]) && weights[static_cast<size_t>(i)] != 0) {
           failure->tensor = tensor;

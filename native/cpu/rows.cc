@@ -42,6 +42,7 @@ void add(RowSums& total, const RowSums& part) {
   add(total.rejected, part.rejected);
   total.cross += part.cross;
   total.weights += part.weights;
+  total.rejected_weights += part.rejected_weights;
   total.lowest_weight = std::min(total.lowest_weight, part.lowest_weight);
 }
 
@@ -56,6 +57,7 @@ RowKernels::RowKernels(const Problem& problem, const KernelTable& table) : probl
     widest(branch->target);
   }
   widest(problem.element_weights);
+  widest(problem.rejected_element_weights);
   const int64_t row_bytes = 8 * problem.size * static_cast<int64_t>(dtype_size(problem.chosen.policy.dtype));
   streams_ = problem.rows > 0 && row_bytes > kCacheBytes / problem.rows;
 }
@@ -69,8 +71,15 @@ const void* RowKernels::staged(const TensorView& view, int64_t row, int64_t elem
   return buffer;
 }
 
-const void* RowKernels::weights(int64_t row, int64_t element, int64_t n, void* buffer) const {
-  return staged(problem_.element_weights, row, element, n, buffer);
+const void* RowKernels::weights(bool of_rejected, int64_t row, int64_t element, int64_t n, void* buffer) const {
+  return staged(problem_.weights_of(of_rejected), row, element, n, buffer);
+}
+
+void RowKernels::add_weights(const void* weights, int64_t n, double* sum, double* lowest) const {
+  if (weights == nullptr) return;
+  const TileWeights tile = table_.weights[compute_ == DType::float64](weights, n);
+  *sum += tile.sum;
+  *lowest = std::min(*lowest, tile.lowest);
 }
 
 // Whether the kernel of the policy's own dtype can read all tensors of the branch as they are.
@@ -98,16 +107,17 @@ RowSums RowKernels::sums(int64_t row, int64_t begin, int64_t end) const {
   RowSums total;
   for (int64_t element = begin; element < end; element += kTile) {
     const int64_t n = std::min(kTile, end - element);
-    Staging weight_buffer;
-    const void* e = weights(row, element, n, weight_buffer.values);
-    if (e != nullptr) {
-      const TileWeights tile = table_.weights[compute_ == DType::float64](e, n);
-      total.weights += tile.sum;
-      total.lowest_weight = std::min(total.lowest_weight, tile.lowest);
+    Staging chosen_buffer, rejected_buffer;
+    const void* e = weights(false, row, element, n, chosen_buffer.values);
+    add_weights(e, n, &total.weights, &total.lowest_weight);
+    const void* rejected_e = e;
+    if (problem_.rejected_element_weights.data != nullptr) {
+      rejected_e = weights(true, row, element, n, rejected_buffer.values);
+      add_weights(rejected_e, n, &total.rejected_weights, &total.lowest_weight);
     }
     if (!(problem_.passes & Pass::moments)) continue;
     add(total.chosen, moments_of_tile(problem_.chosen, row, element, n, e));
-    add(total.rejected, moments_of_tile(problem_.rejected, row, element, n, e));
+    add(total.rejected, moments_of_tile(problem_.rejected, row, element, n, rejected_e));
     if (problem_.passes & Pass::cross) {
       Staging uc, tc, ur, tr;
       total.cross += table_.cross[index(compute_)](staged(problem_.chosen.policy, row, element, n, uc.values),
@@ -119,13 +129,14 @@ RowSums RowKernels::sums(int64_t row, int64_t begin, int64_t end) const {
   return total;
 }
 
-void RowKernels::gradient(const Branch& branch, int64_t row, int64_t begin, int64_t end, double a, double b) const {
+void RowKernels::gradient(bool of_rejected, int64_t row, int64_t begin, int64_t end, double a, double b) const {
+  const Branch& branch = this->branch(of_rejected);
   const bool drift = b != 0 && branch.reference.data != nullptr;  // a NaN coefficient is not 0 and passes
   const bool in_place = direct(branch);
   for (int64_t element = begin; element < end; element += kTile) {
     const int64_t n = std::min(kTile, end - element);
     Staging weight_buffer;
-    const void* e = weights(row, element, n, weight_buffer.values);
+    const void* e = weights(of_rejected, row, element, n, weight_buffer.values);
     void* out = branch.gradient.at(row, element);
     if (in_place) {
       table_.gradient[index(branch.policy.dtype)](branch.policy.at(row, element),
@@ -142,8 +153,9 @@ void RowKernels::gradient(const Branch& branch, int64_t row, int64_t begin, int6
   }
 }
 
-void RowKernels::zero_gradient(const Branch& branch, int64_t row, int64_t begin, int64_t end) const {
-  std::memset(branch.gradient.at(row, begin), 0, static_cast<size_t>(end - begin) * dtype_size(branch.gradient.dtype));
+void RowKernels::zero_gradient(bool of_rejected, int64_t row, int64_t begin, int64_t end) const {
+  const MutableTensorView& gradient = branch(of_rejected).gradient;
+  std::memset(gradient.at(row, begin), 0, static_cast<size_t>(end - begin) * dtype_size(gradient.dtype));
 }
 
 }  // namespace sdpo::cpu

@@ -30,16 +30,19 @@ class RowKernels {
   RowSums sums(int64_t row, int64_t begin, int64_t end) const;
 
   // Writes e (a d + b h) of a branch for the elements [begin, end); a coefficient of the caller includes the 2/D.
-  void gradient(const Branch& branch, int64_t row, int64_t begin, int64_t end, double a, double b) const;
+  void gradient(bool of_rejected, int64_t row, int64_t begin, int64_t end, double a, double b) const;
 
   // Writes zeros, without reading anything: the gradient of a removed row.
-  void zero_gradient(const Branch& branch, int64_t row, int64_t begin, int64_t end) const;
+  void zero_gradient(bool of_rejected, int64_t row, int64_t begin, int64_t end) const;
 
  private:
-  const void* weights(int64_t row, int64_t element, int64_t n, void* buffer) const;
+  const void* weights(bool of_rejected, int64_t row, int64_t element, int64_t n, void* buffer) const;
+  void add_weights(const void* weights, int64_t n, double* sum, double* lowest) const;
   const void* staged(const TensorView& view, int64_t row, int64_t element, int64_t n, void* buffer) const;
   bool direct(const Branch& branch) const;
   BranchSums moments_of_tile(const Branch& branch, int64_t row, int64_t element, int64_t n, const void* weights) const;
+
+  const Branch& branch(bool of_rejected) const { return of_rejected ? problem_.rejected : problem_.chosen; }
 
   const Problem& problem_;
   const KernelTable& table_;
