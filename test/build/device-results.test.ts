@@ -320,6 +320,6 @@ if ('missing' in fake) {
       const full = used();
       const failed = thrown(() => loss.evaluate(big.batch, { results: 'device' })).code;
       show({ withResult, afterUsing, failed, left: used() - full });`);
-    t.same(result, { withResult: 8 * (5 * 26 + 22), afterUsing: 0, failed: 'ERR_SDPO_OUT_OF_MEMORY', left: 0 });
+    t.same(result, { withResult: 8 * (5 * 27 + 22), afterUsing: 0, failed: 'ERR_SDPO_OUT_OF_MEMORY', left: 0 });
   });
 }
