@@ -130,7 +130,9 @@ export type EvaluateArguments<Scalars extends Float64Array | bigint = Float64Arr
   referenceRejected: NativeMemory | null,
   targetRejected: NativeMemory | null,
   gradientRejected: NativeMemory | null,
+  /** Of both branches where those of rejected are null. */
   elementWeights: NativeMemory | null,
+  elementWeightsRejected: NativeMemory | null,
   /** Int32Array of one element: non-zero asks the call to stop; polled between spans of a row. On a device: looked at when the call ends. */
   abort: Int32Array | null,
   /** Of the device: a stream's handle; null is the default stream. */

@@ -7,6 +7,7 @@
 export type {
   Batch,
   BranchBatch,
+  BranchElementWeights,
   DeviceBatch,
   ElementWeights,
   EvaluateOptions,
@@ -29,7 +30,7 @@ export type {
   DeviceStatistics,
 } from './loss/device-result.js';
 export { PreferenceLoss } from './loss/loss.js';
-export { type BranchMoments, combineMoments, type Moments } from './loss/moments.js';
+export { type BranchMoments, combineMoments, type Moments, type RowElements } from './loss/moments.js';
 export { OBJECTIVES, type Objective, type PreferenceLossOptions, type ResolvedOptions } from './loss/options.js';
 export {
   type BranchCoefficients,

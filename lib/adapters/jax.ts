@@ -13,7 +13,7 @@ import { checkBoolean, checkOptions, failType, failValue } from '../native/valid
 import type { DType } from '../tensor/dtypes.js';
 import type { LatentArray } from '../tensor/operand.js';
 import { type BranchViews, split, Tensor } from '../tensor/tensor.js';
-import { checkPart, checkShape, countRows, shapeText } from './branch.js';
+import { checkPart, checkShape, shapeText } from './branch.js';
 import { type Apply, type ArrayTree, compiledModel, type JaxFunctions, type Model, tracedModel } from './jax-model.js';
 import { importPeer } from './peer.js';
 
@@ -120,17 +120,18 @@ async function evaluate<P extends ArrayTree, I extends ArrayTree>(
   call: JaxCallOptions,
 ): Promise<JaxStatistics | JaxEvaluation<P>> {
   call = checkOptions('call', call, CALL_FIELDS);
-  const rows = checkBatch(batch);
+  checkBatch(batch);
   const { inputs: stackedInputs, referenceParams, ...rest } = batch;
-  const inputs = stackedInputs === undefined ? inputsOfBranches(batch, rows) : [stackedInputs];
+  const { inputs, rows }: BranchInputs<I> =
+    stackedInputs === undefined ? inputsOfBranches(batch) : { inputs: [stackedInputs] };
 
-  const reference =
-    referenceParams &&
-    (await readPrediction('apply(referenceParams, inputs)', model.predict(referenceParams, inputs), rows));
+  const frozen = 'apply(referenceParams, inputs)';
+  const reference = referenceParams && (await readPrediction(frozen, model.predict(referenceParams, inputs), rows));
   const wanted = call.gradients ?? true;
   const point = wanted ? model.linearize(params, inputs) : { prediction: model.predict(params, inputs) };
   try {
     const policy = await readPrediction('apply(params, inputs)', point.prediction, rows);
+    if (reference !== undefined) checkShape(frozen, reference.shape, policy.shape, 'apply(params, inputs)');
     const [chosen, rejected] = await Promise.all([
       readBranch(batch, 'chosen', policy, reference),
       readBranch(batch, 'rejected', policy, reference),
@@ -151,10 +152,9 @@ async function evaluate<P extends ArrayTree, I extends ArrayTree>(
   }
 }
 
-/** Checks what the core does not see, and gives the number of rows. */
-function checkBatch(batch: unknown): number {
+/** Checks what the core does not see. */
+function checkBatch(batch: unknown): void {
   checkPart('batch', batch);
-  const rows = countRows(batch.timesteps);
   for (const name of BRANCHES) {
     const branch = checkOptions(`batch.${name}`, batch[name], BRANCH_FIELDS);
     if ((branch.inputs === undefined) === (batch.inputs === undefined)) {
@@ -172,20 +172,36 @@ function checkBatch(batch: unknown): number {
       }
     }
   }
-  return rows;
 }
 
-/** The inputs of each branch. A wrong number of rows in one could make up for that of the other once they are stacked. */
-function inputsOfBranches<I extends ArrayTree>(batch: JaxBatch<ArrayTree, I>, rows: number): I[] {
-  return BRANCHES.map((name) => {
-    const inputs = batch[name].inputs as I;
-    for (const leaf of tree.leaves(inputs)) {
-      if (leaf instanceof jax.Array && leaf.shape[0] === rows) continue;
+interface BranchInputs<I> {
+  inputs: I[];
+  /** Of each branch, where they are not stacked. */
+  rows?: number;
+}
+
+/**
+ * The inputs of each branch and their rows, which are those of their first array. A wrong number of rows in one could make up for that of the
+ * other once they are stacked.
+ */
+function inputsOfBranches<I extends ArrayTree>(batch: JaxBatch<ArrayTree, I>): BranchInputs<I> {
+  let rows: number | undefined;
+  const inputs = BRANCHES.map((name) => {
+    const given = batch[name].inputs as I;
+    for (const leaf of tree.leaves(given)) {
+      if (leaf instanceof jax.Array) rows ??= leaf.shape[0];
+      if (leaf instanceof jax.Array && leaf.shape.length > 0 && leaf.shape[0] === rows) continue;
       const received = leaf instanceof jax.Array ? shapeText(leaf.shape) : leaf;
-      failValue(`batch.${name}.inputs`, `arrays of shape [${rows}, ...]`, received, 'ERR_SDPO_INVALID_LENGTH');
+      failValue(
+        `batch.${name}.inputs`,
+        `arrays of shape [${rows ?? 'rows'}, ...]`,
+        received,
+        'ERR_SDPO_INVALID_LENGTH',
+      );
     }
-    return inputs;
+    return given;
   });
+  return { inputs, ...(rows !== undefined && { rows }) };
 }
 
 /** A prediction on the host, its branches as views of one stacked tensor so that their gradients come stacked too. */
@@ -195,18 +211,22 @@ interface Prediction extends BranchViews {
   device: JaxArray['device'];
 }
 
-/** Reads a prediction back, and consumes it also where it is refused. */
-async function readPrediction(argument: string, prediction: unknown, rows: number): Promise<Prediction> {
+/**
+ * Reads a prediction back, and consumes it also where it is refused.
+ *
+ * @param rows of the inputs of each branch; undefined where they came stacked, and the prediction says how many they are
+ */
+async function readPrediction(argument: string, prediction: unknown, rows?: number): Promise<Prediction> {
   try {
     if (!(prediction instanceof jax.Array)) failType(argument, 'one array of jax-js', prediction);
     const { shape, dtype, device } = prediction;
     // jax-js takes float64 data, which the cotangent is, only where the runtime knows Float16Array as well.
     const dtypes = 'Float16Array' in globalThis ? ['float32', 'float64'] : ['float32'];
     if (!dtypes.includes(dtype)) failType(argument, `of dtype ${dtypes.join(' or ')} (astype() converts)`, dtype);
-    if (shape[0] !== 2 * rows) {
+    if (shape.length === 0 || (rows === undefined ? shape[0]! % 2 !== 0 : shape[0] !== 2 * rows)) {
       failValue(
         argument,
-        `of shape [${2 * rows}, ...], ${rows} chosen rows before ${rows} rejected ones`,
+        `of shape [${rows === undefined ? '2 x rows' : 2 * rows}, ...], ${rows ?? 'all'} chosen rows before ${rows ?? 'all'} rejected ones`,
         shapeText(shape),
         'ERR_SDPO_INVALID_LENGTH',
       );

@@ -20,6 +20,12 @@ export type PerBranch<N extends RowNumbers = RowNumbers> = N | { chosen: N; reje
 /** Weights of elements: numbers, or a mask. */
 export type ElementWeights = LatentArray | Uint8Array | Uint8ClampedArray | readonly boolean[];
 
+/** Weights of elements of each branch. */
+export interface BranchElementWeights {
+  chosen: ElementWeights;
+  rejected: ElementWeights;
+}
+
 /** Tensors of one branch, each [rows, …] with the same number of elements. */
 export interface BranchBatch<T extends LatentArray = LatentArray> {
   /** u_θ: prediction of the model being trained. */
@@ -66,10 +72,12 @@ export interface Batch<C extends LatentArray = LatentArray, R extends LatentArra
   chosen: BranchBatch<C>;
   rejected: BranchBatch<R>;
   /**
-   * Weights e >= 0 of the elements, for both branches: m = Σ e d² / Σ e. [D] or [rows, D]; a Tensor of the policy's axes may have 1 for those that it
+   * Weights e >= 0 of the elements: m = Σ e d² / Σ e. [D] or [rows, D]; a Tensor of the policy's axes may have 1 for those that it
    * serves whole ([rows, 1, H, W], [1, C, 1, 1]), which makes a copy of full size. Elements of weight 0 take no part, whatever they hold.
+   * One weighting for both branches, or `{ chosen, rejected }`: then m, δ, q, Σ e and gradient of a branch are by its own, and a `safeguard` is
+   * refused, since the mean of d_c d_r pairs the elements of both.
    */
-  elementWeights?: ElementWeights | undefined;
+  elementWeights?: ElementWeights | BranchElementWeights | undefined;
   /** How many rows flat arrays have; told by tensors, timesteps and other numbers per row otherwise. */
   rows?: number | undefined;
 }

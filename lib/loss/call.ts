@@ -98,6 +98,7 @@ function partsOf<T extends Float64Array | bigint>(
     operands.targetRejected?.data ?? null,
     rejected?.data ?? null,
     operands.elementWeights?.data ?? null,
+    operands.elementWeightsRejected?.data ?? null,
     null,
     device === 'cpu' ? null : lane.handle,
   ];
@@ -121,7 +122,7 @@ function gradientOperand(
 }
 
 const NOTHING: readonly Access[] = [];
-const ABORT_ARGUMENT = 13;
+const ABORT_ARGUMENT = 14;
 
 function accessesOf(operands: readonly (Operand | undefined)[], writes: boolean): Access[] {
   return operands.flatMap((operand) => (operand?.memory === undefined ? [] : [{ memory: operand.memory, writes }]));

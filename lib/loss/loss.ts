@@ -15,7 +15,7 @@ import {
 import type { LatentArray } from '../tensor/operand.js';
 import type { Stream } from '../tensor/stream.js';
 import { placeOf, type Tensor } from '../tensor/tensor.js';
-import type { Batch, DeviceBatch } from './batch.js';
+import type { Batch, DeviceBatch, ElementWeights } from './batch.js';
 import {
   abandoned,
   type EnqueuedCall,
@@ -50,8 +50,9 @@ import {
   type DeviceStatistics,
   reuseOnDevice,
 } from './device-result.js';
+import { refuseCross } from './element-weights.js';
 import { allocateGradients, disposeGradients, reusedGradients } from './gradients.js';
-import { type Moments, momentsOf, readMoments, writeElements, writeMoments } from './moments.js';
+import { type Moments, momentsOf, type RowElements, readMoments, writeElements, writeMoments } from './moments.js';
 import { type PreferenceLossOptions, type ResolvedOptions, resolveOptions } from './options.js';
 import { fix, type Prepared, prepare, prepareObjective } from './prepare.js';
 import { type Evaluation, type Gradients, ResultBuffers, type Statistics } from './result.js';
@@ -172,13 +173,19 @@ export class PreferenceLoss {
    *
    * @param call `cross`: x = mean d_c d_r as well; default: where the loss has a `safeguard`. `stream`: of the device that holds the tensors
    */
+  moments(
+    batch: Batch & { elementWeights?: ElementWeights },
+    call?: { cross?: boolean; stream?: Stream },
+  ): Moments<Float64Array>;
+  moments(batch: Batch, call?: { cross?: boolean; stream?: Stream }): Moments;
   moments(batch: Batch, call: { cross?: boolean; stream?: Stream } = {}): Moments {
     call = checkOptions('call', call, ['cross', 'stream']);
     const cross = checkBoolean('call.cross', call.cross ?? this.options.safeguard !== undefined);
     const prepared = prepare(batch, { stream: call.stream }, this.options, this.#fixed, 'host', false);
+    if (cross) refuseCross(prepared.operands, call.cross === undefined ? 'options.safeguard' : 'call.cross');
     const result = new ResultBuffers(prepared.rows);
     run(layOut(prepared, result, PASS.moments | (cross ? PASS.cross : 0)));
-    return momentsOf(result, cross);
+    return momentsOf(result, cross, prepared.operands.elementWeightsRejected !== undefined);
   }
 
   /**
@@ -192,7 +199,7 @@ export class PreferenceLoss {
     const { denominator, gradientScale, maskThreshold, ...rows } = readOptions('numbers', numbers, OBJECTIVE_FIELDS);
     const call = readCall({ denominator, gradientScale, maskThreshold }, CALL_FIELDS);
     const read = readMoments('moments', moments);
-    const result = new ResultBuffers(read.elements.length);
+    const result = new ResultBuffers(read.chosen.error.length);
     writeMoments(result, read, this.options);
     const { count } = ResultBuffers.raw(result);
     run(layOut(prepareObjective(count, rows, call, this.options, this.#fixed), result, PASS.objective));
@@ -204,7 +211,7 @@ export class PreferenceLoss {
    * a = b = 0 is written as zeros without being read. Coefficients of a result on the device of the batch are read there, and then the call returns
    * without waiting.
    *
-   * @param call `elements`: D (or Σe) of each whole row, where the batch has a part of its elements; default: those of the batch. `stream`: of the
+   * @param call `elements`: D (or Σe, of both branches or of each) of each whole row, where the batch has a part of its elements; default: those of the batch. `stream`: of the
    *   device that holds the tensors
    */
   gradients<C extends Tensor, R extends Tensor>(
@@ -215,12 +222,12 @@ export class PreferenceLoss {
   gradients<C extends LatentArray, R extends LatentArray>(
     batch: Batch<C, R>,
     coefficients: { chosen: CoefficientInput; rejected: CoefficientInput },
-    call?: { elements?: ArrayLike<number>; stream?: Stream },
+    call?: { elements?: RowElements<ArrayLike<number>>; stream?: Stream },
   ): Gradients<C, R>;
   gradients(
     batch: Batch | DeviceBatch,
     coefficients: { chosen: CoefficientInput; rejected: CoefficientInput } | DeviceCoefficients,
-    call: { elements?: ArrayLike<number>; stream?: Stream } = {},
+    call: { elements?: RowElements<ArrayLike<number>>; stream?: Stream } = {},
   ): Gradients {
     call = checkOptions('call', call, ['elements', 'stream']);
     const { stream } = call;
@@ -236,7 +243,7 @@ export class PreferenceLoss {
   #gradients(
     batch: Batch,
     coefficients: { chosen: CoefficientInput; rejected: CoefficientInput },
-    { elements, stream }: { elements?: ArrayLike<number>; stream?: Stream },
+    { elements, stream }: { elements?: RowElements<ArrayLike<number>>; stream?: Stream },
   ): Gradients {
     const prepared = prepare(batch, { stream }, this.options, this.#fixed, 'host', false);
     const result = new ResultBuffers(prepared.rows);
@@ -264,6 +271,7 @@ export class PreferenceLoss {
     const wanted = call.gradients ?? true;
     const earlier = call.into instanceof ResultBuffers ? ResultBuffers.takeScalars(call.into) : undefined;
     const prepared = prepare(batch, call, this.options, this.#fixed, 'host', true, earlier);
+    if (this.options.safeguard !== undefined) refuseCross(prepared.operands, 'options.safeguard');
     const result = call.into === undefined ? new ResultBuffers(prepared.rows) : reuse(call.into, prepared.rows);
     const reused = wanted ? reusedGradients(result, prepared.batch) : undefined;
     const gradients = wanted ? (reused ?? allocateGradients(prepared.batch)) : undefined;
@@ -285,6 +293,7 @@ export class PreferenceLoss {
     }
     const wanted = call.gradients ?? true;
     const prepared = prepare(batch, call, this.options, this.#fixed, 'device');
+    if (this.options.safeguard !== undefined) refuseCross(prepared.operands, 'options.safeguard');
     const into = call.into === undefined ? undefined : reuseOnDevice(call.into, prepared.rows, prepared.device);
     const reused = wanted && into !== undefined ? reusedGradients(into, prepared.batch) : undefined;
     const gradients = wanted ? (reused ?? allocateGradients(prepared.batch)) : undefined;

@@ -58,6 +58,7 @@ const ARGUMENTS: { readonly [K in InputName]: string } = {
   referenceRejected: 'batch.rejected.reference',
   targetRejected: 'batch.rejected.target',
   elementWeights: 'batch.elementWeights',
+  elementWeightsRejected: 'batch.elementWeights.rejected',
 };
 const INPUT_NAMES = Object.keys(ARGUMENTS) as readonly InputName[];
 
@@ -98,7 +99,7 @@ export function prepare(
     policyRejected: rejected.policy,
     referenceRejected: rejected.reference,
     targetRejected: rejected.target,
-    elementWeights: readElementWeights(batch.elementWeights, batch.chosen.policy, rows, size),
+    ...readElementWeights(batch, rows, size),
   };
   const device = deviceOf(operands, chosen.policy.device);
   if (results === 'device' && device === 'cpu') {
@@ -284,6 +285,7 @@ function writeHeader(
   writeOperand(header, OPERAND.referenceRejected, operands.referenceRejected);
   writeOperand(header, OPERAND.targetRejected, operands.targetRejected);
   writeOperand(header, OPERAND.elementWeights, operands.elementWeights);
+  writeOperand(header, OPERAND.elementWeightsRejected, operands.elementWeightsRejected);
 }
 
 /** Writes the dtype and the row stride of an operand (a position in OPERAND) into a header. */

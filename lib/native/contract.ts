@@ -85,7 +85,8 @@ export const ROW_OUTPUT = positions('rowOutputs', [
   'bChosen',
   'bRejected',
   'cross',
-  'elementSum',
+  'elementSumChosen',
+  'elementSumRejected',
   'clipped',
 ]);
 export const ROW_OUTPUT_COUNT = binding.tables.rowOutputs.length;
@@ -113,6 +114,7 @@ export const OPERAND = positions('operands', [
   'targetRejected',
   'gradientRejected',
   'elementWeights',
+  'elementWeightsRejected',
 ]);
 
 /** The fields of the call at the head of a header, and where its other parts start. */

@@ -28,7 +28,7 @@ export interface ReferenceBatch {
   omega: Float64Array;
   chosen: ReferenceBranch;
   rejected: ReferenceBranch;
-  elementWeights?: Float64Array;
+  elementWeights?: { chosen: Float64Array; rejected: Float64Array };
   rowWeights?: Float64Array;
 }
 
@@ -79,7 +79,7 @@ function moments(batch: ReferenceBatch, branch: 'chosen' | 'rejected', row: numb
   let weight = 0;
   for (let j = 0; j < batch.size; j++) {
     const at = row * batch.size + j;
-    const e = batch.elementWeights?.[j] ?? 1;
+    const e = batch.elementWeights?.[branch][j] ?? 1;
     const d = policy[at]! - target[at]!;
     const h = policy[at]! - frozen[at]!;
     error += e * d * d;
@@ -152,7 +152,7 @@ function writeGradient(
   const { policy, reference: frozen, target } = batch[branch];
   for (let j = 0; j < batch.size; j++) {
     const at = row * batch.size + j;
-    const e = batch.elementWeights?.[j] ?? 1;
+    const e = batch.elementWeights?.[branch][j] ?? 1;
     const inner = a * (policy[at]! - target[at]!) + b * (policy[at]! - frozen[at]!);
     out.gradients[branch][at] = ((2 * share * e) / weight) * inner;
   }

@@ -256,6 +256,11 @@ Problem read_problem(const sdpo_problem* given, int passes) {
   out.rejected = branch(p.rejected, p, passes, false);
   if ((passes & (Pass::moments | Pass::gradients)) != 0) {
     out.element_weights = tensor_view(p.element_weights, p.rows, p.size, "problem.element_weights");
+    out.rejected_element_weights =
+        tensor_view(p.rejected_element_weights, p.rows, p.size, "problem.rejected_element_weights");
+    if (out.rejected_element_weights.data != nullptr && out.element_weights.data == nullptr) {
+      SDPO_REFUSE("Expected problem.element_weights to be given beside rejected_element_weights, received NULL");
+    }
   }
   out.tensors = location(p.tensors, "problem.tensors");
   out.scalars = location(p.scalars, "problem.scalars");
@@ -271,6 +276,11 @@ Problem read_problem(const sdpo_problem* given, int passes) {
     if (out.options.safeguard >= 0 && (passes & Pass::moments) != 0) out.passes |= Pass::cross;
   } else if (p.options != nullptr && (passes & Pass::moments) != 0) {
     out.options = read_options(p.options);  // what a value that is not finite does
+  }
+  if (out.rejected_element_weights.data != nullptr && (out.passes & Pass::cross) != 0) {
+    SDPO_REFUSE(
+        "Expected rejected_element_weights not to be given with a safeguard or cross, since the mean of d_c d_r pairs the "
+        "elements of both branches, received both");
   }
   out.row_outputs = p.row_outputs;
   out.metrics = p.metrics;

@@ -137,7 +137,8 @@ typedef struct sdpo_problem {
   int64_t size; /* D, elements of a row */
   sdpo_branch chosen;
   sdpo_branch rejected;
-  sdpo_tensor element_weights; /* not given: all 1; row_stride 0: one row of D weights serves all rows */
+  sdpo_tensor element_weights; /* of both branches, or of chosen where `rejected_element_weights` are given; not given:
+                                  all 1; row_stride 0: one row of D weights serves all rows */
   sdpo_location tensors;
   sdpo_location scalars;
   const sdpo_column* columns; /* NULL: every row input has its default */
@@ -154,6 +155,9 @@ typedef struct sdpo_problem {
   int32_t cross;    /* 1: also the mean of d_c d_r, into the row output "cross" (a safeguard asks for it by itself) */
   int32_t reserved; /* 0 */
   void* stream;     /* CUDA: the cudaStream_t that the work is enqueued on */
+  sdpo_tensor rejected_element_weights; /* of rejected, beside those of chosen in `element_weights`: each branch has its
+                                           own means, and `cross` and a safeguard, whose mean pairs the elements of both
+                                           branches, are refused */
 } sdpo_problem;
 
 /* Which value a failure is about. */
@@ -212,13 +216,15 @@ SDPO_API sdpo_status sdpo_reserve(const sdpo_problem* problem);
  * whatever needs a barrier between them (docs/mathematics.md, section 6).
  *
  * sdpo_moments writes the moments of the elements that it is given into the row outputs errorChosen ... driftRejected,
- * deltaChosen, deltaRejected, cross (where asked for) and elementSum (D, or the sum of the element weights).
+ * deltaChosen, deltaRejected, cross (where asked for), elementSumChosen and elementSumRejected (D, or the sum of the
+ * branch's element weights).
  * sdpo_combine_moments joins those of parts: `parts` are `count` arrays of row outputs of the same rows, on the host.
  * sdpo_objective reads them and no tensor, and writes all other row outputs and the metrics. aChosen, aRejected,
  * bChosen and bRejected are the coefficients of the gradient, gradient_scale / denominator included. sdpo_gradients
  * writes (2/D)(a d + b h) for the elements that it is given, from the coefficients in row_outputs: those of
- * sdpo_objective, scaled by the caller as it likes. D is elementSum where that is above 0, so that a part is divided by
- * the elements of the whole, else what the tensors have. gradient_scale and denominator are not applied again. */
+ * sdpo_objective, scaled by the caller as it likes. D is elementSumChosen or elementSumRejected where that is above 0,
+ * so that a part is divided by the elements of the whole, else what the tensors have. gradient_scale and denominator
+ * are not applied again. */
 SDPO_API sdpo_status sdpo_moments(const sdpo_problem* problem, sdpo_failure* failure);
 SDPO_API sdpo_status sdpo_combine_moments(int64_t rows, int32_t count, const double* const* parts, double* row_outputs);
 SDPO_API sdpo_status sdpo_objective(const sdpo_problem* problem, sdpo_failure* failure);

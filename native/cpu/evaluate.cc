@@ -159,7 +159,7 @@ class Evaluation {
 
   // False where the call has to fail.
   bool finish(int64_t row, const RowSums& sums, RowCoefficients* coefficients) {
-    if (finish_row(task_, row, sums, coefficients) == RowEnd::done) return true;
+    if (finish_row<false>(task_, row, sums, coefficients) == RowEnd::done) return true;
     // Rows are handed out in order, so every row before a bad one has been started and will be finished: the lowest bad
     // row is always the one reported.
     int64_t current = first_bad_.load(std::memory_order_relaxed);
@@ -169,22 +169,23 @@ class Evaluation {
   }
 
   void write_gradient(int64_t row, int64_t span, const RowCoefficients& c, Scratch* scratch) const {
-    write_gradient(problem_.chosen, row, span, c.a_chosen, c.b_chosen, scratch);
-    write_gradient(problem_.rejected, row, span, c.a_rejected, c.b_rejected, scratch);
+    if (problem_.chosen.gradient.data != nullptr) write_gradient(false, row, span, c.a_chosen, c.b_chosen, scratch);
+    if (problem_.rejected.gradient.data != nullptr)
+      write_gradient(true, row, span, c.a_rejected, c.b_rejected, scratch);
   }
 
-  void write_gradient(const Branch& branch, int64_t row, int64_t span, double a, double b, Scratch* scratch) const {
-    if (branch.gradient.data == nullptr) return;
+  void write_gradient(bool of_rejected, int64_t row, int64_t span, double a, double b, Scratch* scratch) const {
+    const Branch& branch = of_rejected ? problem_.rejected : problem_.chosen;
     const int64_t begin = spans_.begin(span), end = spans_.end(span);
-    if (a == 0 && b == 0) return kernels_.zero_gradient(branch, row, begin, end);
+    if (a == 0 && b == 0) return kernels_.zero_gradient(of_rejected, row, begin, end);
     if (std::isnan(a) || (std::isnan(b) && branch.reference.data != nullptr))
-      return kernels_.nan_gradient(branch, row, begin, end, scratch);
-    kernels_.gradient(branch, row, begin, end, a, b, scratch);
+      return kernels_.nan_gradient(of_rejected, row, begin, end, scratch);
+    kernels_.gradient(of_rejected, row, begin, end, a, b, scratch);
     // A row that is finite has finite elements, and NaN only where products of them overflow; if that fails the call,
     // nobody looks at the bits.
     if (wants(Pass::objective) && problem_.options.non_finite != NonFinite::fail &&
-        may_overflow(task_, row, &branch == &problem_.chosen, branch.gradient.dtype)) {
-      kernels_.make_nans_equal(branch, row, begin, end);
+        may_overflow(task_, row, !of_rejected, branch.gradient.dtype)) {
+      kernels_.make_nans_equal(of_rejected, row, begin, end);
     }
   }
 
@@ -233,9 +234,9 @@ class Evaluation {
         const MutableTensorView& gradient = branches[branch]->gradient;
         if (gradient.data == nullptr || !may_overflow(task_, row, branch == 0, gradient.dtype)) continue;
         const TensorView view{gradient.data, gradient.row_stride, gradient.dtype};
+        failure->branch = branch;
         if (!find_non_finite(view, row, FailureTensor::gradient, failure)) continue;
         failure->row = row;
-        failure->branch = branch;
         return Status::non_finite;
       }
     }
@@ -251,7 +252,8 @@ class Evaluation {
     for (int64_t element = 0; element < problem_.size; element += kTile) {
       const int64_t n = std::min(kTile, problem_.size - element);
       widen(view, element, n, values.data());
-      if (problem_.element_weights.data != nullptr) widen(problem_.element_weights, element, n, weights.data());
+      const TensorView& e = problem_.weights_of(failure->branch != 0);
+      if (e.data != nullptr) widen(e, element, n, weights.data());
       for (int64_t i = 0; i < n; ++i) {
         if (!std::isfinite(values[static_cast<size_t>(i)]) && weights[static_cast<size_t>(i)] != 0) {
           failure->tensor = tensor;

@@ -41,6 +41,7 @@ void add(RowSums& total, const RowSums& part) {
   add(total.rejected, part.rejected);
   total.cross += part.cross;
   total.weights += part.weights;
+  total.rejected_weights += part.rejected_weights;
   total.lowest_weight = std::min(total.lowest_weight, part.lowest_weight);
 }
 
@@ -65,6 +66,8 @@ RowKernels::RowKernels(const Problem& problem, const KernelTable& table) : probl
     stage(branch->gradient.data, branch->gradient.dtype);
   }
   stage(problem.element_weights.data, problem.element_weights.dtype);
+  stage(problem.rejected_element_weights.data, problem.rejected_element_weights.dtype);
+  widest(problem.rejected_element_weights);
   const int64_t row_bytes = 8 * problem.size * static_cast<int64_t>(dtype_size(problem.chosen.policy.dtype));
   streams_ = problem.rows > 0 && row_bytes > kCacheBytes / problem.rows;
 }
@@ -80,8 +83,15 @@ const void* RowKernels::staged(const TensorView& view, int64_t row, int64_t elem
   return buffer;
 }
 
-const void* RowKernels::weights(int64_t row, int64_t element, int64_t n, Scratch* scratch) const {
-  return staged(problem_.element_weights, row, element, n, scratch, 4);
+const void* RowKernels::weights(bool of_rejected, int64_t row, int64_t element, int64_t n, Scratch* scratch) const {
+  return staged(problem_.weights_of(of_rejected), row, element, n, scratch, 4);
+}
+
+void RowKernels::add_weights(const void* weights, int64_t n, double* sum, double* lowest) const {
+  if (weights == nullptr) return;
+  const TileWeights tile = table_.weights[compute_ == DType::float64](weights, n);
+  *sum += tile.sum;
+  *lowest = std::min(*lowest, tile.lowest);
 }
 
 // Whether the kernel of the policy's own dtype can read all tensors of the branch as they are.
@@ -108,14 +118,15 @@ RowSums RowKernels::sums(int64_t row, int64_t begin, int64_t end, Scratch* scrat
   RowSums total;
   for (int64_t element = begin; element < end; element += kTile) {
     const int64_t n = std::min(kTile, end - element);
-    const void* e = weights(row, element, n, scratch);
-    if (e != nullptr) {
-      const TileWeights tile = table_.weights[compute_ == DType::float64](e, n);
-      total.weights += tile.sum;
-      total.lowest_weight = std::min(total.lowest_weight, tile.lowest);
+    const void* e = weights(false, row, element, n, scratch);
+    add_weights(e, n, &total.weights, &total.lowest_weight);
+    const bool moments = (problem_.passes & Pass::moments) != 0;
+    if (moments) add(total.chosen, moments_of_tile(problem_.chosen, row, element, n, e, scratch));
+    if (problem_.rejected_element_weights.data != nullptr) {  // then there is no cross, which would want both
+      e = weights(true, row, element, n, scratch);
+      add_weights(e, n, &total.rejected_weights, &total.lowest_weight);
     }
-    if (!(problem_.passes & Pass::moments)) continue;
-    add(total.chosen, moments_of_tile(problem_.chosen, row, element, n, e, scratch));
+    if (!moments) continue;
     add(total.rejected, moments_of_tile(problem_.rejected, row, element, n, e, scratch));
     if (problem_.passes & Pass::cross) {
       total.cross += table_.cross[index(compute_)](staged(problem_.chosen.policy, row, element, n, scratch, 0),
@@ -127,13 +138,14 @@ RowSums RowKernels::sums(int64_t row, int64_t begin, int64_t end, Scratch* scrat
   return total;
 }
 
-void RowKernels::gradient(const Branch& branch, int64_t row, int64_t begin, int64_t end, double a, double b,
+void RowKernels::gradient(bool of_rejected, int64_t row, int64_t begin, int64_t end, double a, double b,
                           Scratch* scratch) const {
+  const Branch& branch = this->branch(of_rejected);
   const bool drift = b != 0 && branch.reference.data != nullptr;  // a NaN coefficient is not 0 and passes
   const bool in_place = direct(branch);
   for (int64_t element = begin; element < end; element += kTile) {
     const int64_t n = std::min(kTile, end - element);
-    const void* e = weights(row, element, n, scratch);
+    const void* e = weights(of_rejected, row, element, n, scratch);
     void* out = branch.gradient.at(row, element);
     if (in_place) {
       table_.gradient[index(branch.policy.dtype)](branch.policy.at(row, element),
@@ -149,38 +161,41 @@ void RowKernels::gradient(const Branch& branch, int64_t row, int64_t begin, int6
   }
 }
 
-void RowKernels::zero_gradient(const Branch& branch, int64_t row, int64_t begin, int64_t end) const {
-  std::memset(branch.gradient.at(row, begin), 0, static_cast<size_t>(end - begin) * dtype_size(branch.gradient.dtype));
+void RowKernels::zero_gradient(bool of_rejected, int64_t row, int64_t begin, int64_t end) const {
+  const MutableTensorView& gradient = branch(of_rejected).gradient;
+  std::memset(gradient.at(row, begin), 0, static_cast<size_t>(end - begin) * dtype_size(gradient.dtype));
 }
 
-void RowKernels::nan_gradient(const Branch& branch, int64_t row, int64_t begin, int64_t end, Scratch* scratch) const {
+void RowKernels::nan_gradient(bool of_rejected, int64_t row, int64_t begin, int64_t end, Scratch* scratch) const {
+  const MutableTensorView& gradient = branch(of_rejected).gradient;
   double values[kBlock];
   for (int64_t element = begin; element < end; element += kBlock) {
     const int64_t n = std::min(kBlock, end - element);
-    const void* e = weights(row, element, n, scratch);
+    const void* e = weights(of_rejected, row, element, n, scratch);
     for (int64_t i = 0; i < n; ++i) {
       const double weight = e == nullptr                 ? 1
                             : compute_ == DType::float64 ? static_cast<const double*>(e)[i]
                                                          : static_cast<double>(static_cast<const float*>(e)[i]);
       values[i] = weight == 0 ? 0 : kNaN;
     }
-    table_.narrow[index(branch.gradient.dtype)][1](values, branch.gradient.at(row, element), n);
+    table_.narrow[index(gradient.dtype)][1](values, gradient.at(row, element), n);
   }
 }
 
-void RowKernels::make_nans_equal(const Branch& branch, int64_t row, int64_t begin, int64_t end) const {
+void RowKernels::make_nans_equal(bool of_rejected, int64_t row, int64_t begin, int64_t end) const {
+  const MutableTensorView& gradient = branch(of_rejected).gradient;
   double values[kBlock];
   for (int64_t element = begin; element < end; element += kBlock) {
     const int64_t n = std::min(kBlock, end - element);
-    void* const out = branch.gradient.at(row, element);
-    table_.widen[index(branch.gradient.dtype)][1](out, values, n);
+    void* const out = gradient.at(row, element);
+    table_.widen[index(gradient.dtype)][1](out, values, n);
     bool found = false;
     for (int64_t i = 0; i < n; ++i) {
       if (values[i] == values[i]) continue;
       values[i] = kNaN;
       found = true;
     }
-    if (found) table_.narrow[index(branch.gradient.dtype)][1](values, out, n);
+    if (found) table_.narrow[index(gradient.dtype)][1](values, out, n);
   }
 }
 

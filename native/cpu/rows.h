@@ -34,25 +34,27 @@ class RowKernels {
   RowSums sums(int64_t row, int64_t begin, int64_t end, Scratch* scratch) const;
 
   // Writes e (a d + b h) of a branch for the elements [begin, end); a coefficient of the caller includes the 2/D.
-  void gradient(const Branch& branch, int64_t row, int64_t begin, int64_t end, double a, double b,
-                Scratch* scratch) const;
+  void gradient(bool of_rejected, int64_t row, int64_t begin, int64_t end, double a, double b, Scratch* scratch) const;
 
   // Writes zeros, without reading anything: the gradient of a removed row.
-  void zero_gradient(const Branch& branch, int64_t row, int64_t begin, int64_t end) const;
+  void zero_gradient(bool of_rejected, int64_t row, int64_t begin, int64_t end) const;
 
   // Writes NaN, and zeros where the weight is 0, with the same bits on every processor: the gradient of a NaN
   // coefficient.
-  void nan_gradient(const Branch& branch, int64_t row, int64_t begin, int64_t end, Scratch* scratch) const;
+  void nan_gradient(bool of_rejected, int64_t row, int64_t begin, int64_t end, Scratch* scratch) const;
 
   // Gives every NaN of a gradient the same bits: which one arithmetic makes depends on the instructions.
-  void make_nans_equal(const Branch& branch, int64_t row, int64_t begin, int64_t end) const;
+  void make_nans_equal(bool of_rejected, int64_t row, int64_t begin, int64_t end) const;
 
  private:
-  const void* weights(int64_t row, int64_t element, int64_t n, Scratch* scratch) const;
+  const void* weights(bool of_rejected, int64_t row, int64_t element, int64_t n, Scratch* scratch) const;
+  void add_weights(const void* weights, int64_t n, double* sum, double* lowest) const;
   const void* staged(const TensorView& view, int64_t row, int64_t element, int64_t n, Scratch* scratch, int tile) const;
   bool direct(const Branch& branch) const;
   BranchSums moments_of_tile(const Branch& branch, int64_t row, int64_t element, int64_t n, const void* weights,
                              Scratch* scratch) const;
+
+  const Branch& branch(bool of_rejected) const { return of_rejected ? problem_.rejected : problem_.chosen; }
 
   const Problem& problem_;
   const KernelTable& table_;

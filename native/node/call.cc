@@ -113,6 +113,7 @@ Problem read_problem(const Napi::CallbackInfo& info, double** failure) {
   read(problem.rejected.target, Operand::targetRejected);
   read(problem.rejected.gradient, Operand::gradientRejected);
   read(problem.element_weights, Operand::elementWeights);
+  read(problem.rejected_element_weights, Operand::elementWeightsRejected);
   for (const Branch* branch : {&problem.chosen, &problem.rejected}) {
     const bool reads = (problem.passes & (Pass::moments | Pass::gradients)) != 0;
     if (reads && (branch->policy.data == nullptr || branch->target.data == nullptr)) {

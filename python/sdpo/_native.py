@@ -114,7 +114,7 @@ def _run(
     device = row_outputs.device
     where = (_CUDA, device.index or 0) if device.type == "cuda" else (_HOST, 0)
     if operands is None:
-        size, views, weights = 0, (_ABSENT,) * 8, _ABSENT
+        size, views, weights, rejected_weights = 0, (_ABSENT,) * 8, _ABSENT, _ABSENT
     else:
         size, layout = operands.size, operands.layout
         policy = _branch_views(operands.policy_chosen, operands.policy_rejected, layout, rows)
@@ -122,7 +122,7 @@ def _run(
         target = _branch_views(operands.target_chosen, operands.target_rejected, layout, rows)
         grads = _branch_views(gradient[0], gradient[1], layout, rows)
         views = (policy[0], reference[0], target[0], grads[0], policy[1], reference[1], target[1], grads[1])
-        weights = _view(operands.element_weights, rows)
+        weights, rejected_weights = _view(operands.element_weights, rows), _view(operands.element_weights_rejected, rows)
     columns, table, count = None, None, 0
     if numbers is not None:
         columns = _columns(numbers)[0] if numbers.lists else _constant_columns(numbers.values)
@@ -138,7 +138,7 @@ def _run(
         table, count,
         row_outputs.data_ptr(), None if metrics is None else metrics.data_ptr(),
         None if native is None else ctypes.addressof(native),
-        denominator, 1.0, cross, 0, _stream(device),
+        denominator, 1.0, cross, 0, _stream(device), *rejected_weights,
     )  # fmt: skip
     if function == "sdpo_reserve":
         with _on(device):

@@ -93,7 +93,7 @@ class Loading(unittest.TestCase):
         # The same finding that the CPU backend makes by itself, here from the results alone.
         chosen, rejected, timesteps = support.batch()
         rejected[1][3, 1, 0, 0] = float("inf")
-        tensors = (chosen[0], rejected[0], chosen[2], rejected[2], chosen[1], rejected[1], None)
+        tensors = (chosen[0], rejected[0], chosen[2], rejected[2], chosen[1], rejected[1], None, None)
         operands = _operands.Operands(*(None if tensor is None else tensor.detach() for tensor in tensors), "branches", None)
         out = sdpo.PreferenceLoss("diffusion-dpo", support.flat_schedule(), 1.0, non_finite="propagate")(chosen=chosen, rejected=rejected, timesteps=timesteps)
         row_outputs = torch.zeros(len(_tables.ROW_OUTPUT), 4, dtype=torch.float64)
