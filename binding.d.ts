@@ -64,15 +64,17 @@ export interface NativeTraits {
   readonly rowInputs: readonly string[];
 }
 
+/** The processor. @inline */
 export interface NativeCpuDevice {
   readonly name: 'cpu';
   readonly type: 'cpu';
-  /** Default number of threads: the cores this process may use, or SDPO_NUM_THREADS. */
+  /** Default number of threads: the processors this process may use, or SDPO_NUM_THREADS. */
   readonly threads: number;
   /** 'baseline', 'avx2' or 'avx512'. */
   readonly instructionSet: string;
 }
 
+/** A GPU. @inline */
 export interface NativeCudaDevice {
   /** 'cuda:0', 'cuda:1', … */
   readonly name: `cuda:${number}`;
@@ -128,7 +130,9 @@ export type EvaluateArguments<Scalars extends Float64Array | bigint = Float64Arr
   referenceRejected: NativeMemory | null,
   targetRejected: NativeMemory | null,
   gradientRejected: NativeMemory | null,
+  /** Of both branches where those of rejected are null. */
   elementWeights: NativeMemory | null,
+  elementWeightsRejected: NativeMemory | null,
   /** Int32Array of one element: non-zero asks the call to stop; polled between spans of a row. On a device: looked at when the call ends. */
   abort: Int32Array | null,
   /** Of the device: a stream's handle; null is the default stream. */
@@ -145,8 +149,10 @@ export interface Binding {
   evaluate(...args: EvaluateArguments | EvaluateArguments<bigint>): number;
   /** Makes room for every call on such arguments in the workspace of their stream, so that none allocates. On the host there is nothing to do. */
   reserve(...args: EvaluateArguments<bigint>): void;
+  /** Whether memory stays where it is while `evaluateAsync` works on it, whoever takes it from its array meanwhile. */
+  readonly sharesMemory: boolean;
   /**
-   * The same on a pool thread; arrays are kept alive until the promise settles. On a device: enqueues and returns, and no thread of the pool
+   * The same on a pool thread; arrays, and with `sharesMemory` their memory, are kept until the promise settles. On a device: enqueues and returns, and no thread of the pool
    * waits; memory of the device has to stay until the promise settles.
    */
   evaluateAsync(...args: EvaluateArguments): Promise<number>;
@@ -180,13 +186,14 @@ export interface Binding {
     /** Elements of a device's `out`. */
     count?: number,
   ): void;
-  /**
-   * Memory of the host for a result, with whatever was written there before; it comes back when the buffer is garbage. undefined where the pool
-   * is full or off, and where the runtime allows no external buffers. `movable`: buffers can be moved into others (ArrayBuffer.prototype.transfer).
-   */
-  resultBuffer(bytes: number, movable: boolean): ArrayBuffer | undefined;
-  /** Of the memory for results, in all environments: bytes in use, bytes that wait for another result, and the most that both may be. */
-  resultPool(): [used: number, idle: number, bound: number];
+  /** Memory that `keepResult` kept and nobody holds any more, with whatever was written there; undefined where there is none of that size. */
+  takeResult(bytes: number): ArrayBuffer | undefined;
+  /** Keeps the memory of a new result for others, once nobody holds it; without `sharesMemory`, and beyond `bound` bytes in all, nothing. */
+  keepResult(buffer: ArrayBuffer, bound: number): void;
+  /** Gives back what was kept and not used since the last sweep; whether anything is left. */
+  sweepResults(): boolean;
+  /** Bytes that are kept, in all threads. */
+  keptResults(): number;
   /** The CPU, then the CUDA devices that this build and this machine can use. */
   devices(): [NativeCpuDevice, ...NativeCudaDevice[]];
   cuda(): NativeCudaSupport;

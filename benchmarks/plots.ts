@@ -4,6 +4,7 @@ import { parse, View } from 'vega';
 import { compile, type TopLevelSpec } from 'vega-lite';
 import type { Group } from './cases.js';
 import { traffic } from './ceilings.js';
+import type { OverviewPoint } from './overview.js';
 import type { Measurement, Results } from './results.js';
 import { medianNanoseconds, shortName } from './tables.js';
 
@@ -94,6 +95,44 @@ function peers(): Spec {
     },
     resolve: { axis: { x: 'independent' } },
   } as unknown as Spec;
+}
+
+/** The plot of the README. */
+export async function drawOverview(points: readonly OverviewPoint[]): Promise<string> {
+  const panel = (field: 'time' | 'copies', title: string, axis: object) => ({
+    transform: [{ filter: `isValid(datum.${field})` }],
+    title: { text: title, anchor: 'start', fontSize: 12 },
+    width: 330,
+    height: { step: 26 },
+    mark: { type: 'point', filled: true, size: 70, opacity: 0.85 },
+    encoding: {
+      x: { field, type: 'quantitative', title: null, ...axis },
+      y: {
+        field: 'peer',
+        type: 'nominal',
+        sort: null,
+        title: null,
+        axis: { labelLimit: 0, grid: true, labels: field === 'time', ticks: field === 'time' },
+      },
+      color: {
+        field: 'shape',
+        type: 'nominal',
+        sort: null,
+        title: null,
+        legend: { orient: 'bottom', columns: 3, labelLimit: 0 },
+      },
+      shape: { field: 'shape', type: 'nominal', sort: null, title: null },
+    },
+  });
+  const log = { scale: { type: 'log', domain: [0.8, 20] }, axis: { values: [1, 2, 5, 10, 20], format: 'd' } };
+  const spec = {
+    title: { text: 'Loss and gradient on the CPU, one thread', anchor: 'start' },
+    hconcat: [
+      panel('time', 'time, relative to sdpo in the same run', log),
+      panel('copies', 'extra memory, in copies of both predictions', { scale: { domain: [0, 11] } }),
+    ],
+  };
+  return draw(spec as unknown as Spec, points);
 }
 
 async function draw(spec: Spec, values: readonly object[]): Promise<string> {

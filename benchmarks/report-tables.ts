@@ -208,6 +208,6 @@ export function summary(name: string, results: Results): string {
   return [
     `Loss and gradient of one row pair in float32 on ${machine.processor} (${machine.cores} cores):`,
     markdownTable(['', ...cases.map((c) => c.shape)], rows),
-    `All cases, ceilings and the way they were measured: [docs/benchmarks.md](docs/benchmarks.md) (${name}).`,
+    `From ${name}, below.`,
   ].join('\n\n');
 }

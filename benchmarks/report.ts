@@ -6,7 +6,8 @@
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { plots } from './plots.js';
+import { overviewPoints, readPythonResults } from './overview.js';
+import { drawOverview, plots } from './plots.js';
 import { details, summary } from './report-tables.js';
 import { type Results, readResults } from './results.js';
 
@@ -36,7 +37,7 @@ function blocks(all: readonly Named[], drawn: Map<string, Map<string, string>>):
   });
   return [
     ['docs/benchmarks.md', 'cpu', all.length > 0 ? whole.join('\n\n') : none],
-    ['README.md', 'cpu-summary', all.length > 0 ? summary(all[0].name, all[0].results) : none],
+    ['docs/benchmarks.md', 'cpu-summary', all.length > 0 ? summary(all[0].name, all[0].results) : none],
   ];
 }
 
@@ -56,8 +57,15 @@ async function wanted(): Promise<Map<string, string>> {
   const files = new Map<string, string>();
   for (const [document, marker, content] of blocks(all, drawn)) {
     const file = join(root, document);
-    const text = replaceBlock(readFileSync(file, 'utf8'), marker, content);
+    const text = replaceBlock(files.get(file) ?? readFileSync(file, 'utf8'), marker, content);
     if (text !== undefined) files.set(file, text);
+  }
+  const python = join(folder, 'python-cpu.json');
+  if (all.length > 0 && existsSync(python)) {
+    files.set(
+      join(folder, 'overview.svg'),
+      await drawOverview(overviewPoints(all[0].results, readPythonResults(python))),
+    );
   }
   for (const [name, images] of drawn) {
     for (const [plot, svg] of images) files.set(join(folder, `${name}-${plot}.svg`), svg);

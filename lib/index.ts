@@ -1,8 +1,13 @@
-/** The public surface of the package. */
+/**
+ * The public surface of the package.
+ *
+ * @module sdpo
+ */
 
 export type {
   Batch,
   BranchBatch,
+  BranchElementWeights,
   DeviceBatch,
   ElementWeights,
   EvaluateOptions,
@@ -25,7 +30,7 @@ export type {
   DeviceStatistics,
 } from './loss/device-result.js';
 export { PreferenceLoss } from './loss/loss.js';
-export { type BranchMoments, combineMoments, type Moments } from './loss/moments.js';
+export { type BranchMoments, combineMoments, type Moments, type RowElements } from './loss/moments.js';
 export { OBJECTIVES, type Objective, type PreferenceLossOptions, type ResolvedOptions } from './loss/options.js';
 export {
   type BranchCoefficients,

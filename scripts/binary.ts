@@ -18,19 +18,19 @@ export function inspect(file: string): BinaryFacts {
   const dynamic = readelf('--dynamic', file);
   const symbols = readelf('--dyn-syms', file)
     .split('\n')
-    .map((line) => line.trim().split(/\s+/))
-    // Num: Value Size Type Bind Vis Ndx Name
-    .filter((fields) => /^\d+:$/.test(fields[0]) && fields.length >= 8)
-    .map((fields) => ({ bind: fields[4], section: fields[6], name: fields[7] }));
+    .flatMap((line) => {
+      const [number, , , , bind, , section, name] = line.trim().split(/\s+/); // Num: Value Size Type Bind Vis Ndx Name
+      return number !== undefined && /^\d+:$/.test(number) && name !== undefined ? [{ bind, section, name }] : [];
+    });
   const versions = new Map<string, string[]>();
   for (const { name } of symbols) {
     const match = /^(\w+)@+GLIBC_([\d.]+)/.exec(name);
-    if (match) versions.set(match[2], [...(versions.get(match[2]) ?? []), match[1]]);
+    if (match) versions.set(match[2]!, [...(versions.get(match[2]!) ?? []), match[1]!]);
   }
   const newest = [...versions.keys()].sort(compareVersions).at(-1) ?? '0';
   return {
-    needed: [...dynamic.matchAll(/\(NEEDED\).*\[(.+)\]/g)].map((match) => match[1]),
-    searchPath: [...dynamic.matchAll(/\((?:RPATH|RUNPATH)\).*\[(.+)\]/g)].map((match) => match[1]),
+    needed: [...dynamic.matchAll(/\(NEEDED\).*\[(.+)\]/g)].map((match) => match[1]!),
+    searchPath: [...dynamic.matchAll(/\((?:RPATH|RUNPATH)\).*\[(.+)\]/g)].map((match) => match[1]!),
     glibc: newest,
     glibcSymbols: versions.get(newest) ?? [],
     exported: symbols.filter(({ section }) => section !== 'UND').map(({ name }) => name),
@@ -47,7 +47,8 @@ export function contains(file: string, text: string): boolean {
 
 /** Orders "2.9" before "2.28". */
 export function compareVersions(a: string, b: string): number {
-  const [left, right] = [a, b].map((version) => version.split('.').map(Number));
+  const numbers = (version: string) => version.split('.').map(Number);
+  const [left, right] = [numbers(a), numbers(b)];
   for (let i = 0; i < Math.max(left.length, right.length); i++) {
     const difference = (left[i] ?? 0) - (right[i] ?? 0);
     if (difference !== 0) return difference;

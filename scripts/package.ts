@@ -3,7 +3,7 @@
  *
  *   npm run package                       all of the steps below, for this machine's platform
  *   npm run package -- prebuild           this platform's binary into prebuilds/
- *   npm run package -- pack [--all]       the tarballs, with their contents checked; --all: with the binary of every published platform
+ *   npm run package -- pack [--all]       the tarballs, with contents, manifest and types checked; --all: with the binary of every published platform
  *   npm run package -- smoke <tarball…>   installs them in empty folders, without scripts: README example, types; a study and its report
  *   npm run package -- source <tarball…>  sdpo without a binary: the command that the load error names has to build one
  *
@@ -11,6 +11,7 @@
  */
 import { execFileSync, spawnSync } from 'node:child_process';
 import {
+  cpSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
@@ -26,7 +27,7 @@ import { fileURLToPath } from 'node:url';
 import ts from 'typescript';
 import { declaration, RUNS } from '../study/test/declaration.js';
 import { compareVersions, inspect } from './binary.js';
-import { firstExample, type PackageName, packages, tarballProblems } from './tarball.js';
+import { firstExample, type PackageName, packages, publishedManifest, tarballProblems } from './tarball.js';
 
 const root = fileURLToPath(new URL('..', import.meta.url)).replace(/\/$/, '');
 const here = `${platform()}-${arch()}`;
@@ -84,25 +85,52 @@ function pack(all: boolean): string[] {
     prebuiltProblems(name, all ? manifest.sdpo.glibc.prebuilt : manifest.sdpo.glibc.source),
   );
   const tarballs = names.map((name) => {
-    const { file, paths } = packOne(packages[name].folder);
+    const { file, paths } = packOne(name);
     problems.push(...tarballProblems(root, name, paths, name === 'sdpo' ? platforms : []));
     return file;
   });
   if (problems.length > 0) fail(`The tarballs are not what they should be:\n  ${problems.join('\n  ')}`);
+  for (const tarball of tarballs) lintTarball(tarball);
   return tarballs;
 }
 
-function packOne(folder: string): { file: string; paths: string[] } {
-  const destination = join(root, 'build');
-  mkdirSync(destination, { recursive: true });
-  const output = execFileSync('npm', ['pack', '--json', '--ignore-scripts', '--pack-destination', destination], {
-    cwd: join(root, folder),
+/** What publint and attw (are the types wrong?) find is an error. */
+function lintTarball(tarball: string): void {
+  run('npx', ['publint', '--strict', tarball], root);
+  // There is no CommonJS build: Node 20.19, which the manifest asks for, can require ES modules, and TypeScript knows it with module nodenext.
+  run(
+    'npx',
+    ['attw', '--no-color', '--format', 'table-flipped', '--ignore-rules', 'cjs-resolves-to-esm', '--', tarball],
+    root,
+  );
+}
+
+interface Packed {
+  readonly filename: string;
+  readonly size: number;
+  readonly unpackedSize: number;
+  readonly files: readonly { readonly path: string; readonly size: number }[];
+}
+
+function npmPack(folder: string, ...options: string[]): Packed {
+  const output = execFileSync('npm', ['pack', '--json', '--ignore-scripts', ...options], {
+    cwd: folder,
     env: environment,
     encoding: 'utf8',
   });
-  const [tarball] = JSON.parse(output) as [
-    { filename: string; size: number; unpackedSize: number; files: { path: string; size: number }[] },
-  ];
+  return (JSON.parse(output) as [Packed])[0];
+}
+
+/** Packs a copy of what npm would pack, since the manifest of a checkout is not the one to publish. */
+function packOne(name: PackageName): { file: string; paths: string[] } {
+  const own = join(root, packages[name].folder);
+  const destination = join(root, 'build');
+  const stage = join(destination, 'pack', name);
+  rmSync(stage, { recursive: true, force: true });
+  for (const { path } of npmPack(own, '--dry-run').files) cpSync(join(own, path), join(stage, path));
+  const published = publishedManifest(JSON.parse(readFileSync(join(own, 'package.json'), 'utf8')));
+  writeFileSync(join(stage, 'package.json'), `${JSON.stringify(published, null, 2)}\n`);
+  const tarball = npmPack(stage, '--pack-destination', destination);
   for (const file of tarball.files) console.log(`${String(file.size).padStart(9)}  ${file.path}`);
   console.log(
     `${tarball.filename}: ${tarball.files.length} files, ${tarball.size} bytes packed, ${tarball.unpackedSize} unpacked`,
@@ -125,7 +153,19 @@ function install(...tarballs: string[]): string {
   const folder = mkdtempSync(join(tmpdir(), 'sdpo-consumer-'));
   writeFileSync(join(folder, 'package.json'), JSON.stringify({ name: 'consumer', private: true, type: 'module' }));
   run('npm', ['install', '--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error', ...tarballs], folder);
+  console.log(`installed: ${sizeOf(join(folder, 'node_modules'))} bytes in ${packagesIn(folder)} packages`);
   return folder;
+}
+
+function sizeOf(folder: string): number {
+  const files = readdirSync(folder, { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile());
+  return files.reduce((sum, { parentPath, name }) => sum + statSync(join(parentPath, name)).size, 0);
+}
+
+/** Packages that an installation brought. */
+function packagesIn(folder: string): number {
+  const lock = JSON.parse(readFileSync(join(folder, 'package-lock.json'), 'utf8')) as { packages: object };
+  return Object.keys(lock.packages).length - 1;
 }
 
 /** A folder with the package and the example of its README. */
@@ -145,9 +185,12 @@ function javascript(typescript: string): string {
 function smoke(tarball: string): void {
   const folder = installExample(tarball);
   runExample(folder, { PREBUILDS_ONLY: '1' });
+  const required = "for (const name of ['sdpo', 'sdpo/trainer', 'sdpo/package.json']) require(name)";
+  writeFileSync(join(folder, 'required.cjs'), required);
+  run('node', ['required.cjs'], folder, { PREBUILDS_ONLY: '1' });
   checkTypes(folder);
   rmSync(folder, { recursive: true });
-  console.log('The README example runs from the tarball, and its types fit.');
+  console.log('The README example runs from the tarball, CommonJS can require it, and its types fit.');
 }
 
 /** A study of the tests, run and reported by the installed commands. */
@@ -167,7 +210,20 @@ function smokeStudy(tarball: string, study: string): void {
   console.log('A study and its report run from the tarballs.');
 }
 
-/** The README example as a user's strict project sees it, declarations of the package included. */
+/** What a caller may hand on: with exactOptionalPropertyTypes an option takes undefined only where its type says so. */
+const MAYBE = `import { NoiseSchedule, PreferenceLoss, type Batch } from 'sdpo';
+import { type CalibrateOptions, type PreferenceTrainerOptions } from 'sdpo/trainer';
+declare const given: { [name: string]: number };
+declare const batch: Batch;
+const [beta = 1, steps, scale] = [given.beta, given.steps, given.scale];
+const schedule = NoiseSchedule.preset('sd15', { inferenceSteps: steps, predictionType: undefined });
+new PreferenceLoss({ objective: 'sdpo', beta, schedule, clipRange: given.clip, threads: undefined }).evaluate(
+  { ...batch, rowWeights: undefined, chosen: { ...batch.chosen, reference: undefined } }, { gradientScale: scale, into: undefined });
+export const calibration: Partial<CalibrateOptions> = { kappa: given.kappa, signal: undefined };
+export const training: Partial<PreferenceTrainerOptions> = { pairsPerStep: given.pairs, ema: undefined, onWarning: undefined };
+`;
+
+/** The README example as a user's strict project sees it, declarations of the package included; and every way to import it that docs/install.md names. */
 function checkTypes(folder: string): void {
   const strict = {
     strict: true,
@@ -186,10 +242,24 @@ function checkTypes(folder: string): void {
       isolatedModules: true,
     },
     bundler: { ...strict, module: 'esnext', moduleResolution: 'bundler', lib: ['esnext', 'dom'], types: [] },
+    commonjs: { ...strict, module: 'nodenext', types: ['node'] },
+    node10: { ...strict, module: 'commonjs', moduleResolution: 'node10', types: ['node'], skipLibCheck: true },
+    maybe: {
+      ...strict,
+      module: 'nodenext',
+      types: ['node'],
+      exactOptionalPropertyTypes: true,
+      noUncheckedIndexedAccess: true,
+    },
   };
+  const entries = ['sdpo', 'sdpo/trainer', 'sdpo/tools'].map((path, i) => `export * as entry${i} from '${path}';\n`);
+  writeFileSync(join(folder, 'entries.ts'), entries.join(''));
+  writeFileSync(join(folder, 'entries.cts'), entries.join(''));
+  writeFileSync(join(folder, 'maybe.ts'), MAYBE);
+  const own: Readonly<Record<string, string>> = { commonjs: 'entries.cts', node10: 'entries.ts', maybe: 'maybe.ts' };
   for (const [name, compilerOptions] of Object.entries(projects)) {
     const file = join(folder, `tsconfig.${name}.json`);
-    writeFileSync(file, JSON.stringify({ compilerOptions, files: ['example.ts'] }));
+    writeFileSync(file, JSON.stringify({ compilerOptions, files: [own[name] ?? 'example.ts'] }));
     run(join(root, 'node_modules', '.bin', 'tsc'), ['-p', file], folder);
   }
 }
@@ -233,6 +303,11 @@ switch (step) {
     break;
   case 'pack':
     pack(rest.includes('--all'));
+    break;
+  case 'publish':
+    fail(
+      'The folder of a checkout is not what is published: npm run package -- pack --all makes the tarballs; publish those (CONTRIBUTING.md, Release)',
+    );
     break;
   case 'smoke':
     smokeAll(rest);

@@ -18,7 +18,11 @@ interface Package {
 
 /** The packages of this repository; each may depend on those before it. */
 export const packages: Readonly<Record<PackageName, Package>> = {
-  sdpo: { folder: '.', singles: [...always, 'CHANGELOG.md', 'CMakeLists.txt', 'binding.d.ts'], flat: entryPoints },
+  sdpo: {
+    folder: '.',
+    singles: [...always, 'CHANGELOG.md', 'CMakeLists.txt', 'THIRD_PARTY_NOTICES.md', 'binding.d.ts'],
+    flat: entryPoints,
+  },
   'sdpo-study': { folder: 'study', singles: always, flat: [] },
 };
 
@@ -68,6 +72,15 @@ export function tarballProblems(
   return problems;
 }
 
+/**
+ * The manifest as it is published: without what only a checkout can use. `prepare` would build where nobody has the sources' tools, and no other script of
+ * ours is there to be run by who installs the package.
+ */
+export function publishedManifest(manifest: Readonly<Record<string, unknown>>): Record<string, unknown> {
+  const { scripts, devDependencies, workspaces, tap, ...published } = manifest;
+  return published;
+}
+
 /** All files below `folder`, relative to `root`, with forward slashes. */
 function tree(root: string, folder: string): string[] {
   const start = join(root, folder);
@@ -82,5 +95,5 @@ function tree(root: string, folder: string): string[] {
 export function firstExample(markdown: string): string {
   const block = /^```(?:ts|typescript|js|javascript)\n([\s\S]*?)^```$/m.exec(markdown);
   if (block === null) throw new Error('Expected the README to have a ```ts example');
-  return block[1];
+  return block[1]!;
 }

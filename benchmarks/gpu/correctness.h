@@ -48,8 +48,11 @@ inline bool is_mixed(const Case& c) {
   for (int slot = 0; slot < Case::weights; ++slot) {
     if (c.tensors[slot].present && c.tensors[slot].dtype != type) return true;
   }
-  const Tensor& e = c.tensors[Case::weights];
-  return e.present && e.dtype == DType::float64 && type != DType::float64;
+  for (const int slot : {Case::weights, Case::weights_r}) {
+    const Tensor& e = c.tensors[slot];
+    if (e.present && e.dtype == DType::float64 && type != DType::float64) return true;
+  }
+  return false;
 }
 
 inline unsigned long long emulate(const Case& c, const Problem& p) {
@@ -102,7 +105,8 @@ inline void check_case(const Case& c, int device) {
   EXPECT(emulate(c, host.problem) == 0, "%s", c.name.c_str());
   for (int field = 0; field < RowOutput::count; ++field) {
     const bool sum = (field >= RowOutput::errorChosen && field <= RowOutput::deltaRejected) ||
-                     field == RowOutput::cross || field == RowOutput::elementSum;
+                     field == RowOutput::cross || field == RowOutput::elementSumChosen ||
+                     field == RowOutput::elementSumRejected;
     for (int64_t row = 0; row < c.problem.rows; ++row) {
       const size_t i = static_cast<size_t>(field * c.problem.rows + row);
       const double a = d.outputs[i], b = host.outputs[i];

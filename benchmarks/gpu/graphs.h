@@ -16,7 +16,7 @@ inline Case renewed(Maker& make, const Case& c) {
     if (!t.present || slot == Case::gradient_c || slot == Case::gradient_r) continue;
     for (int64_t row = 0; row < (t.row_stride == 0 ? 1 : c.problem.rows); ++row) {
       for (int64_t i = 0; i < c.problem.size; ++i)
-        set_element(t, row * t.row_stride + i, slot == Case::weights ? make.uniform(0.25, 2) : make.uniform(-2, 2));
+        set_element(t, row * t.row_stride + i, slot >= Case::weights ? make.uniform(0.25, 2) : make.uniform(-2, 2));
     }
   }
   if (c.listed[RowInput::rowWeight]) {

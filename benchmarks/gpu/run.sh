@@ -221,7 +221,7 @@ fi
 
 if wants python && [ -n "${SDPO_LIBRARY:-}" ] && "$PYTHON" -c 'import torch' > /dev/null 2>&1; then
   began=$SECONDS
-  modules=(tests.test_cuda tests.test_golden tests.test_gradients) # the last two run on every device there is
+  modules=(tests.test_cuda tests.test_device_path tests.test_golden tests.test_gradients) # the last two run on every device there is
   (cd python && within $((BUDGET / 4)) "$PYTHON" -m unittest "${modules[@]}") > "$OUT/python.txt" 2>&1
   code=$?
   note python $code "$(told $code), $(tail -n 1 "$OUT/python.txt")" "$began"

@@ -1,12 +1,14 @@
 """The loss in PyTorch on the CPU, forward and backward: ours against the plain lines, eager and compiled, in one run of interleaved rounds.
 
 python3 benchmarks/python/loss_speed.py --out benchmarks/results/python-cpu.json
+python3 benchmarks/python/loss_speed.py --memory benchmarks/results/python-cpu.json      # adds extraBytes to the cases of a file
 
 Every case is validated against float64 before it is timed. A round times each peer once; reported are the least, the median and the quartiles of
 the rounds, since a busy machine moves all peers of a round together.
 """
 
 import argparse
+import gc
 import json
 import os
 import platform
@@ -115,6 +117,53 @@ def measure(shape, dtype, rounds, seconds):
     return results
 
 
+def extra_bytes(shape, dtype, name):
+    """How far the resident memory rises above what it was, at its highest, in a call that has been made before; gradient included."""
+    _, calls = peers()
+    policy, reference, target = batch(shape, dtype)
+    policy = policy.detach().requires_grad_()
+
+    def run():
+        policy.grad = None
+        calls[name](policy, reference, target).backward()
+
+    for _ in range(3):
+        run()
+    policy.grad = None
+    gc.collect()
+    with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+        file.write("5")
+    before = resident("VmRSS")
+    run()
+    return max(0, resident("VmHWM") - before)
+
+
+def resident(field):
+    with open("/proc/self/status", encoding="ascii") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(field + ":"))
+
+
+def add_memory(path):
+    """Every peer in a process of its own, where the allocator keeps nothing that was freed."""
+    with open(path, encoding="utf-8") as file:
+        result = json.load(file)
+    # glibc maps what is larger than this, and unmaps it when it is freed.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "SDPO_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+    for case in result["threads"]["1"]:
+        for name, found in case["peers"].items():
+            wanted = json.dumps([case["shape"], case["dtype"], name])
+            ran = subprocess.run([sys.executable, __file__, "--memory-child", wanted], env=environment, stdout=subprocess.PIPE, check=True)
+            found["extraBytes"] = int(ran.stdout.splitlines()[-1])
+            print(case["shape"], case["dtype"], name, found["extraBytes"], file=sys.stderr)
+    write(path, result)
+
+
+def write(path, result):
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(result, file, indent=1)
+        file.write("\n")
+
+
 def exact_loss(policy, reference, target):
     import torch.nn.functional as F
 
@@ -130,8 +179,16 @@ def main():
     parser.add_argument("--seconds", type=float, default=0.05, help="of one peer in one round")
     parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--table", help="prints the table of a file of results, and measures nothing")
+    parser.add_argument("--memory", help="measures memory alone, and adds it to a file of results")
     parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--memory-child", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.memory:
+        add_memory(args.memory)
+        return
+    if args.memory_child:
+        print(extra_bytes(*json.loads(args.memory_child)))
+        return
     if args.table:
         with open(args.table, encoding="utf-8") as file:
             print(table(json.load(file)))
@@ -167,9 +224,7 @@ def main():
         "threads": runs,
     }
     if args.out:
-        with open(args.out, "w", encoding="utf-8") as file:
-            json.dump(result, file, indent=1)
-            file.write("\n")
+        write(args.out, result)
     print(table(result))
 
 

@@ -106,14 +106,14 @@ function compileUpdate({ betas: [beta1, beta2], epsilon, weightDecay }: Required
   return jit((state: State, rate: np.Array, scale: np.Array, correction1: np.Array, correction2: np.Array) => {
     const next = { params: {} as Params, first: {} as Params, second: {} as Params };
     for (const name of Object.keys(state.params)) {
-      const gradient = state.gradients[name].mul(scale.ref);
-      const first = state.first[name].mul(beta1).add(gradient.ref.mul(1 - beta1));
-      const second = state.second[name].mul(beta2).add(np.square(gradient).mul(1 - beta2));
+      const gradient = state.gradients[name]!.mul(scale.ref);
+      const first = state.first[name]!.mul(beta1).add(gradient.ref.mul(1 - beta1));
+      const second = state.second[name]!.mul(beta2).add(np.square(gradient).mul(1 - beta2));
       const direction = first.ref
         .div(correction1.ref)
         .div(np.sqrt(second.ref.div(correction2.ref)).add(epsilon))
-        .add(state.params[name].ref.mul(weightDecay));
-      next.params[name] = state.params[name].sub(direction.mul(rate.ref));
+        .add(state.params[name]!.ref.mul(weightDecay));
+      next.params[name] = state.params[name]!.sub(direction.mul(rate.ref));
       next.first[name] = first;
       next.second[name] = second;
     }

@@ -80,7 +80,7 @@ export async function trainBase(
   const updateAverage = jit(
     (average: Params, params: Params): Params =>
       Object.fromEntries(
-        Object.keys(average).map((name) => [name, average[name].mul(EMA_DECAY).add(params[name].mul(1 - EMA_DECAY))]),
+        Object.keys(average).map((name) => [name, average[name]!.mul(EMA_DECAY).add(params[name]!.mul(1 - EMA_DECAY))]),
       ),
   );
   const draw = keyStream(seed + 2);
@@ -113,7 +113,7 @@ export async function trainBase(
 /** The images of the rows, `[rows, 64]`. */
 function gather(digits: Digits, rows: Int32Array): Float32Array {
   const out = new Float32Array(rows.length * PIXELS);
-  for (let i = 0; i < rows.length; i++) out.set(image(digits, rows[i]), i * PIXELS);
+  for (let i = 0; i < rows.length; i++) out.set(image(digits, rows[i]!), i * PIXELS);
   return out;
 }
 

@@ -36,7 +36,7 @@ function moved(
   step: number,
 ): Float64Array {
   const random = createRandom(seed, step * timesteps.length);
-  const order = Array.from(timesteps.keys()).sort((a, b) => timesteps[a] - timesteps[b]);
+  const order = Array.from(timesteps.keys()).sort((a, b) => timesteps[a]! - timesteps[b]!);
   const out = new Float64Array(timesteps.length);
   for (let first = 0; first < order.length; first += group) {
     const members = order.slice(first, first + group);
@@ -46,7 +46,7 @@ function moved(
       [values[i], values[j]] = [values[j], values[i]];
     }
     members.forEach((row, i) => {
-      out[row] = values[i];
+      out[row] = values[i]!;
     });
   }
   return out;

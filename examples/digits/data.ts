@@ -27,9 +27,9 @@ export function loadDigits(): { train: Digits; test: Digits } {
   const select = (indices: readonly number[]): Digits => {
     const images = new Float32Array(indices.length * PIXELS);
     indices.forEach((source, row) => {
-      for (let i = 0; i < PIXELS; i++) images[row * PIXELS + i] = pixels[source * PIXELS + i] / 8 - 1;
+      for (let i = 0; i < PIXELS; i++) images[row * PIXELS + i] = pixels[source * PIXELS + i]! / 8 - 1;
     });
-    return { images, labels: Uint8Array.from(indices, (source) => labels[source]) };
+    return { images, labels: Uint8Array.from(indices, (source) => labels[source]!) };
   };
   return { train: select(order.slice(0, -TEST_COUNT)), test: select(order.slice(-TEST_COUNT)) };
 }
@@ -41,7 +41,7 @@ export function image(digits: Digits, index: number): Float32Array {
 
 /** Rows of the digits whose label satisfies `test`. */
 export function rowsWhere(digits: Digits, test: (label: number) => boolean): number[] {
-  return Array.from(digits.labels.keys()).filter((row) => test(digits.labels[row]));
+  return Array.from(digits.labels.keys()).filter((row) => test(digits.labels[row]!));
 }
 
 /**

@@ -40,9 +40,9 @@ export function sample(params: Params, noise: Float32Array): Float32Array {
     const nextSignal = previous < 0 ? 1 : samplingSchedule.signal(previous);
     const nextSigma = previous < 0 ? 0 : samplingSchedule.sigma(previous);
     for (let i = 0; i < x.length; i++) {
-      const clean = Math.min(CLAMP, Math.max(-CLAMP, signal * x[i] - sigma * v[i]));
+      const clean = Math.min(CLAMP, Math.max(-CLAMP, signal * x[i]! - sigma * v[i]!));
       // The noise that belongs to the clamped estimate, so that x stays at the noise level the denoiser is told.
-      x[i] = nextSignal * clean + nextSigma * ((x[i] - signal * clean) / sigma);
+      x[i] = nextSignal * clean + nextSigma * ((x[i]! - signal * clean) / sigma);
     }
   }
   return x.map((value) => Math.min(1, Math.max(-1, value)));

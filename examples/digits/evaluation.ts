@@ -65,12 +65,14 @@ export class Evaluator {
     let reward = 0;
     for (let row = 0; row < seen.length; row++) {
       for (let digit = 0; digit < CLASSES; digit++) {
-        if (isPreferred(digit)) reward += probabilities[row * CLASSES + digit];
+        if (isPreferred(digit)) reward += probabilities[row * CLASSES + digit]!;
       }
       const { distance, label, index } = nearest(this.#train, images.subarray(row * PIXELS, (row + 1) * PIXELS));
-      validRows.push(distance <= this.validDistance);
-      goodRows.push(validRows[row] && isPreferred(seen[row]) && isPreferred(label));
-      if (goodRows[row]) covered.add(index);
+      const valid = distance <= this.validDistance;
+      const good = valid && isPreferred(seen[row]!) && isPreferred(label);
+      validRows.push(valid);
+      goodRows.push(good);
+      if (good) covered.add(index);
     }
     return {
       reward: reward / seen.length,
@@ -90,13 +92,13 @@ function nearest(train: Digits, pixels: Float32Array): { distance: number; label
   let index = -1;
   for (let row = 0; row < train.labels.length; row++) {
     let squared = 0;
-    for (let i = 0; i < PIXELS; i++) squared += (pixels[i] - train.images[row * PIXELS + i]) ** 2;
+    for (let i = 0; i < PIXELS; i++) squared += (pixels[i]! - train.images[row * PIXELS + i]!) ** 2;
     if (squared < best) {
       best = squared;
       index = row;
     }
   }
-  return { distance: Math.sqrt(best), label: train.labels[index], index };
+  return { distance: Math.sqrt(best), label: train.labels[index]!, index };
 }
 
 /** The value below which the share `q` of the values lies, by linear interpolation between order statistics. */
@@ -105,7 +107,7 @@ function quantile(values: readonly number[], q: number): number {
   const position = q * (sorted.length - 1);
   const low = Math.floor(position);
   const high = Math.min(low + 1, sorted.length - 1);
-  return sorted[low] + (position - low) * (sorted[high] - sorted[low]);
+  return sorted[low]! + (position - low) * (sorted[high]! - sorted[low]!);
 }
 
 function share(rows: readonly boolean[]): number {

@@ -286,7 +286,7 @@ function readSettings({ id, settings }: StudyCell): Settings {
   return settings as Settings;
 }
 
-function measuresOf({ good, reward, valid, coverage }: Evaluation): Measures {
+function measuresOf({ good, reward, valid, coverage }: Evaluation) {
   return { good, reward, valid, coverage };
 }
 
@@ -321,15 +321,15 @@ function calibratedSharpness(
     { gradients: false },
   );
   const { logWeightChosen, logWeightRejected } = out.rows;
-  const exponents = logWeightChosen.map((value, row) => -Math.min(value, logWeightRejected[row])).sort();
-  return -Math.log(maskThreshold) / exponents[Math.floor(keepFraction * (rows - 1))];
+  const exponents = logWeightChosen.map((value, row) => -Math.min(value, logWeightRejected[row]!)).sort();
+  return -Math.log(maskThreshold) / exponents[Math.floor(keepFraction * (rows - 1))]!;
 }
 
 /** The training's statistics by timestep, null where there was none. */
 function binsOf(trainer: PreferenceTrainer): Record<string, (number | null)[]> {
   const bins = trainer.bins.statistics();
   return Object.fromEntries(
-    Object.keys(bins[0]).map((name) => [
+    Object.keys(bins[0]!).map((name) => [
       name,
       bins.map((bin) => {
         const value = bin[name as keyof typeof bin];

@@ -118,6 +118,7 @@ function makeBatch(pairs: Pairs, rows: readonly number[], timesteps: ArrayLike<n
 
 function gather(images: Float32Array, rows: readonly number[]): Float32Array {
   const out = new Float32Array(rows.length * PIXELS);
-  for (let i = 0; i < rows.length; i++) out.set(images.subarray(rows[i] * PIXELS, (rows[i] + 1) * PIXELS), i * PIXELS);
+  for (let i = 0; i < rows.length; i++)
+    out.set(images.subarray(rows[i]! * PIXELS, (rows[i]! + 1) * PIXELS), i * PIXELS);
   return out;
 }

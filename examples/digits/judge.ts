@@ -15,8 +15,8 @@ export const JUDGE_SHAPES: Readonly<Record<string, readonly number[]>> = {
 
 /** Logits `[rows, 10]` of images `[rows, 64]`. Consumes both arguments. */
 export function judgeLogits(p: Params, x: np.Array): np.Array {
-  const hidden = nn.relu(np.matmul(x, p['hidden.weight']).add(p['hidden.bias']));
-  return np.matmul(hidden, p['out.weight']).add(p['out.bias']);
+  const hidden = nn.relu(np.matmul(x, p['hidden.weight']!).add(p['hidden.bias']!));
+  return np.matmul(hidden, p['out.weight']!).add(p['out.bias']!);
 }
 
 const probabilitiesJit = jit((p: Params, x: np.Array) => nn.softmax(judgeLogits(p, x), -1));

@@ -29,8 +29,8 @@ export function initParams(shapes: Readonly<Record<string, readonly number[]>>, 
   const keys = random.split(random.key(seed), names.length);
   const params: Params = {};
   names.forEach((name, index) => {
-    const shape = [...shapes[name]];
-    const bound = 1 / Math.sqrt(shape[0]);
+    const shape = [...shapes[name]!];
+    const bound = 1 / Math.sqrt(shape[0]!);
     params[name] =
       shape.length === 1
         ? np.zeros(shape)
@@ -46,7 +46,7 @@ export function timestepEmbedding(timesteps: ArrayLike<number>): Float32Array {
   const out = new Float32Array(timesteps.length * EMBEDDING);
   for (let row = 0; row < timesteps.length; row++) {
     for (let i = 0; i < half; i++) {
-      const angle = timesteps[row] * MAX_PERIOD ** (-i / half);
+      const angle = timesteps[row]! * MAX_PERIOD ** (-i / half);
       out[row * EMBEDDING + i] = Math.cos(angle);
       out[row * EMBEDDING + half + i] = Math.sin(angle);
     }
@@ -59,14 +59,14 @@ export function forward(p: Params, x: np.Array, embedding: np.Array): np.Array {
   const layer = (name: string, input: np.Array, time: np.Array) =>
     nn.silu(
       np
-        .matmul(input, p[`${name}.weight`])
-        .add(np.matmul(time, p[`${name}.time`]))
-        .add(p[`${name}.bias`]),
+        .matmul(input, p[`${name}.weight`]!)
+        .add(np.matmul(time, p[`${name}.time`]!))
+        .add(p[`${name}.bias`]!),
     );
   const h1 = layer('layer1', x, embedding.ref);
   const h2 = h1.ref.add(layer('layer2', h1, embedding.ref));
   const h3 = h2.ref.add(layer('layer3', h2, embedding));
-  return np.matmul(h3, p['out.weight']).add(p['out.bias']);
+  return np.matmul(h3, p['out.weight']!).add(p['out.bias']!);
 }
 
 /** The forward pass as a function of the parameters and of `inputsOf`. */

@@ -34,7 +34,7 @@ export function ownSamplePairs({ model, judge, images: count, pairs, seeds, swap
     const first = pick();
     let second = pick();
     while (scores[second] === scores[first]) second = pick();
-    const [better, worse] = scores[first] > scores[second] ? [first, second] : [second, first];
+    const [better, worse] = scores[first]! > scores[second]! ? [first, second] : [second, first];
     const [winner, loser] = pair < swappedCount ? [worse, better] : [better, worse];
     chosen.set(row(winner), pair * PIXELS);
     rejected.set(row(loser), pair * PIXELS);
@@ -48,7 +48,7 @@ function rewardsOf(judge: Params, images: Float32Array): Float64Array {
   return Float64Array.from({ length: images.length / PIXELS }, (_, row) => {
     let reward = 0;
     for (let digit = 0; digit < CLASSES; digit++)
-      if (isPreferred(digit)) reward += probabilities[row * CLASSES + digit];
+      if (isPreferred(digit)) reward += probabilities[row * CLASSES + digit]!;
     return reward;
   });
 }

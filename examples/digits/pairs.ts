@@ -79,7 +79,7 @@ export function makePairs(digits: Digits, { source, count, seeds, swapped = 0 }:
   const treatments = PAIR_SOURCES[source] as { preferred: Treatment; other: Treatment };
   const preferredRows = rowsWhere(digits, isPreferred);
   const otherRows = rowsWhere(digits, (label) => !isPreferred(label));
-  const pickOne = <T>(list: readonly T[]): T => list[Math.floor(random() * list.length)];
+  const pickOne = <T>(list: readonly T[]): T => list[Math.floor(random() * list.length)]!;
   const grain = noise(seeds.noise, 0, new Float32Array(2 * count * PIXELS));
 
   const chosen = new Float32Array(count * PIXELS);
@@ -100,7 +100,7 @@ export function makePairs(digits: Digits, { source, count, seeds, swapped = 0 }:
     const branches = row < swappedCount ? [rejected, chosen] : [chosen, rejected];
     sides.forEach(({ pixels, treatment, direction }, side) => {
       const from = (2 * row + side) * PIXELS;
-      branches[side].set(treat(pixels, treatment, direction, grain.subarray(from, from + PIXELS)), at);
+      branches[side]!.set(treat(pixels, treatment, direction, grain.subarray(from, from + PIXELS)), at);
     });
   }
   return { chosen, rejected, count };
@@ -121,13 +121,13 @@ function treat(pixels: Float32Array, treatment: Treatment, [dy, dx]: Direction, 
     out = mapPixels((y, x) => {
       let sum = 0;
       for (let i = -1; i <= 1; i++) {
-        for (let j = -1; j <= 1; j++) sum += BINOMIAL[i + 1] * BINOMIAL[j + 1] * pixelAt(source, y + i, x + j);
+        for (let j = -1; j <= 1; j++) sum += BINOMIAL[i + 1]! * BINOMIAL[j + 1]! * pixelAt(source, y + i, x + j);
       }
       return sum;
     });
   }
   const deviation = treatment.noise;
-  return deviation === undefined ? out : out.map((value, i) => value + deviation * grain[i]);
+  return deviation === undefined ? out : out.map((value, i) => value + deviation * grain[i]!);
 }
 
 function mapPixels(value: (y: number, x: number) => number): Float32Array {
@@ -136,5 +136,5 @@ function mapPixels(value: (y: number, x: number) => number): Float32Array {
 
 /** Outside the image there is paper. */
 function pixelAt(pixels: Float32Array, y: number, x: number): number {
-  return y < 0 || y >= SIDE || x < 0 || x >= SIDE ? PAPER : pixels[y * SIDE + x];
+  return y < 0 || y >= SIDE || x < 0 || x >= SIDE ? PAPER : pixels[y * SIDE + x]!;
 }

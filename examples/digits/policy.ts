@@ -37,26 +37,28 @@ const backward = jit((params: Params, inputs: Inputs, cotangent: np.Array): Para
   return gradients;
 });
 
-const add = jit((a: Params, b: Params): Params => mapParams(a, (name, value) => value.add(b[name])));
+const add = jit((a: Params, b: Params): Params => mapParams(a, (name, value) => value.add(b[name]!)));
 
 const mix = jit((average: Params, params: Params, decay: np.Array): Params => {
   const mixed = mapParams(average, (name, value) =>
-    value.mul(decay.ref).add(params[name].mul(np.array(1).sub(decay.ref))),
+    value.mul(decay.ref).add(params[name]!.mul(np.array(1).sub(decay.ref))),
   );
   decay.dispose();
   return mixed;
 });
 
-/** A copy of `base` under training, whose reference is `base`. */
+/** A copy of `base` under training, whose reference is `base`, unless the trainer moves it. */
 export class DenoiserPolicy implements Policy {
-  readonly #base: Params;
+  /** The reference; what it is made of is part of the state once it has moved. */
+  #base: Params;
+  #moved = false;
   readonly #optimizer: AdamW;
   #params: Params;
   #gradient: Params | undefined;
   #average: Params | undefined;
 
   /** `base` is not consumed. */
-  constructor(base: Params, { weightDecay = 0 }: { weightDecay?: number } = {}) {
+  constructor(base: Params, { weightDecay = 0 }: { weightDecay?: number | undefined } = {}) {
     this.#base = ref(base);
     this.#params = ref(base);
     // The trainer gives the learning rate and the norm with each step.
@@ -108,6 +110,11 @@ export class DenoiserPolicy implements Policy {
     this.#average = mix(this.#average ?? ref(this.#base), ref(this.#params), np.array(decay));
   }
 
+  updateReference(decay: number): void {
+    this.#base = mix(this.#base, ref(this.#params), np.array(decay));
+    this.#moved = true;
+  }
+
   state(): PolicyState {
     const { first, second } = this.#optimizer.moments;
     return {
@@ -116,6 +123,7 @@ export class DenoiserPolicy implements Policy {
         ...tensorsOf('first.', first),
         ...tensorsOf('second.', second),
         ...(this.#average === undefined ? {} : tensorsOf('average.', this.#average)),
+        ...(this.#moved ? tensorsOf('reference.', this.#base) : {}),
       },
       scalars: { updates: this.#optimizer.steps },
     };
@@ -125,8 +133,16 @@ export class DenoiserPolicy implements Policy {
     const params = paramsOf('parameters.', tensors);
     const moments = { first: paramsOf('first.', tensors), second: paramsOf('second.', tensors) };
     const average = 'average.out.bias' in tensors ? paramsOf('average.', tensors) : undefined;
+    const reference = 'reference.out.bias' in tensors ? paramsOf('reference.', tensors) : undefined;
+    if (reference === undefined && this.#moved)
+      throw new Error('Expected the reference, which has moved, received none');
     this.discard();
     dispose(this.#params);
+    if (reference !== undefined) {
+      dispose(this.#base);
+      this.#base = reference;
+      this.#moved = true;
+    }
     if (this.#average !== undefined) dispose(this.#average);
     this.#params = params;
     this.#average = average;

@@ -39,6 +39,11 @@ export class Results {
     return relative(process.cwd(), this.folder) || '.';
   }
 
+  /** Where the samples are drawn. */
+  get picture(): string {
+    return join(this.folder, 'samples.svg');
+  }
+
   /** Appends one step to `metrics.jsonl`; written at once, so that a stopped run keeps its lines. */
   logStep(method: string, step: number, entries: Record<string, number>): void {
     writeSync(this.#metrics, `${JSON.stringify({ method, step, ...entries })}\n`);
@@ -49,16 +54,22 @@ export class Results {
     writeFileSync(join(this.folder, `${name}.safetensors`), saveWeights(params, metadata));
   }
 
-  /** Writes `samples.png` and `summary.json` and closes the metrics. */
-  finish(outcomes: readonly Outcome[], details: Record<string, unknown>): void {
-    const bands = outcomes.map(({ title, samples }) => ({
-      label: `${title}  good ${(100 * samples.good).toFixed(1)}%`,
+  /** Writes `samples.svg` under a heading, and `summary.json`, and closes the metrics. */
+  finish(heading: string, outcomes: readonly Outcome[], details: Record<string, unknown>): void {
+    const bands = outcomes.map(({ name, title, samples, implicitAccuracy }) => ({
+      title: name === 'base' ? 'before' : title,
+      numbers: {
+        good: percent(samples.good),
+        valid: percent(samples.valid),
+        reward: samples.reward.toFixed(3),
+        ...(name === 'base' ? {} : { 'implicit accuracy': percent(implicitAccuracy) }),
+      },
       images: samples.images,
       frames: samples.validRows.map((valid, row): Frame => {
         return samples.goodRows[row] ? 'good' : valid ? 'valid' : 'invalid';
       }),
     }));
-    writeFileSync(join(this.folder, 'samples.png'), drawSheet(bands));
+    writeFileSync(this.picture, drawSheet(heading, bands));
     const summary = {
       ...details,
       outcomes: outcomes.map(({ name, samples, implicitAccuracy, training }) => {
@@ -71,6 +82,10 @@ export class Results {
   }
 }
 
+function percent(share: number): string {
+  return `${(100 * share).toFixed(1)} %`;
+}
+
 /** The table that ends a run. */
 export function formatTable(outcomes: readonly Outcome[]): string {
   const header = ['', 'reward', 'valid', 'good', 'implicit accuracy'];
@@ -78,8 +93,8 @@ export function formatTable(outcomes: readonly Outcome[]): string {
     title,
     ...[reward, valid, good, implicitAccuracy].map((value) => value.toFixed(3)),
   ]);
-  const widths = header.map((name, column) => Math.max(name.length, ...rows.map((row) => row[column].length)));
+  const widths = header.map((name, column) => Math.max(name.length, ...rows.map((row) => row[column]!.length)));
   return [header, ...rows]
-    .map((row) => row.map((text, i) => (i === 0 ? text.padEnd(widths[i]) : text.padStart(widths[i]))).join('   '))
+    .map((row) => row.map((text, i) => (i === 0 ? text.padEnd(widths[i]!) : text.padStart(widths[i]!))).join('   '))
     .join('\n');
 }

@@ -1,5 +1,6 @@
 /** The main job of the example: fine-tunes the base with each method on the same pairs and compares the results. */
 
+import { pathToFileURL } from 'node:url';
 import type { PreferenceLoss } from 'sdpo';
 import { loadDigits } from './data.js';
 import { Evaluator } from './evaluation.js';
@@ -57,7 +58,7 @@ async function run(options: Options): Promise<void> {
       signal,
       onStep(step, entries) {
         results.logStep(name, step, entries);
-        progress.update(step, `loss ${entries.loss.toFixed(4)}`);
+        progress.update(step, `loss ${entries.loss?.toFixed(4)}`);
       },
     });
     progress.stop();
@@ -78,7 +79,12 @@ async function run(options: Options): Promise<void> {
   }
 
   const seconds = (performance.now() - began) / 1000;
-  results.finish(outcomes, { options, interrupted: signal.aborted, validDistance: evaluator.validDistance, seconds });
+  results.finish(heading(options), outcomes, {
+    options,
+    interrupted: signal.aborted,
+    validDistance: evaluator.validDistance,
+    seconds,
+  });
   report(options, outcomes, results, seconds);
   if (signal.aborted) {
     console.log(
@@ -88,10 +94,12 @@ async function run(options: Options): Promise<void> {
   }
 }
 
+function heading({ pairs, beta, steps, samples }: Options): string {
+  return `Pairs ${pairs}, β = ${beta}, ${steps} steps, ${samples} samples each`;
+}
+
 function report(options: Options, outcomes: readonly Outcome[], results: Results, seconds: number): void {
-  console.log(
-    `\nPairs ${options.pairs}, β = ${options.beta}, ${options.steps} steps, ${options.samples} samples each:\n`,
-  );
+  console.log(`\n${heading(options)}:\n`);
   console.log(formatTable(outcomes));
   console.log(`\nreward: the judge's probability of a preferred digit (0 to 4); valid: as near to a real digit as real digits are to
 each other; good: valid and a preferred digit; implicit accuracy: on ${HELD_OUT_PAIRS} held-out pairs.`);
@@ -104,7 +112,8 @@ each other; good: valid and a preferred digit; implicit accuracy: on ${HELD_OUT_
     );
   }
   console.log(
-    `\nResults in ${results.path}: metrics.jsonl, samples.png, summary.json, *.safetensors (${seconds.toFixed(0)} s)`,
+    `\nResults in ${results.path}: metrics.jsonl, samples.svg, summary.json, *.safetensors (${seconds.toFixed(0)} s)
+Samples before and after, to open in a browser: ${pathToFileURL(results.picture)}`,
   );
 }
 

@@ -16,7 +16,7 @@ export function loadBase(): Parameters {
   return Object.fromEntries(
     Object.entries(DENOISER_SHAPES).map(([name, shape]) => [
       name,
-      tf.tensor(tensors[name].data as Float32Array, [...shape], 'float32'),
+      tf.tensor(tensors[name]!.data as Float32Array, [...shape], 'float32'),
     ]),
   );
 }

@@ -101,7 +101,8 @@ function makeBatch(
 ) {
   const branch = (images: Float32Array) => {
     const x0 = new Float32Array(rows.length * PIXELS);
-    for (let i = 0; i < rows.length; i++) x0.set(images.subarray(rows[i] * PIXELS, (rows[i] + 1) * PIXELS), i * PIXELS);
+    for (let i = 0; i < rows.length; i++)
+      x0.set(images.subarray(rows[i]! * PIXELS, (rows[i]! + 1) * PIXELS), i * PIXELS);
     const x = schedule.addNoise(x0, epsilon, timesteps);
     return {
       policy: predict(parameters, x, timesteps),

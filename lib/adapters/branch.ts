@@ -1,19 +1,10 @@
-/** What the adapters check about a batch before the core sees it: that its parts are objects, its number of rows, and shapes. */
+/** What the adapters check about a batch before the core sees it: that its parts are objects, and shapes. */
 
-import { failType, failValue, isNumberList } from '../native/validate.js';
+import { failType, failValue } from '../native/validate.js';
 
 /** A part of a batch that an adapter reads itself; its other fields are left to the core, which refuses unknown ones. */
 export function checkPart(argument: string, value: unknown): asserts value is Record<string, unknown> {
   if (typeof value !== 'object' || value === null) failType(argument, 'an object', value);
-}
-
-/** Rows of a batch: how many timesteps it has. */
-export function countRows(timesteps: unknown): number {
-  const list = isNumberList(timesteps) ? timesteps : (timesteps as { chosen?: unknown } | null | undefined)?.chosen;
-  if (!isNumberList(list)) {
-    failType('batch.timesteps', 'an array or typed array of numbers, or { chosen, rejected } of such', timesteps);
-  }
-  return list.length;
 }
 
 /** Frameworks broadcast shapes that nearly agree; a loss that did so would average the wrong elements without a word. */

@@ -92,6 +92,6 @@ export function tracedModel<P extends ArrayTree, I extends ArrayTree>(
 
 /** One tree for both branches, so that they go through the model together: half the calls, on matrices of twice the height. */
 function stack<I extends ArrayTree>({ numpy, tree }: JaxFunctions, [first, second]: I[]): I {
-  if (second === undefined) return first;
-  return tree.map((chosen, rejected) => numpy.concatenate([chosen, rejected], 0), first, second);
+  if (second === undefined) return first!;
+  return tree.map((chosen, rejected) => numpy.concatenate([chosen, rejected], 0), first!, second);
 }

@@ -1,4 +1,8 @@
-/** Adapter to jax-js: the preference loss of a model, and its gradient with respect to the model's parameters. */
+/**
+ * Adapter to jax-js: the preference loss of a model, and its gradient with respect to the model's parameters.
+ *
+ * @module sdpo/jax
+ */
 
 import type { Array as JaxArray } from '@jax-js/jax';
 import type { Batch, BranchBatch, BranchName } from '../loss/batch.js';
@@ -9,7 +13,7 @@ import { checkBoolean, checkOptions, failType, failValue } from '../native/valid
 import type { DType } from '../tensor/dtypes.js';
 import type { LatentArray } from '../tensor/operand.js';
 import { type BranchViews, split, Tensor } from '../tensor/tensor.js';
-import { checkPart, checkShape, countRows, shapeText } from './branch.js';
+import { checkPart, checkShape, shapeText } from './branch.js';
 import { type Apply, type ArrayTree, compiledModel, type JaxFunctions, type Model, tracedModel } from './jax-model.js';
 import { importPeer } from './peer.js';
 
@@ -24,11 +28,11 @@ const { numpy: np, tree } = jax;
 /** One branch of a batch. Arrays of jax-js are consumed; as `reference` or `target` they have the shape of the branch's prediction. */
 export interface JaxBranch<I extends ArrayTree> {
   /** What the model is given for the rows of this branch, every array [rows, …]. Left out where the batch has stacked `inputs`. */
-  inputs?: I;
+  inputs?: I | undefined;
   /** u_ref: prediction of the frozen reference model, where it was made before. */
-  reference?: LatentArray | JaxArray;
+  reference?: LatentArray | JaxArray | undefined;
   /** In place of `reference`: its mean squared error per row. */
-  referenceError?: ArrayLike<number>;
+  referenceError?: ArrayLike<number> | undefined;
   /** u: what the model should predict, `schedule.target(x0, noise, timesteps)`. */
   target: LatentArray | JaxArray;
 }
@@ -38,9 +42,9 @@ export interface JaxBatch<P extends ArrayTree, I extends ArrayTree> extends Omit
   chosen: JaxBranch<I>;
   rejected: JaxBranch<I>;
   /** In place of the `inputs` of the branches: both stacked, all chosen rows before all rejected ones. Consumed. */
-  inputs?: I;
+  inputs?: I | undefined;
   /** In place of the `reference` of the branches: parameters with which the model predicts it. Consumed. */
-  referenceParams?: P;
+  referenceParams?: P | undefined;
 }
 
 /** Options of a call, as those of `PreferenceLoss.evaluateAsync`. */
@@ -88,7 +92,7 @@ export function preferenceValueAndGrad<P extends ArrayTree, I extends ArrayTree>
 ): PreferenceValueAndGrad<P, I> {
   if (typeof apply !== 'function') failType('apply', 'a function (params, inputs) => prediction', apply);
   if (!(loss instanceof PreferenceLoss)) failType('loss', 'a PreferenceLoss', loss);
-  checkOptions('options', options, ['jit']);
+  options = checkOptions('options', options, ['jit']);
   const compile = checkBoolean('options.jit', options.jit ?? true);
   const model = (compile ? compiledModel : tracedModel)(jax as unknown as JaxFunctions, apply);
 
@@ -115,19 +119,23 @@ async function evaluate<P extends ArrayTree, I extends ArrayTree>(
   batch: JaxBatch<P, I>,
   call: JaxCallOptions,
 ): Promise<JaxStatistics | JaxEvaluation<P>> {
-  checkOptions('call', call, CALL_FIELDS);
-  const rows = checkBatch(batch);
+  call = checkOptions('call', call, CALL_FIELDS);
+  checkBatch(batch);
   const { inputs: stackedInputs, referenceParams, ...rest } = batch;
-  const inputs = stackedInputs === undefined ? inputsOfBranches(batch, rows) : [stackedInputs];
+  const { inputs, rows }: BranchInputs<I> =
+    stackedInputs === undefined ? inputsOfBranches(batch) : { inputs: [stackedInputs] };
 
-  const reference =
-    referenceParams &&
-    (await readPrediction('apply(referenceParams, inputs)', model.predict(referenceParams, inputs), rows));
+  const frozen = 'apply(referenceParams, inputs)';
+  const reference = referenceParams && (await readPrediction(frozen, model.predict(referenceParams, inputs), rows));
   const wanted = call.gradients ?? true;
   const point = wanted ? model.linearize(params, inputs) : { prediction: model.predict(params, inputs) };
   try {
     const policy = await readPrediction('apply(params, inputs)', point.prediction, rows);
-    const [chosen, rejected] = await Promise.all(BRANCHES.map((name) => readBranch(batch, name, policy, reference)));
+    if (reference !== undefined) checkShape(frozen, reference.shape, policy.shape, 'apply(params, inputs)');
+    const [chosen, rejected] = await Promise.all([
+      readBranch(batch, 'chosen', policy, reference),
+      readBranch(batch, 'rejected', policy, reference),
+    ]);
     const began = performance.now();
     const { signal, ...options } = call;
     const host: Batch = { ...rest, chosen, rejected };
@@ -144,13 +152,11 @@ async function evaluate<P extends ArrayTree, I extends ArrayTree>(
   }
 }
 
-/** Checks what the core does not see, and gives the number of rows. */
-function checkBatch(batch: unknown): number {
+/** Checks what the core does not see. */
+function checkBatch(batch: unknown): void {
   checkPart('batch', batch);
-  const rows = countRows(batch.timesteps);
   for (const name of BRANCHES) {
-    const branch = batch[name];
-    checkOptions(`batch.${name}`, branch, BRANCH_FIELDS);
+    const branch = checkOptions(`batch.${name}`, batch[name], BRANCH_FIELDS);
     if ((branch.inputs === undefined) === (batch.inputs === undefined)) {
       const received = batch.inputs === undefined ? undefined : branch.inputs;
       failType(
@@ -166,20 +172,36 @@ function checkBatch(batch: unknown): number {
       }
     }
   }
-  return rows;
 }
 
-/** The inputs of each branch. A wrong number of rows in one could make up for that of the other once they are stacked. */
-function inputsOfBranches<I extends ArrayTree>(batch: JaxBatch<ArrayTree, I>, rows: number): I[] {
-  return BRANCHES.map((name) => {
-    const inputs = batch[name].inputs as I;
-    for (const leaf of tree.leaves(inputs)) {
-      if (leaf instanceof jax.Array && leaf.shape[0] === rows) continue;
+interface BranchInputs<I> {
+  inputs: I[];
+  /** Of each branch, where they are not stacked. */
+  rows?: number;
+}
+
+/**
+ * The inputs of each branch and their rows, which are those of their first array. A wrong number of rows in one could make up for that of the
+ * other once they are stacked.
+ */
+function inputsOfBranches<I extends ArrayTree>(batch: JaxBatch<ArrayTree, I>): BranchInputs<I> {
+  let rows: number | undefined;
+  const inputs = BRANCHES.map((name) => {
+    const given = batch[name].inputs as I;
+    for (const leaf of tree.leaves(given)) {
+      if (leaf instanceof jax.Array) rows ??= leaf.shape[0];
+      if (leaf instanceof jax.Array && leaf.shape.length > 0 && leaf.shape[0] === rows) continue;
       const received = leaf instanceof jax.Array ? shapeText(leaf.shape) : leaf;
-      failValue(`batch.${name}.inputs`, `arrays of shape [${rows}, ...]`, received, 'ERR_SDPO_INVALID_LENGTH');
+      failValue(
+        `batch.${name}.inputs`,
+        `arrays of shape [${rows ?? 'rows'}, ...]`,
+        received,
+        'ERR_SDPO_INVALID_LENGTH',
+      );
     }
-    return inputs;
+    return given;
   });
+  return { inputs, ...(rows !== undefined && { rows }) };
 }
 
 /** A prediction on the host, its branches as views of one stacked tensor so that their gradients come stacked too. */
@@ -189,18 +211,22 @@ interface Prediction extends BranchViews {
   device: JaxArray['device'];
 }
 
-/** Reads a prediction back, and consumes it also where it is refused. */
-async function readPrediction(argument: string, prediction: unknown, rows: number): Promise<Prediction> {
+/**
+ * Reads a prediction back, and consumes it also where it is refused.
+ *
+ * @param rows of the inputs of each branch; undefined where they came stacked, and the prediction says how many they are
+ */
+async function readPrediction(argument: string, prediction: unknown, rows?: number): Promise<Prediction> {
   try {
     if (!(prediction instanceof jax.Array)) failType(argument, 'one array of jax-js', prediction);
     const { shape, dtype, device } = prediction;
     // jax-js takes float64 data, which the cotangent is, only where the runtime knows Float16Array as well.
     const dtypes = 'Float16Array' in globalThis ? ['float32', 'float64'] : ['float32'];
     if (!dtypes.includes(dtype)) failType(argument, `of dtype ${dtypes.join(' or ')} (astype() converts)`, dtype);
-    if (shape[0] !== 2 * rows) {
+    if (shape.length === 0 || (rows === undefined ? shape[0]! % 2 !== 0 : shape[0] !== 2 * rows)) {
       failValue(
         argument,
-        `of shape [${2 * rows}, ...], ${rows} chosen rows before ${rows} rejected ones`,
+        `of shape [${rows === undefined ? '2 x rows' : 2 * rows}, ...], ${rows ?? 'all'} chosen rows before ${rows ?? 'all'} rejected ones`,
         shapeText(shape),
         'ERR_SDPO_INVALID_LENGTH',
       );

@@ -1,4 +1,8 @@
-/** Adapter to TensorFlow.js: the preference loss as a differentiable scalar. */
+/**
+ * Adapter to TensorFlow.js: the preference loss as a differentiable scalar.
+ *
+ * @module sdpo/tfjs
+ */
 
 import type * as Tf from '@tensorflow/tfjs';
 import type { Batch, BranchBatch, BranchName } from '../loss/batch.js';
@@ -18,9 +22,9 @@ export interface TfjsBranch {
   /** u_θ: prediction [rows, …] of the model being trained. The gradient flows to it and to nothing else. */
   policy: Tf.Tensor;
   /** u_ref: prediction of the frozen reference model, as a tensor in the shape of the policy's. */
-  reference?: Tf.Tensor | LatentArray;
+  reference?: Tf.Tensor | LatentArray | undefined;
   /** In place of `reference`: its mean squared error per row. */
-  referenceError?: ArrayLike<number>;
+  referenceError?: ArrayLike<number> | undefined;
   /** u: what the model should predict, `schedule.target(x0, noise, timesteps)`; as a tensor in the shape of the policy's prediction. */
   target: Tf.Tensor | LatentArray;
 }
@@ -39,7 +43,7 @@ export interface TfjsGivens extends Omit<TfjsBatch, 'chosen' | 'rejected'> {
 
 export interface TfjsCallOptions extends Pick<CallOptions, 'denominator' | 'maskThreshold'> {
   /** Called with the loss in float64, row statistics and metrics, once per evaluation and before it returns. */
-  onResult?: (result: Statistics) => void;
+  onResult?: ((result: Statistics) => void) | undefined;
 }
 
 export interface DifferentiableLoss {
@@ -60,7 +64,7 @@ export interface DifferentiableLoss {
 export function preferenceLoss(loss: PreferenceLoss): DifferentiableLoss {
   if (!(loss instanceof PreferenceLoss)) failType('loss', 'a PreferenceLoss', loss);
   const evaluate = (batch: TfjsBatch, call: TfjsCallOptions = {}): Tf.Scalar => {
-    checkOptions('call', call, ['denominator', 'maskThreshold', 'onResult']);
+    call = checkOptions('call', call, ['denominator', 'maskThreshold', 'onResult']);
     const { onResult, ...options } = call;
     if (onResult !== undefined && typeof onResult !== 'function') failType('call.onResult', 'a function', onResult);
     checkPart('batch', batch);
@@ -77,7 +81,7 @@ export function preferenceLoss(loss: PreferenceLoss): DifferentiableLoss {
       onResult?.(result);
       // The second pass waits for a backward pass: evaluating without one costs no gradient, and dy goes in before anything is rounded.
       const gradFunc = (dy: Tf.Tensor) => {
-        const scale = dy.dataSync()[0];
+        const scale = dy.dataSync()[0]!;
         const coefficients = {
           chosen: scaled(result.coefficients.chosen, scale, host.chosen),
           rejected: scaled(result.coefficients.rejected, scale, host.rejected),

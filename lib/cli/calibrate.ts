@@ -9,7 +9,7 @@ export function addCalibrate(program: Command): void {
   program
     .command('calibrate')
     .description("propose κ, τ and β for a config from the reference's errors on a few batches of its pairs")
-    .argument('<config>', 'JSON file, as for train; nothing is trained or written')
+    .argument('<config>', 'JSON file, as for train; nothing is written')
     .option('--set <path=value>', 'change the config: data.options.source=A (repeatable)', collect, [])
     .option(
       '--keep <share>',
@@ -26,11 +26,23 @@ export function addCalibrate(program: Command): void {
     )
     .option('--batches <n>', 'batches of pairsPerStep pairs to measure', positiveInteger, 8)
     .option('--bins <n>', 'timestep bins of the table', positiveInteger, 10)
+    .option(
+      '--trial <steps>',
+      'updates at a tenth of the peak learning rate that β is measured by, undone afterwards; 0: it is assumed',
+      count,
+      16,
+    )
     .option('--json', 'print one JSON object')
     .addHelpText('after', EXIT_CODE_HELP)
     .action((file: string, options: CalibrateCommandOptions) =>
       finish(async () => (await import('./calibrate-run.js')).calibrateConfig(file, options), options),
     );
+}
+
+function count(text: string): number {
+  const value = Number(text);
+  if (!/^\d+$/.test(text) || value === 1) throw new InvalidArgumentError('Expected 0, or an integer >= 2.');
+  return value;
 }
 
 function share(text: string): number {

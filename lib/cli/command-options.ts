@@ -19,6 +19,8 @@ export interface CalibrateCommandOptions {
   readonly propose: (typeof PROPOSALS)[number];
   readonly keep?: number;
   readonly batches: number;
+  /** Updates of the trial that β is measured by; 0: none. */
+  readonly trial: number;
   readonly bins: number;
   readonly json?: boolean;
 }

@@ -1,8 +1,9 @@
 /** The config of a training: its shape, and how it is read, changed by the command line, checked and completed. */
 
 import { dirname, relative, resolve } from 'node:path';
-import { type PreferenceLossOptions, USED_BY } from '../loss/options.js';
+import { isReferenceFree, type PreferenceLossOptions, readsBetaScale, USED_BY } from '../loss/options.js';
 import { printable } from '../native/printable.js';
+import type { Filled } from '../native/validate.js';
 import { readConfigFile } from '../schedule/config-file.js';
 import { PARAMETERS } from '../schedule/sampling.js';
 import type {
@@ -15,6 +16,7 @@ import type {
 import type { ParquetPairOptions, SafetensorsPairOptions } from '../trainer/data.js';
 import type { Sampling, TimestepSampling } from '../trainer/draws.js';
 import type { LearningRateOptions } from '../trainer/learning-rate.js';
+import type { BestStep } from '../trainer/types.js';
 import { configError } from './config-error.js';
 import { isOptionalField, problemsOf, readSchema } from './schema.js';
 import { applySetting } from './set.js';
@@ -26,13 +28,14 @@ export interface ModuleConfig {
   readonly options?: Readonly<Record<string, unknown>>;
 }
 
-type DataConfig =
+export type DataConfig =
   | ({ readonly format: 'safetensors'; readonly files: readonly string[] } & SafetensorsPairOptions)
   | ({ readonly format: 'parquet'; readonly files: readonly string[] } & ParquetPairOptions)
   | ({ readonly format: 'module' } & ModuleConfig);
 
 type ReferenceConfig =
   | { readonly kind: 'policy' }
+  | { readonly kind: 'moving'; readonly every: number; readonly decay?: number }
   | { readonly kind: 'cache'; readonly folder: string; readonly content?: 'predictions' | 'errors' };
 
 /** A config with its defaults, as schema/train.schema.json describes it. */
@@ -57,7 +60,7 @@ export interface TrainConfig {
     readonly noise: 'shared' | 'independent';
     readonly timesteps: TimestepSampling;
     readonly sampling?: Sampling;
-    readonly learningRate: Required<Pick<LearningRateOptions, 'peak' | 'warmupSteps' | 'decay'>> & { final?: number };
+    readonly learningRate: Filled<Pick<LearningRateOptions, 'peak' | 'warmupSteps' | 'decay'>> & { final?: number };
     readonly maxGradientNorm: number | null;
     readonly ema?: { readonly decay: number; readonly warmup: boolean };
     readonly onNonFinite: 'stop' | 'skip';
@@ -66,8 +69,23 @@ export interface TrainConfig {
     readonly logBinsEvery: number;
   };
   readonly evaluation?: ModuleConfig & { readonly every: number; readonly atStart: boolean };
+  readonly validation?: {
+    readonly data: DataConfig;
+    readonly every: number;
+    readonly atStart: boolean;
+    readonly timestepsPerPair: number;
+    readonly batchSize?: number;
+    readonly best: BestStep['criterion'];
+    readonly previews: number;
+  };
   readonly checkpoints: { readonly every: number; readonly keep: number };
   readonly reference: ReferenceConfig;
+  readonly beta?: {
+    readonly target: number;
+    readonly window: number;
+    readonly warmup?: number;
+    readonly range: readonly [low: number, high: number];
+  };
   readonly threshold?: {
     readonly keep: number;
     readonly bins: number;
@@ -137,7 +155,7 @@ function dropUnused({ loss }: TrainConfig): void {
 }
 
 /** What a schema cannot say: fields that depend on one another. */
-function furtherProblems({ schedule, training, loss, threshold, reference }: TrainConfig): string[] {
+function furtherProblems({ schedule, training, loss, threshold, beta, reference }: TrainConfig): string[] {
   const problems: string[] = [];
   const demand = (fits: boolean, path: string, expected: string, received: unknown) => {
     if (!fits) problems.push(`Expected ${path} to be ${expected}, received ${JSON.stringify(received)}`);
@@ -179,10 +197,29 @@ function furtherProblems({ schedule, training, loss, threshold, reference }: Tra
   }
   const errorsOnly = reference.kind === 'cache' && reference.content === 'errors';
   demand(!errorsOnly || !loss.klWeight, 'loss.klWeight', "0 with reference.content 'errors'", loss.klWeight);
-  if (threshold?.warmup !== undefined) {
-    const { warmup, window } = threshold;
-    demand(warmup <= window, 'threshold.warmup', `at most threshold.window (${window})`, warmup);
+  for (const [name, tracker] of Object.entries({ threshold, beta })) {
+    if (tracker?.warmup === undefined) continue;
+    const { warmup, window } = tracker;
+    demand(warmup <= window, `${name}.warmup`, `at most ${name}.window (${window})`, warmup);
   }
+  if (beta !== undefined) {
+    const [low, high] = beta.range;
+    demand(low <= high, 'beta.range', '[low, high] with low <= high', beta.range);
+  }
+  const { objective } = loss;
+  demand(
+    beta === undefined || readsBetaScale(objective),
+    'beta',
+    `absent, since objective '${objective}' reads no betaScale`,
+    beta,
+  );
+  const moves = reference.kind === 'moving';
+  demand(
+    !moves || !isReferenceFree(objective),
+    'reference.kind',
+    `policy, since objective '${objective}' has no reference`,
+    'moving',
+  );
   // Without a mask there is no threshold to adjust.
   const masked = USED_BY.maskThreshold.includes(loss.objective);
   demand(

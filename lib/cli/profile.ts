@@ -3,7 +3,7 @@
 /** What the policy's own model and optimizer take. */
 const POLICY_PARTS: readonly string[] = ['policy', 'optimizer', 'average'];
 /** Parts that are no part of an update. */
-const OUTSIDE: readonly string[] = ['evaluation', 'checkpoint'];
+const OUTSIDE: readonly string[] = ['evaluation', 'validation', 'checkpoint'];
 
 export interface ProfileSummary {
   /** Milliseconds of an update by part, largest first. */

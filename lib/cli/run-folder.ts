@@ -20,6 +20,7 @@ export const RUN_FILES = {
   config: 'config.json',
   environment: 'environment.json',
   metrics: 'metrics.jsonl',
+  previews: 'previews',
   checkpoints: 'checkpoints',
   weights: 'weights.safetensors',
   averageWeights: 'weights-average.safetensors',
@@ -80,7 +81,7 @@ function list(folder: string): string[] {
 
 /** The parts of a config that decide the numbers of a run; the others may change when it goes on. */
 function deciding(config: TrainConfig, base: string): unknown {
-  const { $schema, out, checkpoints, evaluation, ...parts } = config;
+  const { $schema, out, checkpoints, evaluation, validation, ...parts } = config;
   const { threads, ...loss } = parts.loss ?? {};
   const { steps, ...training } = parts.training ?? {};
   // A rate that decays depends on how many steps there will be.
@@ -98,9 +99,11 @@ export async function recordRun({ config, base, out }: LoadedConfig, goesOn: boo
   namingFilesSync({ task: 'make the folder of the run', path: out }, () => makeFolder(out));
   // What an earlier end left behind is not what this one will leave.
   const ends = [RUN_FILES.weights, RUN_FILES.averageWeights, RUN_FILES.summary];
-  for (const name of goesOn ? ends : [...ends, RUN_FILES.metrics]) {
+  for (const name of goesOn ? ends : [...ends, RUN_FILES.metrics, RUN_FILES.previews]) {
     const path = join(out, name);
-    namingFilesSync({ task: 'remove what an earlier end of the run left', path }, () => rmSync(path, { force: true }));
+    namingFilesSync({ task: 'remove what an earlier end of the run left', path }, () =>
+      rmSync(path, { force: true, recursive: name === RUN_FILES.previews }),
+    );
   }
   const record: TrainConfig = { ...config, base: relative(out, base) || '.' };
   delete (record as { $schema?: string }).$schema; // a path that was relative to another file

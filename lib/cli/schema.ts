@@ -67,9 +67,12 @@ export function isOptionalField(schema: Schema, names: readonly string[]): boole
     const owners = fields
       .map(resolved)
       .flatMap(alternatives)
-      .filter(({ properties = {} }) => Object.hasOwn(properties, name));
-    fields = owners.map(({ properties }) => properties![name]);
-    required = owners.every((owner) => owner.required?.includes(name));
+      .flatMap((owner) => {
+        const field = Object.hasOwn(owner.properties ?? {}, name) ? owner.properties?.[name] : undefined;
+        return field === undefined ? [] : [{ owner, field }];
+      });
+    fields = owners.map(({ field }) => field);
+    required = owners.every(({ owner }) => owner.required?.includes(name));
   }
   return (
     !required &&

@@ -17,6 +17,7 @@ export {
 } from '../native/validate.js';
 export { type FileTask, namingFiles } from '../trainer/file-error.js';
 export { type FolderLock, type FolderLockOptions, lockFolder } from '../trainer/folder-lock.js';
+export { bestStep, VALIDATION_CRITERIA } from '../trainer/validation-options.js';
 export { collect, positiveInteger } from './arguments.js';
 export { asConfigError, configError } from './config-error.js';
 export { duration } from './duration.js';

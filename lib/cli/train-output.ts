@@ -3,7 +3,7 @@
 import cliProgress from 'cli-progress';
 import { printable } from '../native/printable.js';
 import { jsonLine } from '../trainer/jsonl.js';
-import type { MetricsWriter } from '../trainer/types.js';
+import type { EntryKind, MetricsWriter } from '../trainer/types.js';
 import { duration } from './duration.js';
 
 export type OutputMode = 'bar' | 'lines' | 'json' | 'quiet';
@@ -29,7 +29,7 @@ export interface OutputOptions {
   /** Steps in all. */
   readonly steps: number;
   /** Steps between lines; default: every step with `json`, else a twentieth of all. */
-  readonly every?: number;
+  readonly every?: number | undefined;
 }
 
 type Metrics = Readonly<Record<string, number>>;
@@ -72,7 +72,7 @@ function terminalBar(steps: number): TrainOutput {
       bar = bars.create(steps, step, { rate: '', metrics: '' });
     },
     write({ step, kind, metrics }) {
-      if (kind === 'evaluation') log(`step ${step}: ${allOf(metrics)}`);
+      if (kind !== 'train') log(`step ${step}: ${measured(kind, metrics)}`);
       else bar?.update(step, { rate: pace.rate(step), metrics: mainOf(metrics) });
     },
     note: log,
@@ -92,7 +92,7 @@ function plainLines(steps: number, every: number): TrainOutput {
   return {
     start: (step) => pace.start(step),
     write({ step, kind, metrics }) {
-      if (kind === 'evaluation') line(`step ${step}/${steps}  evaluation: ${allOf(metrics)}`);
+      if (kind !== 'train') line(`step ${step}/${steps}  ${kind}: ${measured(kind, metrics)}`);
       else if (step % every === 0 || step === steps) {
         line(`step ${step}/${steps}  ${mainOf(metrics)}  ${pace.rate(step)}, about ${pace.left(step, steps)} left`);
       }
@@ -108,7 +108,7 @@ function jsonLines(steps: number, every: number): TrainOutput {
     start() {},
     write(entry) {
       const { step, kind } = entry;
-      if (kind === 'evaluation' || step % every === 0 || step === steps) console.log(jsonLine(entry).trimEnd());
+      if (kind !== 'train' || step % every === 0 || step === steps) console.log(jsonLine(entry).trimEnd());
     },
     note() {},
     warn: (warning) => console.log(JSON.stringify({ warning })),
@@ -157,11 +157,23 @@ const MAIN = {
   gradient: 'grad_norm',
 } as const;
 
+/** The same of held-out pairs. */
+const HELD_OUT = {
+  ...{ loss: 'loss', accuracy: 'rewards/accuracies', margin: 'rewards/margins' },
+  ...{ chosen: 'errorChosen', rejected: 'errorRejected' },
+} as const;
+
 function mainOf(metrics: Metrics): string {
-  if (metrics.skipped === 1) return 'skipped: not finite';
-  return Object.entries(MAIN)
-    .filter(([, name]) => metrics[name] !== undefined)
-    .map(([short, name]) => `${short} ${shortNumber(metrics[name])}`)
+  return metrics.skipped === 1 ? 'skipped: not finite' : shown(MAIN, metrics);
+}
+
+function measured(kind: EntryKind, metrics: Metrics): string {
+  return kind === 'validation' ? shown(HELD_OUT, metrics) : allOf(metrics);
+}
+
+function shown(names: Readonly<Record<string, string>>, metrics: Metrics): string {
+  return Object.entries(names)
+    .flatMap(([short, name]) => (metrics[name] === undefined ? [] : `${short} ${shortNumber(metrics[name])}`))
     .join('  ');
 }
 

@@ -8,6 +8,7 @@ import { DivergenceError } from '../native/errors.js';
 import { printable } from '../native/printable.js';
 import { packageVersion } from '../selftest/diagnose.js';
 import { encodeSafetensors } from '../tensor/safetensors.js';
+import { BetaTracker } from '../trainer/beta-tracker.js';
 import { CheckpointStore, type LatestCheckpoint, readCheckpoint } from '../trainer/checkpoint.js';
 import { namingFiles } from '../trainer/file-error.js';
 import { learningRateSchedule } from '../trainer/learning-rate.js';
@@ -17,7 +18,7 @@ import { checkPolicyTensors } from '../trainer/policy-state.js';
 import { ThresholdTracker } from '../trainer/threshold-tracker.js';
 import { timestepEdges } from '../trainer/timestep-bins.js';
 import { PreferenceTrainer } from '../trainer/trainer.js';
-import type { MetricsWriter, Policy } from '../trainer/types.js';
+import type { BestStep, MetricsWriter, Policy } from '../trainer/types.js';
 import { jsonlWriter } from '../trainer/writers.js';
 import type { TrainOptions } from './command-options.js';
 import { type LoadedConfig, loadConfig, type TrainConfig } from './config.js';
@@ -25,11 +26,12 @@ import { configError, withPath } from './config-error.js';
 import { duration } from './duration.js';
 import { EXIT, type ExitCode } from './exit.js';
 import { onInterrupt } from './interrupt.js';
+import { previewWriter } from './previews.js';
 import { describeProfile, type ProfileSummary, summarizeProfile } from './profile.js';
 import { checkRunFolder, configDifferences, RUN_FILES, recordRun, writeJson } from './run-folder.js';
 import { lockRunFolder } from './run-lock.js';
 import { type OutputMode, shortNumber, type TrainOutput, trainOutput } from './train-output.js';
-import { makeEvaluation, makeParts, type TrainingParts } from './train-setup.js';
+import { makeEvaluation, makeParts, makeValidation, scheduleOptions, type TrainingParts } from './train-setup.js';
 
 /** How a training ended: after its last step, because the data had no more pairs, by a signal, or because it diverged. */
 type Status = 'finished' | 'out-of-pairs' | 'interrupted' | 'diverged';
@@ -43,15 +45,20 @@ interface Summary {
   readonly seconds: number;
   /** The last log entries. */
   readonly metrics: Readonly<Record<string, number>>;
-  readonly evaluation?: Readonly<Record<string, number>>;
+  readonly evaluation?: Readonly<Record<string, number>> | undefined;
+  /** The last entry of the held-out pairs, and the best step on them, of the whole run. */
+  readonly validation?: {
+    readonly metrics: Readonly<Record<string, number>> | undefined;
+    readonly best: BestStep | undefined;
+  };
   /** What this process warned of. */
-  readonly warnings?: readonly TrainingWarning[];
+  readonly warnings?: readonly TrainingWarning[] | undefined;
   readonly out: string;
-  readonly profile?: ProfileSummary;
+  readonly profile?: ProfileSummary | undefined;
 }
 
-/** With the evaluation, where the config has one. */
-type RunParts = TrainingParts & Pick<PreferenceTrainerOptions, 'evaluate'>;
+/** With what is measured between updates, as far as the config has it. */
+type RunParts = TrainingParts & Pick<PreferenceTrainerOptions, 'evaluate' | 'validation'>;
 
 export async function train(file: string, options: TrainOptions): Promise<ExitCode> {
   const loaded = loadConfig(file, options);
@@ -61,11 +68,12 @@ export async function train(file: string, options: TrainOptions): Promise<ExitCo
   const parts = await makeParts(loaded);
   try {
     const evaluate = await makeEvaluation(loaded, parts);
+    const validation = await makeValidation(loaded, parts);
     const leave = lockRunFolder(loaded.out, (message) => output.warn({ code: 'no-lock', message }));
     try {
       // Again, since another process may have come and gone while the model was loaded.
       const goesOn = checkRunFolder(loaded, options.resume ?? false);
-      return await run(loaded, { ...parts, evaluate }, goesOn, output, options);
+      return await run(loaded, { ...parts, evaluate, validation }, goesOn, output, options);
     } finally {
       leave();
     }
@@ -103,7 +111,7 @@ async function run(
     const log = jsonlWriter(join(out, RUN_FILES.metrics), { from: latest?.step ?? 0 });
     const trainer = makeTrainer(loaded, parts, {
       checkpoints: { store, every: config.checkpoints.every },
-      writers: [log, output, last],
+      writers: [...previewsOf(loaded, parts), log, output, last],
       signal: interruption.signal,
       onWarning(warning) {
         warnings.push(warning);
@@ -137,6 +145,7 @@ async function run(
       seconds: (performance.now() - began) / 1000,
       metrics: last.train,
       evaluation: last.evaluation,
+      ...(config.validation === undefined ? {} : { validation: { metrics: last.validation, best: trainer.best } }),
       ...(warnings.length === 0 ? {} : { warnings }),
       out,
       profile: options.profile ? profileOf(trainer.profile, trainer.step - first, loaded) : undefined,
@@ -148,6 +157,13 @@ async function run(
   } finally {
     interruption.dispose();
   }
+}
+
+function previewsOf({ config, out }: LoadedConfig, { policy, validation }: RunParts): MetricsWriter[] {
+  if (config.validation === undefined || validation === undefined) return [];
+  const { previews: count } = config.validation;
+  const folder = join(out, RUN_FILES.previews);
+  return [previewWriter({ policy, data: validation.data, count, seed: config.seed, folder })];
 }
 
 /** What a policy gives as its weights is needed only after the last step, which is no time to find out that it cannot be written. */
@@ -206,29 +222,32 @@ function statusOf(step: number, steps: number, failure: unknown, signal: AbortSi
 
 function makeTrainer(
   { config }: LoadedConfig,
-  { loss, data, policy, reference, evaluate }: RunParts,
+  { loss, data, policy, reference, evaluate, validation }: RunParts,
   rest: Pick<PreferenceTrainerOptions, 'checkpoints' | 'writers' | 'signal' | 'onWarning'>,
 ): PreferenceTrainer {
   const { steps, learningRate, maxGradientNorm, maxSkipped, ...training } = config.training;
-  const { decay } = learningRate;
-  const rate = withPath('training.learningRate', () =>
-    learningRateSchedule({ ...learningRate, ...(decay === 'constant' ? {} : { steps }) }),
-  );
-  const { threshold } = config;
+  const rate = withPath('training.learningRate', () => learningRateSchedule(scheduleOptions(config.training)));
+  const { threshold, beta } = config;
   const make = () =>
     new PreferenceTrainer({
       ...training,
       ...rest,
-      ...{ policy, data, loss, reference, evaluate, seed: config.seed },
+      ...{ policy, data, loss, reference, evaluate, validation, seed: config.seed },
       threshold: threshold && makeTracker(threshold, loss),
+      beta: beta && new BetaTracker(beta),
+      ...(config.reference.kind === 'moving' ? { referenceUpdate: updateOf(config.reference) } : {}),
       learningRate: rate,
       maxGradientNorm: maxGradientNorm ?? Infinity,
       maxSkipped,
     });
   return withPath((argument) => {
     const name = argument.replace(/^options\./, '');
-    return Object.hasOwn(config, name.split('.')[0]) ? name : `training.${name}`;
+    return Object.hasOwn(config, name.split('.')[0]!) ? name : `training.${name}`;
   }, make);
+}
+
+function updateOf({ kind, ...update }: Extract<TrainConfig['reference'], { kind: 'moving' }>) {
+  return update;
 }
 
 function makeTracker(
@@ -243,10 +262,10 @@ function makeTracker(
 class LastEntries implements MetricsWriter {
   train: Readonly<Record<string, number>> = {};
   evaluation: Readonly<Record<string, number>> | undefined;
+  validation: Readonly<Record<string, number>> | undefined;
 
   write({ kind, metrics }: Parameters<MetricsWriter['write']>[0]): void {
-    if (kind === 'train') this.train = metrics;
-    else this.evaluation = metrics;
+    this[kind] = metrics;
   }
 }
 
@@ -272,7 +291,7 @@ function profileOf(
   updates: number,
   { config }: LoadedConfig,
 ): ProfileSummary {
-  return summarizeProfile(profile, updates, config.reference.kind === 'policy');
+  return summarizeProfile(profile, updates, config.reference.kind !== 'cache');
 }
 
 const STATUS_TEXT: { readonly [K in Status]: string } = {
@@ -287,13 +306,17 @@ function printSummary(summary: Summary, first: number, { json, quiet }: TrainOpt
     console.log(JSON.stringify({ summary }));
     return;
   }
-  const { status, step, steps, seconds, metrics, warnings, out, profile } = summary;
+  const { status, step, steps, seconds, metrics, validation, warnings, out, profile } = summary;
   if (profile !== undefined) console.log(describeProfile(profile)); // asked for, hence also where it is quiet
   if (quiet) return;
   const loss = metrics.loss === undefined ? '' : `, loss ${shortNumber(metrics.loss)}`;
   console.log(
     `${STATUS_TEXT[status]} at step ${step} of ${steps}: ${step - first} steps in ${duration(seconds)}${loss}`,
   );
+  const best = validation?.best;
+  if (best !== undefined) {
+    console.log(`Best on the held-out pairs: step ${best.step}, ${best.criterion} ${shortNumber(best.value)}`);
+  }
   const files = Object.values(RUN_FILES).filter((name) => existsSync(join(out, name)));
   console.log(`${printable(out)}: ${files.join(', ')}`);
   if (warnings !== undefined) {

@@ -6,11 +6,12 @@ import { describe } from '../native/validate.js';
 import { readConfigFile } from '../schedule/config-file.js';
 import { NoiseSchedule } from '../schedule/schedule.js';
 import { pairsFromParquet, pairsFromSafetensors } from '../trainer/data.js';
+import type { LearningRateOptions } from '../trainer/learning-rate.js';
 import type { EvaluationModuleContext, PolicyModuleContext } from '../trainer/modules.js';
 import type { PreferenceTrainerOptions } from '../trainer/options.js';
 import { referenceCache } from '../trainer/reference-cache.js';
 import type { PairSource, Policy, Reference } from '../trainer/types.js';
-import type { LoadedConfig } from './config.js';
+import type { DataConfig, LoadedConfig, TrainConfig } from './config.js';
 import { configError, withPath } from './config-error.js';
 import { callModule } from './modules.js';
 import { policyFiles } from './policy-files.js';
@@ -35,6 +36,11 @@ export function makeSchedule({ config, base }: LoadedConfig): NoiseSchedule {
   return withPath(rename, () => NoiseSchedule.fromDiffusers(content, { ...options, ignore }));
 }
 
+/** The options of the learning-rate schedule that a config describes. */
+export function scheduleOptions({ steps, learningRate }: TrainConfig['training']): LearningRateOptions {
+  return { ...learningRate, ...(learningRate.decay === 'constant' ? {} : { steps }) };
+}
+
 /** The loss that a config describes. */
 export function makeLoss({ config }: LoadedConfig, schedule: NoiseSchedule): PreferenceLoss {
   return withPath('loss', () => new PreferenceLoss({ ...config.loss, schedule }));
@@ -46,7 +52,7 @@ export async function makeParts(loaded: LoadedConfig): Promise<TrainingParts> {
   const schedule = makeSchedule(loaded);
   const loss = makeLoss(loaded, schedule);
   const dataContext = { folder: base, seed: config.seed, schedule };
-  const data = await makeData(loaded, dataContext);
+  const data = await makeData('data', config.data, base, dataContext);
   const context: PolicyModuleContext = { ...dataContext, shape: data.shape };
   const policy = await callModule<Policy>('policy', config.policy, base, context);
   if (typeof policy !== 'object' || policy === null) {
@@ -63,7 +69,7 @@ async function makeReference(
   data: PairSource,
   policy: Policy,
 ): Promise<Reference | undefined> {
-  if (config.reference.kind === 'policy') return undefined;
+  if (config.reference.kind !== 'cache') return undefined;
   const { folder, content: kind = 'predictions' } = config.reference;
   const { pairsPerStep, timestepsPerPair, accumulate, noise, timesteps, sampling } = config.training;
   const { module, ...rest } = config.policy;
@@ -83,12 +89,12 @@ async function makeReference(
   });
 }
 
-async function makeData({ config, base }: LoadedConfig, context: object): Promise<PairSource> {
-  const { data } = config;
+/** @param path of that part in the config, for messages */
+async function makeData(path: string, data: DataConfig, base: string, context: object): Promise<PairSource> {
   if (data.format === 'module') {
-    const made = await callModule<PairSource | undefined>('data', data, base, context);
+    const made = await callModule<PairSource | undefined>(path, data, base, context);
     if (made?.kind !== 'indexed' && made?.kind !== 'stream') {
-      throw configError(`Expected data.module to give a PairDataset or a PairStream, received ${describe(made)}`);
+      throw configError(`Expected ${path}.module to give a PairDataset or a PairStream, received ${describe(made)}`);
     }
     return made;
   }
@@ -99,6 +105,21 @@ async function makeData({ config, base }: LoadedConfig, context: object): Promis
   }
   const { format, files, ...options } = data;
   return pairsFromParquet(paths, options);
+}
+
+/** The held-out pairs that a config names. */
+export async function makeValidation(
+  { config, base }: LoadedConfig,
+  { context }: TrainingParts,
+): Promise<PreferenceTrainerOptions['validation']> {
+  if (config.validation === undefined) return undefined;
+  const { data, previews, ...options } = config.validation;
+  const { folder, seed, schedule } = context;
+  const made = await makeData('validation.data', data, base, { folder, seed, schedule });
+  if (made.kind !== 'indexed') {
+    throw configError('Expected validation.data.module to give a PairDataset, received a PairStream');
+  }
+  return { ...options, data: made };
 }
 
 /** The evaluation that a config names. */

@@ -20,14 +20,20 @@ export type PerBranch<N extends RowNumbers = RowNumbers> = N | { chosen: N; reje
 /** Weights of elements: numbers, or a mask. */
 export type ElementWeights = LatentArray | Uint8Array | Uint8ClampedArray | readonly boolean[];
 
+/** Weights of elements of each branch. */
+export interface BranchElementWeights {
+  chosen: ElementWeights;
+  rejected: ElementWeights;
+}
+
 /** Tensors of one branch, each [rows, …] with the same number of elements. */
 export interface BranchBatch<T extends LatentArray = LatentArray> {
   /** u_θ: prediction of the model being trained. */
   policy: T;
   /** u_ref: prediction of the frozen reference model. */
-  reference?: LatentArray;
+  reference?: LatentArray | undefined;
   /** In place of `reference` (with `mapo` both may be left out, and r counts as 0): its mean squared error r per row, where it was cached. Drift (q) does not exist then. */
-  referenceError?: RowNumbers;
+  referenceError?: RowNumbers | undefined;
   /** u: what the model should predict, `schedule.target(x0, noise, timesteps)`. */
   target: LatentArray;
 }
@@ -38,25 +44,27 @@ export interface RowBatch {
    * One timestep per row; `{ chosen, rejected }` where the branches were noised to different ones. Needed where ω is looked up (weights, `elbo`
    * weighting, without `transition.omega`) and with a `timestepWindow`.
    */
-  timesteps?: PerBranch;
+  timesteps?: PerBranch | undefined;
   /** Weight >= 0 of each row in the batch loss, anchors included. Default 1. */
-  rowWeights?: RowNumbers;
+  rowWeights?: RowNumbers | undefined;
   /** s >= 0: multiplies ψ, per row or per row and branch; for weights by timestep, by sample, or β that changes during training. Default 1. */
-  betaScale?: PerBranch;
+  betaScale?: PerBranch | undefined;
   /** Subtracted from the logit before the link. Default 0. For objectives with a link. */
-  margins?: RowNumbers;
+  margins?: RowNumbers | undefined;
   /** false or 0: the row is removed, as by the mask. Default all. */
-  keep?: RowNumbers | readonly boolean[];
+  keep?: RowNumbers | readonly boolean[] | undefined;
   /** The caller's own transitions in place of the schedule's. */
-  transition?: {
-    /** ω >= 0 per row; Infinity where the transition has no density ratio. */
-    omega?: PerBranch;
-    /** ½ mean z² per row, for stored transitions (docs/mathematics.md, section 2). Not with weightRatio 'policy/reference', where log q cancels. */
-    offsetChosen?: RowNumbers;
-    offsetRejected?: RowNumbers;
-  };
+  transition?:
+    | {
+        /** ω >= 0 per row; Infinity where the transition has no density ratio. */
+        omega?: PerBranch | undefined;
+        /** ½ mean z² per row, for stored transitions (docs/mathematics.md, section 2). Not with weightRatio 'policy/reference', where log q cancels. */
+        offsetChosen?: RowNumbers | undefined;
+        offsetRejected?: RowNumbers | undefined;
+      }
+    | undefined;
   /** ξ per row, one standard normal per branch: the sampled weight λ = κ(-ω m + √(2 ω m / D) ξ) in place of its expectation. For 'policy/data'. */
-  weightNoise?: { chosen: RowNumbers; rejected: RowNumbers };
+  weightNoise?: { chosen: RowNumbers; rejected: RowNumbers } | undefined;
 }
 
 /** A batch of rows; a row is one (pair, timestep). */
@@ -64,12 +72,14 @@ export interface Batch<C extends LatentArray = LatentArray, R extends LatentArra
   chosen: BranchBatch<C>;
   rejected: BranchBatch<R>;
   /**
-   * Weights e >= 0 of the elements, for both branches: m = Σ e d² / Σ e. [D] or [rows, D]; a Tensor of the policy's axes may have 1 for those that it
+   * Weights e >= 0 of the elements: m = Σ e d² / Σ e. [D] or [rows, D]; a Tensor of the policy's axes may have 1 for those that it
    * serves whole ([rows, 1, H, W], [1, C, 1, 1]), which makes a copy of full size. Elements of weight 0 take no part, whatever they hold.
+   * One weighting for both branches, or `{ chosen, rejected }`: then m, δ, q, Σ e and gradient of a branch are by its own, and a `safeguard` is
+   * refused, since the mean of d_c d_r pairs the elements of both.
    */
-  elementWeights?: ElementWeights;
+  elementWeights?: ElementWeights | BranchElementWeights | undefined;
   /** How many rows flat arrays have; told by tensors, timesteps and other numbers per row otherwise. */
-  rows?: number;
+  rows?: number | undefined;
 }
 
 /** A batch of device tensors, whose numbers per row may lie on the device as well. */
@@ -78,15 +88,15 @@ export type DeviceBatch<C extends Tensor = Tensor, R extends Tensor = Tensor> = 
 /** Options of one call. */
 export interface EvaluateOptions {
   /** false: statistics only, no gradient is formed. Default true. */
-  gradients?: boolean;
+  gradients?: boolean | undefined;
   /** Multiplies the gradients before they are rounded to the policy's dtype (loss scaling for float16). Default 1. */
-  gradientScale?: number;
+  gradientScale?: number | undefined;
   /** What the sum over rows is divided by; default the number of rows. For gradient accumulation and ranks with different row counts. */
-  denominator?: number;
+  denominator?: number | undefined;
   /** Overrides the option for this call, as one number or one per row. */
-  maskThreshold?: RowNumbers;
+  maskThreshold?: RowNumbers | undefined;
   /** Of the device that holds the tensors; default: its default stream. */
-  stream?: Stream;
+  stream?: Stream | undefined;
 }
 
 export const BATCH_FIELDS = fieldsOf<Batch>({

@@ -16,16 +16,16 @@ import type { Statistics } from './result.js';
 /** Options of a call that forms gradients. */
 export interface CallOptions extends EvaluateOptions {
   /** A previous result of the same shapes, dtypes and kinds, whose buffers are written again and which is returned: no allocation of D elements. */
-  into?: Statistics;
+  into?: Statistics | undefined;
   /** Where loss, rows, metrics and coefficients go; default 'host'. */
-  results?: 'host';
+  results?: 'host' | undefined;
 }
 
 /** Options of a call that leaves its results on the device and waits for nothing. */
 export interface DeviceCallOptions extends EvaluateOptions {
   results: 'device';
   /** A previous result of the same rows and device, and of gradients that fit: nothing is allocated. */
-  into?: DeviceStatistics;
+  into?: DeviceStatistics | undefined;
 }
 
 /** Options of the call that something is reserved for. */
@@ -33,13 +33,13 @@ export type ReserveOptions = Omit<DeviceCallOptions, 'results'>;
 
 export interface AsyncCallOptions extends CallOptions {
   /** Aborts between rows (long rows: between pieces of a row); the promise rejects with an AbortError whose `cause` is the signal's reason. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }
 
 /** Gradient coefficients of a branch: ∂L/∂policy = (2/D)(a d + b h) per row; b defaults to 0. */
 export interface CoefficientInput {
   a: ArrayLike<number>;
-  b?: ArrayLike<number>;
+  b?: ArrayLike<number> | undefined;
 }
 
 /** What `objective` reads beside the moments. */

@@ -6,6 +6,7 @@ import { binding } from '../native/binding.js';
 import { FAILURE_FIELD, FAILURE_OFFSET, HEADER, OPERAND, PASS } from '../native/contract.js';
 import { AbortError, NonFiniteError, SdpoError } from '../native/errors.js';
 import { FAILURE_TENSORS, STATUSES, type Status } from '../native/names.js';
+import { failValue } from '../native/validate.js';
 import { locationOf } from '../tensor/device.js';
 import { type Access, enlist, type Lane } from '../tensor/device-memory.js';
 import { type LatentArray, type Operand, readOperand } from '../tensor/operand.js';
@@ -97,6 +98,7 @@ function partsOf<T extends Float64Array | bigint>(
     operands.targetRejected?.data ?? null,
     rejected?.data ?? null,
     operands.elementWeights?.data ?? null,
+    operands.elementWeightsRejected?.data ?? null,
     null,
     device === 'cpu' ? null : lane.handle,
   ];
@@ -120,7 +122,7 @@ function gradientOperand(
 }
 
 const NOTHING: readonly Access[] = [];
-const ABORT_ARGUMENT = 13;
+const ABORT_ARGUMENT = 14;
 
 function accessesOf(operands: readonly (Operand | undefined)[], writes: boolean): Access[] {
   return operands.flatMap((operand) => (operand?.memory === undefined ? [] : [{ memory: operand.memory, writes }]));
@@ -131,7 +133,7 @@ export function run(call: PendingCall): void {
   enlist(call.lane, call.accesses);
   const status = binding.evaluate(...call.args);
   settle(call);
-  checkStatus(STATUSES[status], call.result);
+  checkStatus(STATUSES[status]!, call.result);
 }
 
 /** Puts a call on its stream and returns: nobody waits, and what it uses is freed by CUDA after the work that uses it. */
@@ -147,7 +149,8 @@ export function reserve({ args }: EnqueuedCall): void {
 
 /** Runs a call off the event loop. What it uses stays until it is over, whoever disposes it meanwhile. */
 export async function runAsync(call: PendingCall, signal: AbortSignal | undefined): Promise<void> {
-  const args = call.args.map(unresizable) as EvaluateArguments;
+  const args = call.args.map((value, i) => stable(value, INPUTS.has(i))) as EvaluateArguments;
+  const bytes = outputBytes(args);
   const flag = signal === undefined ? null : new Int32Array(1);
   args[ABORT_ARGUMENT] = flag;
   const onAbort = () => Atomics.store(flag!, 0, 1);
@@ -159,12 +162,24 @@ export async function runAsync(call: PendingCall, signal: AbortSignal | undefine
   for (const resource of used) resource.retain();
   try {
     enlist(call.lane, call.accesses);
-    const status = isShort(call) ? await runAtOnce(args, flag) : STATUSES[await binding.evaluateAsync(...args)];
+    const status = isShort(call) ? await runAtOnce(args, flag) : STATUSES[await binding.evaluateAsync(...args)]!;
     checkStatus(status, call.result, signal);
+    if (outputBytes(args) !== bytes) {
+      failValue(
+        'call.into',
+        'a result whose buffers stay where they are until the promise settles',
+        'one whose buffers were transferred',
+        'ERR_SDPO_INVALID_LENGTH',
+      );
+    }
   } finally {
     for (const resource of used) resource.release();
     signal?.removeEventListener('abort', onAbort);
   }
+}
+
+function outputBytes(args: EvaluateArguments): number {
+  return OUTPUTS.reduce((sum, i) => sum + ((args[i] as Partial<Float64Array> | null)?.byteLength ?? 0), 0);
 }
 
 /**
@@ -174,12 +189,12 @@ export async function runAsync(call: PendingCall, signal: AbortSignal | undefine
 const SHORT = 32768;
 
 function isShort({ scalars: { header } }: PendingCall): boolean {
-  return header[HEADER.device] === locationOf('cpu') && header[HEADER.rows] * header[HEADER.size] <= SHORT;
+  return header[HEADER.device] === locationOf('cpu') && header[HEADER.rows]! * header[HEADER.size]! <= SHORT;
 }
 
 /** Makes a short call where it is, and settles in another turn of the event loop, as a call on another thread would: nothing is held up by a loop of such calls. */
 async function runAtOnce(args: EvaluateArguments, aborted: Int32Array | null): Promise<Status> {
-  const status = STATUSES[binding.evaluate(...args)];
+  const status = STATUSES[binding.evaluate(...args)]!;
   await setImmediate();
   return aborted?.[0] === 1 ? 'aborted' : status;
 }
@@ -202,13 +217,13 @@ export function abandoned(call: PendingCall, error: unknown): unknown {
 function checkStatus(status: Status, result: ResultBuffers, signal?: AbortSignal): void {
   if (status === 'ok') return;
   const { metrics } = ResultBuffers.raw(result);
-  const field = (name: keyof typeof FAILURE_FIELD) => metrics[FAILURE_OFFSET + FAILURE_FIELD[name]];
+  const field = (name: keyof typeof FAILURE_FIELD) => metrics[FAILURE_OFFSET + FAILURE_FIELD[name]]!;
   switch (status) {
     case 'non_finite':
       throw new NonFiniteError(
         field('row'),
-        BRANCHES[field('branch')],
-        FAILURE_TENSORS[field('tensor')],
+        BRANCHES[field('branch')]!,
+        FAILURE_TENSORS[field('tensor')]!,
         field('element'),
       );
     case 'element_weights':
@@ -228,12 +243,22 @@ function checkStatus(status: Status, result: ResultBuffers, signal?: AbortSignal
   }
 }
 
-/** Memory of a resizable buffer can be taken away while another thread reads it; a copy cannot. */
-function unresizable<T>(array: T): T {
-  if (ArrayBuffer.isView(array) && (array.buffer as ArrayBuffer & { resizable?: boolean }).resizable) {
-    return (array as unknown as Float64Array).slice() as unknown as T;
-  }
-  return array;
+const FIRST_OPERAND = 4;
+/** Arguments that a call reads, and those that it writes and an earlier result may have shown to its caller. */
+const INPUTS = new Set(operandArguments(false));
+const OUTPUTS = [2, 3, ...operandArguments(true)];
+
+function operandArguments(gradients: boolean): number[] {
+  const names = Object.entries(OPERAND).filter(([name]) => name.startsWith('gradient') === gradients);
+  return names.map(([, position]) => FIRST_OPERAND + position);
+}
+
+/** Memory that another thread can work on: that of a resizable buffer can be taken away from it, and any where the addon has no share in it; a copy cannot. */
+function stable<T>(array: T, isInput: boolean): T {
+  if (!ArrayBuffer.isView(array) || array.buffer instanceof SharedArrayBuffer) return array;
+  const { resizable } = array.buffer as ArrayBuffer & { resizable?: boolean };
+  if (!resizable && (binding.sharesMemory || !isInput)) return array;
+  return (array as unknown as Float64Array).slice() as unknown as T;
 }
 
 /** The error with the stack of the call that started the work, since the stack of a settled promise leads nowhere. */

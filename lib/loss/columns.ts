@@ -1,5 +1,6 @@
 /** Numbers per row on their way to the addon: each a list, a tensor of the device or one number for all rows, checked and put into the header. */
 
+import { isArray } from '../native/arrays.js';
 import { binding } from '../native/binding.js';
 import {
   HEADER,
@@ -120,12 +121,12 @@ export class ColumnWriter {
     header[SOURCE_OFFSET + field] = ROW_SOURCE.list;
     header[NUMBER_OFFSET + field] = first;
     const copy = lists.subarray(first, first + this.#rows);
-    if (!Array.isArray(list)) {
+    if (!isArray(list)) {
       copy.set(list);
       return copy;
     }
     for (let i = 0; i < this.#rows; i++) {
-      const entry: unknown = list[i];
+      const entry = (list as readonly unknown[])[i];
       if (typeof entry !== 'number' && typeof entry !== 'boolean') failType(`${name}[${i}]`, 'a number', entry);
       copy[i] = Number(entry);
     }
@@ -133,7 +134,7 @@ export class ColumnWriter {
   }
 
   /** Checks a value of the caller and writes it; `check` in place of what the addon's table says of the field. Nothing is written for undefined. */
-  write(field: number, { name, value }: NamedNumbers, check: Check = CHECKS[field]): void {
+  write(field: number, { name, value }: NamedNumbers, check: Check = CHECKS[field]!): void {
     if (value === undefined) return;
     if (value instanceof Tensor && (this.#results === 'device' || value.device !== 'cpu')) {
       this.#tensor(field, name, value);
@@ -147,7 +148,7 @@ export class ColumnWriter {
     }
     // Each entry is read once: what is checked is what is used.
     const copy = this.list(field, list, name);
-    for (let i = 0; i < copy.length; i++) if (!isPlain(copy[i])) check(`${name}[${i}]`, copy[i]);
+    for (let i = 0; i < copy.length; i++) if (!isPlain(copy[i]!)) check(`${name}[${i}]`, copy[i]);
   }
 
   /** Numbers that index a table of ω on the device. */

@@ -100,7 +100,7 @@ export class DeviceResult implements DeviceStatistics {
   }
 
   toHost(options: { stream?: Stream } = {}): Statistics {
-    checkOptions('options', options, ['stream']);
+    options = checkOptions('options', options, ['stream']);
     const numbers = this.packed.toHost(options) as Float64Array;
     const out = new ResultBuffers(this.#count);
     const { rowOutputs, metrics } = ResultBuffers.raw(out);

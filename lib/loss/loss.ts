@@ -6,6 +6,7 @@ import {
   checkBoolean,
   checkNumbers,
   checkOptions,
+  checkSignal,
   type Fields,
   failType,
   failValue,
@@ -14,7 +15,7 @@ import {
 import type { LatentArray } from '../tensor/operand.js';
 import type { Stream } from '../tensor/stream.js';
 import { placeOf, type Tensor } from '../tensor/tensor.js';
-import type { Batch, DeviceBatch } from './batch.js';
+import type { Batch, DeviceBatch, ElementWeights } from './batch.js';
 import {
   abandoned,
   type EnqueuedCall,
@@ -49,8 +50,9 @@ import {
   type DeviceStatistics,
   reuseOnDevice,
 } from './device-result.js';
+import { refuseCross } from './element-weights.js';
 import { allocateGradients, disposeGradients, reusedGradients } from './gradients.js';
-import { checkMoments, type Moments, momentsOf, writeElements, writeMoments } from './moments.js';
+import { type Moments, momentsOf, type RowElements, readMoments, writeElements, writeMoments } from './moments.js';
 import { type PreferenceLossOptions, type ResolvedOptions, resolveOptions } from './options.js';
 import { fix, type Prepared, prepare, prepareObjective } from './prepare.js';
 import { type Evaluation, type Gradients, ResultBuffers, type Statistics } from './result.js';
@@ -126,8 +128,10 @@ export class PreferenceLoss {
   }
 
   /**
-   * The same result off the event loop. The arrays of the batch must neither be written nor transferred until the promise settles (arrays of
-   * resizable buffers are copied). Rejects as `evaluate` throws, with the caller's stack, and with an AbortError once `signal` is aborted. On
+   * The same result off the event loop. The arrays of the batch must not be written until the promise settles, or its numbers are of no
+   * use. A buffer that is transferred meanwhile leaves the call what it was given, as long as its new owner does not write either: the call has a
+   * share in their memory (Node 20 to 26), and copies what it reads elsewhere and from resizable buffers. The buffers of `into` must not
+   * be transferred (ERR_SDPO_INVALID_LENGTH). Rejects as `evaluate` throws, with the caller's stack, and with an AbortError once `signal` is aborted. On
    * a device no thread waits, a tensor may be disposed meanwhile, and an aborted call rejects when the device is done with it.
    */
   evaluateAsync<C extends LatentArray, R extends LatentArray>(
@@ -151,7 +155,7 @@ export class PreferenceLoss {
     const pending = this.#prepare(batch, call);
     const signal = call.signal;
     try {
-      if (signal !== undefined && !(signal instanceof AbortSignal)) failType('call.signal', 'an AbortSignal', signal);
+      if (signal !== undefined) checkSignal('call.signal', signal);
       if (signal?.aborted) throw new AbortError(signal.reason);
       pending.result.pending = true;
       await runAsync(pending, signal);
@@ -169,28 +173,34 @@ export class PreferenceLoss {
    *
    * @param call `cross`: x = mean d_c d_r as well; default: where the loss has a `safeguard`. `stream`: of the device that holds the tensors
    */
+  moments(
+    batch: Batch & { elementWeights?: ElementWeights },
+    call?: { cross?: boolean; stream?: Stream },
+  ): Moments<Float64Array>;
+  moments(batch: Batch, call?: { cross?: boolean; stream?: Stream }): Moments;
   moments(batch: Batch, call: { cross?: boolean; stream?: Stream } = {}): Moments {
-    checkOptions('call', call, ['cross', 'stream']);
+    call = checkOptions('call', call, ['cross', 'stream']);
     const cross = checkBoolean('call.cross', call.cross ?? this.options.safeguard !== undefined);
     const prepared = prepare(batch, { stream: call.stream }, this.options, this.#fixed, 'host', false);
+    if (cross) refuseCross(prepared.operands, call.cross === undefined ? 'options.safeguard' : 'call.cross');
     const result = new ResultBuffers(prepared.rows);
     run(layOut(prepared, result, PASS.moments | (cross ? PASS.cross : 0)));
-    return momentsOf(result, cross);
+    return momentsOf(result, cross, prepared.operands.elementWeightsRejected !== undefined);
   }
 
   /**
    * The objective alone: loss, statistics, metrics and coefficients of given moments, without a tensor.
    *
-   * @param moments of the whole rows, by {@link moments} or {@link combineMoments}
+   * @param moments of the whole rows, by {@link PreferenceLoss.moments} or {@link combineMoments}
    * @param numbers the numbers per row of a batch, and of the options of a call `denominator`, `gradientScale` and `maskThreshold`
    * @throws as `evaluate`; ERR_SDPO_INVALID_OPTION where the moments lack what the options need (drift, cross)
    */
   objective(moments: Moments, numbers: ObjectiveNumbers = {}): Statistics {
-    const read = readOptions('numbers', numbers, OBJECTIVE_FIELDS);
-    const { denominator, gradientScale, maskThreshold, ...rows } = read;
+    const { denominator, gradientScale, maskThreshold, ...rows } = readOptions('numbers', numbers, OBJECTIVE_FIELDS);
     const call = readCall({ denominator, gradientScale, maskThreshold }, CALL_FIELDS);
-    const result = new ResultBuffers(checkMoments('moments', moments));
-    writeMoments(result, moments, this.options);
+    const read = readMoments('moments', moments);
+    const result = new ResultBuffers(read.chosen.error.length);
+    writeMoments(result, read, this.options);
     const { count } = ResultBuffers.raw(result);
     run(layOut(prepareObjective(count, rows, call, this.options, this.#fixed), result, PASS.objective));
     return result.finish();
@@ -201,7 +211,7 @@ export class PreferenceLoss {
    * a = b = 0 is written as zeros without being read. Coefficients of a result on the device of the batch are read there, and then the call returns
    * without waiting.
    *
-   * @param call `elements`: D (or Σe) of each whole row, where the batch has a part of its elements; default: those of the batch. `stream`: of the
+   * @param call `elements`: D (or Σe, of both branches or of each) of each whole row, where the batch has a part of its elements; default: those of the batch. `stream`: of the
    *   device that holds the tensors
    */
   gradients<C extends Tensor, R extends Tensor>(
@@ -212,14 +222,14 @@ export class PreferenceLoss {
   gradients<C extends LatentArray, R extends LatentArray>(
     batch: Batch<C, R>,
     coefficients: { chosen: CoefficientInput; rejected: CoefficientInput },
-    call?: { elements?: ArrayLike<number>; stream?: Stream },
+    call?: { elements?: RowElements<ArrayLike<number>>; stream?: Stream },
   ): Gradients<C, R>;
   gradients(
     batch: Batch | DeviceBatch,
     coefficients: { chosen: CoefficientInput; rejected: CoefficientInput } | DeviceCoefficients,
-    call: { elements?: ArrayLike<number>; stream?: Stream } = {},
+    call: { elements?: RowElements<ArrayLike<number>>; stream?: Stream } = {},
   ): Gradients {
-    checkOptions('call', call, ['elements', 'stream']);
+    call = checkOptions('call', call, ['elements', 'stream']);
     const { stream } = call;
     const onDevice = DeviceResult.owning(coefficients);
     if (onDevice !== undefined && call.elements !== undefined) {
@@ -233,12 +243,12 @@ export class PreferenceLoss {
   #gradients(
     batch: Batch,
     coefficients: { chosen: CoefficientInput; rejected: CoefficientInput },
-    { elements, stream }: { elements?: ArrayLike<number>; stream?: Stream },
+    { elements, stream }: { elements?: RowElements<ArrayLike<number>>; stream?: Stream },
   ): Gradients {
     const prepared = prepare(batch, { stream }, this.options, this.#fixed, 'host', false);
     const result = new ResultBuffers(prepared.rows);
     if (elements !== undefined) writeElements(result, 'call.elements', elements);
-    checkOptions('coefficients', coefficients, BRANCHES);
+    coefficients = checkOptions('coefficients', coefficients, BRANCHES);
     for (const branch of BRANCHES) {
       const { a, b } = readCoefficients(`coefficients.${branch}`, coefficients[branch], prepared.rows);
       if (b !== undefined && prepared.batch[branch].reference === undefined) {
@@ -261,6 +271,7 @@ export class PreferenceLoss {
     const wanted = call.gradients ?? true;
     const earlier = call.into instanceof ResultBuffers ? ResultBuffers.takeScalars(call.into) : undefined;
     const prepared = prepare(batch, call, this.options, this.#fixed, 'host', true, earlier);
+    if (this.options.safeguard !== undefined) refuseCross(prepared.operands, 'options.safeguard');
     const result = call.into === undefined ? new ResultBuffers(prepared.rows) : reuse(call.into, prepared.rows);
     const reused = wanted ? reusedGradients(result, prepared.batch) : undefined;
     const gradients = wanted ? (reused ?? allocateGradients(prepared.batch)) : undefined;
@@ -282,6 +293,7 @@ export class PreferenceLoss {
     }
     const wanted = call.gradients ?? true;
     const prepared = prepare(batch, call, this.options, this.#fixed, 'device');
+    if (this.options.safeguard !== undefined) refuseCross(prepared.operands, 'options.safeguard');
     const into = call.into === undefined ? undefined : reuseOnDevice(call.into, prepared.rows, prepared.device);
     const reused = wanted && into !== undefined ? reusedGradients(into, prepared.batch) : undefined;
     const gradients = wanted ? (reused ?? allocateGradients(prepared.batch)) : undefined;
@@ -340,7 +352,7 @@ function readCoefficients(
   value: unknown,
   rows: number,
 ): { a: ArrayLike<number>; b?: ArrayLike<number> } {
-  checkOptions(argument, value, ['a', 'b']);
-  const a = checkNumbers(`${argument}.a`, value.a, rows);
-  return value.b === undefined ? { a } : { a, b: checkNumbers(`${argument}.b`, value.b, rows) };
+  const given = checkOptions(argument, value, ['a', 'b']);
+  const a = checkNumbers(`${argument}.a`, given.a, rows);
+  return given.b === undefined ? { a } : { a, b: checkNumbers(`${argument}.b`, given.b, rows) };
 }

@@ -31,6 +31,7 @@ import {
   checkOneOf,
   checkOptions,
   describe,
+  type Filled,
   failType,
   failValue,
 } from '../native/validate.js';
@@ -47,76 +48,76 @@ checkList('objectives', OBJECTIVES, binding.tables.objectives);
  */
 export interface PreferenceLossOptions {
   /**
-   * `diffusion-dpo`: f(ψ_c - ψ_r) (arXiv 2311.12908, eq. 14). `dpo-cm`: clip(pair weight) · f(ψ_c - ψ_r) on kept rows. `sdpo`:
-   * f(clip(w_c) ψ_c - clip(w_r) ψ_r) on kept rows (both arXiv 2505.21893). `dspo`: mean (d_c - s h_c)² with s = β σ(ψ_r - ψ_c). `dmpo`:
+   * `diffusion-dpo`: f(ψ_c - ψ_r) (arXiv 2311.12908). `dpo-cm`: clip(pair weight) · f(ψ_c - ψ_r) on kept rows. `sdpo`:
+   * f(clip(w_c) ψ_c - clip(w_r) ψ_r) on kept rows (both our reading of arXiv 2505.21893). `dspo`: mean (d_c - s h_c)² with s = β σ(ψ_r - ψ_c). `dmpo`:
    * KL(Bernoulli(σ(ψ_c - ψ_r)) ‖ Bernoulli(1 - α)). `mapo`: m_c - β log σ(T (φ(s m_c) - φ(s m_r))), without a reference (arXiv 2406.06424).
    * `linear-dpo`: sg[min(max(½ - 0.4 (ψ_c - ψ_r), η), 1-η)] (m_c - m_r) (arXiv 2605.21123).
    */
   objective: Objective;
   /** Gives ω of a timestep. Needed by objectives with weights and by `elbo` weighting, unless every batch brings its own `transition.omega`. */
-  schedule?: NoiseSchedule;
+  schedule?: NoiseSchedule | undefined;
   /** β > 0, the strength of the KL regularisation. With `constant` weighting ψ = -(β/2) δ, with `elbo` ψ = -β ω δ. No default is honest across models. */
   beta: number;
   /** Bounds of the weight: ε for [1-ε, 1+ε] (not below 0), or [low, high]. Default 0.1. For `dpo-cm` and `sdpo`. */
-  clipRange?: number | readonly [low: number, high: number];
+  clipRange?: number | readonly [low: number, high: number] | undefined;
   /** τ in [0, 1]: a row is removed where either weight is below it; 0 switches the mask off. Default 0.9. For `dpo-cm` and `sdpo`. */
-  maskThreshold?: number;
+  maskThreshold?: number | undefined;
   /** κ > 0: multiplies λ. Default 1. For `dpo-cm` and `sdpo`. */
-  weightSharpness?: number;
+  weightSharpness?: number | undefined;
   /** e, any finite number: the weight is exp(e λ), and 1 where e is 0. The mask goes on looking at λ. Default 1. For `dpo-cm` and `sdpo`. */
-  weightExponent?: number;
+  weightExponent?: number | undefined;
   /** Which density ratio the weight is: λ ∝ m, δ or r. Default 'policy/data'. For `dpo-cm` and `sdpo`. */
-  weightRatio?: WeightRatio;
+  weightRatio?: WeightRatio | undefined;
   /**
    * How the two weights become one, formed in log space. For `dpo-cm`, default 'geometric', and for `sdpo`, whose loss then is
    * f(clip(pair) · (ψ_c - ψ_r)); without it `sdpo` has one weight per branch.
    */
-  pairWeight?: PairWeight;
+  pairWeight?: PairWeight | undefined;
   /** true: gradients flow through the weight too. Degenerate with `dpo-cm`, which can then lower its loss by raising errors. Default false. For `dpo-cm` and `sdpo`. */
-  weightGradient?: boolean;
+  weightGradient?: boolean | undefined;
   /** 'constant' (Diffusion-DPO as trained in practice) or 'elbo' (ψ scales with ω_t). Default 'constant'. */
-  timestepWeighting?: TimestepWeighting;
+  timestepWeighting?: TimestepWeighting | undefined;
   /** 'mean' over the D elements of a row, or 'sum': ω is multiplied by D (by the sum of the element weights) in the log-ratio and in λ. Default 'mean'. */
-  logRatioReduction?: LogRatioReduction;
+  logRatioReduction?: LogRatioReduction | undefined;
   /**
    * Bounds of the exponential of each branch's log-ratio ℓ before it becomes ψ: ε for [1-ε, 1+ε] (not below 0), or [low, high]; the derivative is 0
    * outside and on an edge (D3PO, arXiv 2311.13231; a possible reading of DPO-C&M). Default: off.
    */
-  logRatioClip?: number | readonly [low: number, high: number];
+  logRatioClip?: number | readonly [low: number, high: number] | undefined;
   /** [low, high], both included: rows with a timestep of either branch outside are removed, as by the mask. Default: every timestep. */
-  timestepWindow?: readonly [low: number, high: number];
+  timestepWindow?: readonly [low: number, high: number] | undefined;
   /** f: 'sigmoid' -log σ(z), 'hinge' max(0, 1-z), 'ipo' (z/β - 1/(2β))². Default 'sigmoid'. */
-  link?: Link;
+  link?: Link | undefined;
   /** α in [0, 0.5]: probability that a pair is labelled the wrong way round. Default 0. For the sigmoid link. */
-  labelSmoothing?: number;
+  labelSmoothing?: number | undefined;
   /** Weight ≥ 0 of the anchor m_c on the rows of `sftScope`. Default 0. */
-  sftWeight?: number;
+  sftWeight?: number | undefined;
   /** 'all' rows, or the 'masked' (removed) ones. Default 'all'. */
-  sftScope?: Scope;
+  sftScope?: Scope | undefined;
   /** Weight ≥ 0 of the anchor q_c + q_r on the rows of `klScope`. Default 0. Needs reference tensors. */
-  klWeight?: number;
+  klWeight?: number | undefined;
   /** 'all' rows, or the 'masked' (removed) ones. Default 'all'. */
-  klScope?: Scope;
+  klScope?: Scope | undefined;
   /**
    * μ in [0, 1]: scales the rejected branch's gradient (not the loss) by min(1, (1-μ) m_c / x) where x = mean d_c d_r > 0. Where a step moves both
    * predictions alike and the two coefficients A are opposite, the rejected gradient then takes at most the share 1-μ away from the first-order
    * change of the winner's error (Diffusion-SDPO, arXiv 2511.03317, there with `safeguardScope` 'batch'). Default: off.
    */
-  safeguard?: number;
+  safeguard?: number | undefined;
   /** 'pair': a factor per row; 'batch': one for all rows, from the sums of m_c and x over the rows that are finite. Default 'pair'. */
-  safeguardScope?: SafeguardScope;
+  safeguardScope?: SafeguardScope | undefined;
   /** α in (0, 1): probability of the wrong preference in the target distribution. Default 0.01. For `dmpo`. */
-  dmpoAlpha?: number;
+  dmpoAlpha?: number | undefined;
   /** s > 0 in φ(s m). Default 0.5. For `mapo`. */
-  mapoScale?: number;
+  mapoScale?: number | undefined;
   /** T > 0, the factor of the margin. Default the schedule's number of training timesteps, or 1000 without a schedule. For `mapo`. */
-  mapoSteps?: number;
+  mapoSteps?: number | undefined;
   /** η in [0, ½): the factor of the loss stays in [η, 1-η]. Default 0.01. For `linear-dpo`. */
-  linearFloor?: number;
+  linearFloor?: number | undefined;
   /** What a non-finite value does: 'throw' an error that says where, 'skip' the row (removed and counted), or 'propagate'. Default 'throw'. */
-  nonFinite?: NonFinitePolicy;
-  /** Threads of the CPU backend; default SDPO_NUM_THREADS or all cores. The result does not depend on it. */
-  threads?: number;
+  nonFinite?: NonFinitePolicy | undefined;
+  /** Threads of the CPU backend; default SDPO_NUM_THREADS, else the processors that this process may use. The result does not depend on it. */
+  threads?: number | undefined;
 }
 
 /** What an objective reads, by the addon. */
@@ -196,16 +197,19 @@ export const OPTION_NAMES = Object.keys(OPTIONS) as readonly OptionName[];
 const row = (name: OptionName): OptionRow => OPTIONS[name];
 
 /** The objectives of every option that does not belong to all. */
-export const USED_BY: { readonly [option: string]: readonly Objective[] } = Object.fromEntries(
+export const USED_BY = Object.fromEntries(
   OPTION_NAMES.flatMap((name) => {
     const { users } = row(name);
     return users === undefined ? [] : [[name, users]];
   }),
-);
+) as UsedBy;
+type UsedBy = {
+  readonly [K in OptionName as (typeof OPTIONS)[K] extends { users: unknown } ? K : never]: readonly Objective[];
+};
 
 /** Options with every default filled in, and ranges as their two bounds; what is off is undefined. */
 export type ResolvedOptions = Readonly<
-  Required<
+  Filled<
     Omit<
       PreferenceLossOptions,
       'schedule' | 'clipRange' | 'logRatioClip' | 'timestepWindow' | 'threads' | 'safeguard' | 'pairWeight'
@@ -223,6 +227,7 @@ export type ResolvedOptions = Readonly<
   }
 >;
 
+/** @inline */
 type Bounds = readonly [low: number, high: number];
 
 /** Whether the objective has a mask at all. */
@@ -235,6 +240,11 @@ export function isReferenceFree(objective: Objective): boolean {
   return !TRAITS[objective].reference;
 }
 
+/** Whether the loss reads `betaScale` of a row. */
+export function readsBetaScale(objective: Objective): boolean {
+  return TRAITS[objective].rowInputs.includes('betaScaleChosen');
+}
+
 /** Whether the loss reads ω of a row. */
 export function readsOmega({ objective, timestepWeighting }: ResolvedOptions): boolean {
   return TRAITS[objective].weights > 0 || timestepWeighting === 'elbo';
@@ -242,7 +252,7 @@ export function readsOmega({ objective, timestepWeighting }: ResolvedOptions): b
 
 /** Checks options and fills in the defaults. */
 export function resolveOptions(options: PreferenceLossOptions): ResolvedOptions {
-  checkOptions('options', options, ['schedule', ...OPTION_NAMES]);
+  options = checkOptions('options', options, ['schedule', ...OPTION_NAMES]);
   // Each is read once: a getter could give another value the next time.
   const given: { readonly [name: string]: unknown } = { ...options };
   const { schedule } = given;
@@ -361,7 +371,7 @@ export function writeOptions(header: Float64Array, offset: number, options: Reso
     const value: unknown = options[name];
     const numbers = value === undefined && off !== undefined ? off : numbersOf(name, value);
     fieldsOf(name).forEach((field, i) => {
-      header[offset + binding.tables.options.indexOf(field)] = numbers[i];
+      header[offset + binding.tables.options.indexOf(field)] = numbers[i]!;
     });
   }
 }

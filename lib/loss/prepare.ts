@@ -11,11 +11,11 @@ import {
   STRIDE_OFFSET,
 } from '../native/contract.js';
 import { SdpoError, SdpoRangeError, SdpoTypeError } from '../native/errors.js';
-import { checkInteger, failType, failValue, isNumberList, readOptions } from '../native/validate.js';
+import { checkInteger, checkNumberList, failType, failValue, isNumberList, readOptions } from '../native/validate.js';
 import { locationOf } from '../tensor/device.js';
 import type { DeviceMemory } from '../tensor/device-memory.js';
 import { dtypeIndex } from '../tensor/dtypes.js';
-import { commonDevice, type Operand, readOperand } from '../tensor/operand.js';
+import { commonDevice, type Operand, plainLatents, readOperand } from '../tensor/operand.js';
 import { checkStream, type Stream } from '../tensor/stream.js';
 import { Tensor } from '../tensor/tensor.js';
 import {
@@ -58,6 +58,7 @@ const ARGUMENTS: { readonly [K in InputName]: string } = {
   referenceRejected: 'batch.rejected.reference',
   targetRejected: 'batch.rejected.target',
   elementWeights: 'batch.elementWeights',
+  elementWeightsRejected: 'batch.elementWeights.rejected',
 };
 const INPUT_NAMES = Object.keys(ARGUMENTS) as readonly InputName[];
 
@@ -98,7 +99,7 @@ export function prepare(
     policyRejected: rejected.policy,
     referenceRejected: rejected.reference,
     targetRejected: rejected.target,
-    elementWeights: readElementWeights(batch.elementWeights, batch.chosen.policy, rows, size),
+    ...readElementWeights(batch, rows, size),
   };
   const device = deviceOf(operands, chosen.policy.device);
   if (results === 'device' && device === 'cpu') {
@@ -135,7 +136,9 @@ export function prepare(
 function readBatch(given: Batch): Batch {
   const batch = readOptions('batch', given, BATCH_FIELDS);
   for (const branch of BRANCHES) {
-    batch[branch] = readOptions(`batch.${branch}`, batch[branch], BRANCH_FIELDS);
+    const read = readOptions(`batch.${branch}`, batch[branch], BRANCH_FIELDS);
+    read.policy = plainLatents(read.policy);
+    batch[branch] = read;
   }
   return batch;
 }
@@ -172,9 +175,11 @@ function countRows(batch: Batch): number {
   const { timesteps, rowWeights, betaScale, margins, keep, transition, weightNoise } = batch;
   const { policy } = batch.chosen;
   const given = batch.rows === undefined ? undefined : checkInteger('batch.rows', batch.rows, 0);
-  if (policy instanceof Tensor) return agree(given, policy.shape[0]);
+  if (policy instanceof Tensor) return agree(given, policy.shape[0]!);
   // The common case, without looking at the others.
-  if (timesteps !== undefined && isNumberList(timesteps)) return agree(given, timesteps.length);
+  if (timesteps !== undefined && isNumberList(timesteps)) {
+    return agree(given, checkNumberList('batch.timesteps', timesteps).length);
+  }
   const steps = perBranch('batch.timesteps', timesteps);
   const omega = perBranch('batch.transition.omega', transition?.omega);
   const scales = perBranch('batch.betaScale', betaScale);
@@ -280,6 +285,7 @@ function writeHeader(
   writeOperand(header, OPERAND.referenceRejected, operands.referenceRejected);
   writeOperand(header, OPERAND.targetRejected, operands.targetRejected);
   writeOperand(header, OPERAND.elementWeights, operands.elementWeights);
+  writeOperand(header, OPERAND.elementWeightsRejected, operands.elementWeightsRejected);
 }
 
 /** Writes the dtype and the row stride of an operand (a position in OPERAND) into a header. */

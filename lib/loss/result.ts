@@ -6,7 +6,7 @@ import type { LatentArray } from '../tensor/operand.js';
 import type { Tensor } from '../tensor/tensor.js';
 import type { Scalars } from './columns.js';
 
-/** One Float64Array of length rows per statistic (see docs/api.md for each). */
+/** One Float64Array of length rows per statistic (see docs/api.md for each). @useDeclaredType */
 export type RowStatistics = { readonly [K in RowStatistic]: Float64Array };
 
 /**
@@ -14,6 +14,8 @@ export type RowStatistics = { readonly [K in RowStatistic]: Float64Array };
  * ψ_c > ψ_r, a tie counting ½; `rewardMargin` mean of ψ_c - ψ_r; `maskFraction` share of rows removed; `clipFraction` share of weights that the
  * clip changed; `logRatioClipFraction` share of the branches' log-ratios that `logRatioClip` changed; `nonFiniteRows` number of rows with a
  * non-finite value.
+ *
+ * @useDeclaredType
  */
 export type Metrics = { [K in MetricName]: number };
 
@@ -104,8 +106,8 @@ export class ResultBuffers implements Statistics {
   finish(): this {
     const read = this.#metrics;
     const metrics = this.metrics;
-    this.loss = read[0];
-    for (let i = 0; i < METRICS.length; i++) metrics[METRICS[i]] = read[METRIC_OFFSET + i];
+    this.loss = read[0]!;
+    for (let i = 0; i < METRICS.length; i++) metrics[METRICS[i]!] = read[METRIC_OFFSET + i]!;
     return this;
   }
 

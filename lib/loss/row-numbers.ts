@@ -172,7 +172,7 @@ class OmegaSource {
 
   /** One number for all rows where the caller gave one, else a list. */
   #numbers(field: number, given: ArrayLike<number> | number, list: ArrayLike<number>): void {
-    if (typeof given === 'number') this.#out.constant(field, list[0]);
+    if (typeof given === 'number') this.#out.constant(field, list[0]!);
     else this.#out.list(field, list);
   }
 
@@ -215,7 +215,7 @@ function omegasOfStatistics(schedule: NoiseSchedule, timesteps: Float64Array): F
     return schedule.omegas(timesteps);
   } catch {
     if (timesteps.length === 1) return Float64Array.of(Number.NaN);
-    return timesteps.map((timestep) => omegasOfStatistics(schedule, Float64Array.of(timestep))[0]);
+    return timesteps.map((timestep) => omegasOfStatistics(schedule, Float64Array.of(timestep))[0]!);
   }
 }
 

@@ -13,14 +13,14 @@ interface Loader {
   resolve(root: string): string;
 }
 
-const require = createRequire(import.meta.url);
-
-/** The package's own folder: this file lies one level below it, in `lib/` as in `dist/`. */
-const root = fileURLToPath(new URL('../..', import.meta.url)).replace(/[\\/]$/, '');
+/** The package's own folder: this file lies two levels below it, in `lib/` as in `dist/`. */
+const here = import.meta.url as string | undefined; // a bundle of CommonJS has none
+const root = here === undefined ? '' : fileURLToPath(new URL('../..', here)).replace(/[\\/]$/, '');
 
 function load(): { file: string; binding: Binding } {
   let file: string | undefined;
   try {
+    const require = createRequire(here as string);
     const loader = require('node-gyp-build') as Loader;
     file = loader.resolve(root);
     return { file, binding: require(file) as Binding };
@@ -29,9 +29,14 @@ function load(): { file: string; binding: Binding } {
   }
 }
 
-/** What was looked for, where, what the loader said, and the command that mends it. */
+/**
+ * What was looked for, where, what the loader said, and the command that mends it. It runs where an installation is not what it should be, so it takes
+ * nothing for granted that lies beside this file.
+ */
 function explain(file: string | undefined, cause: unknown): string {
   const reason = cause instanceof Error ? cause.message.trim() : String(cause);
+  const manifest = published();
+  if (manifest === undefined) return explainBundle(reason);
   return [
     `Expected a native addon of sdpo for ${system()}, and could not load one.`,
     '',
@@ -42,7 +47,21 @@ function explain(file: string | undefined, cause: unknown): string {
     ...reason.split('\n').map((line) => `    ${line.trim()}`),
     '',
     'To mend it:',
-    ...remedies(file, reason).map((line) => `  - ${line}`),
+    ...remedies(file, reason, manifest).map((line) => `  - ${line}`),
+  ].join('\n');
+}
+
+/** This code lies somewhere else than in its package: a bundler has put it into a file of its own, and left the addon behind. */
+function explainBundle(reason: string): string {
+  return [
+    `Expected the package sdpo around ${here === undefined ? 'its code' : fileURLToPath(here)}, with its native addon, and found neither: a bundler has taken its code out of the package.`,
+    '',
+    'The loader said:',
+    ...reason.split('\n').map((line) => `    ${line.trim()}`),
+    '',
+    'To mend it, keep sdpo external and install it where the bundle runs:',
+    '  - esbuild: --external:sdpo --external:sdpo/*; Rollup and Vite: external: [/^sdpo(\\/|$)/]',
+    '  - webpack: externals: { sdpo: "module sdpo" }; Next.js: serverExternalPackages: ["sdpo"]',
   ].join('\n');
 }
 
@@ -93,12 +112,11 @@ function list(folder: string): string[] {
   }
 }
 
-function remedies(file: string | undefined, reason: string): string[] {
+function remedies(file: string | undefined, reason: string, { prebuilds, glibc }: Published): string[] {
   if (platform() !== 'linux') return ['sdpo is made for Linux: on Windows use WSL 2, elsewhere a Linux container.'];
   const lines: string[] = [];
-  const { prebuilds, glibc } = published();
   const needed = /GLIBC_([\d.]+)' not found/.exec(reason)?.[1];
-  if (Number(process.versions.napi) < 8) lines.push('Use Node 20.17 or newer: this one lacks Node-API 8.');
+  if (Number(process.versions.napi) < 8) lines.push('Use Node 20.19 or newer: this one lacks Node-API 8.');
   if (needed !== undefined) {
     lines.push(
       `The file needs glibc ${needed}, and this system has ${glibcVersion()}: build it here, or use a newer system.`,
@@ -127,11 +145,19 @@ function isCheckout(): boolean {
   return existsSync(join(root, 'lib', 'native', 'binding.ts'));
 }
 
-function published(): { prebuilds: string[]; glibc: string } {
-  const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as {
-    sdpo: { prebuilds: string[]; glibc: { prebuilt: string } };
-  };
-  return { prebuilds: manifest.sdpo.prebuilds, glibc: manifest.sdpo.glibc.prebuilt };
+interface Published {
+  readonly prebuilds: readonly string[];
+  readonly glibc: string;
+}
+
+/** What the manifest of the package says of its binaries; undefined where the folder is not that of the package. */
+function published(): Published | undefined {
+  try {
+    const { name, sdpo } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
+    return name === 'sdpo' ? { prebuilds: sdpo.prebuilds, glibc: sdpo.glibc.prebuilt } : undefined;
+  } catch {
+    return undefined;
+  }
 }
 
 const loaded = load();

@@ -85,14 +85,15 @@ export const ROW_OUTPUT = positions('rowOutputs', [
   'bChosen',
   'bRejected',
   'cross',
-  'elementSum',
+  'elementSumChosen',
+  'elementSumRejected',
   'clipped',
 ]);
 export const ROW_OUTPUT_COUNT = binding.tables.rowOutputs.length;
 
 /** The position of a number per row. */
 export function rowInput(name: string): number {
-  return positions('rowInputs', [name])[name];
+  return positions('rowInputs', [name])[name]!;
 }
 export const ROW_INPUT_COUNT = binding.tables.rowInputs.length;
 export const ROW_SOURCE = positions('rowSources', ['constant', 'list', 'float64', 'float32']);
@@ -113,6 +114,7 @@ export const OPERAND = positions('operands', [
   'targetRejected',
   'gradientRejected',
   'elementWeights',
+  'elementWeightsRejected',
 ]);
 
 /** The fields of the call at the head of a header, and where its other parts start. */

@@ -11,14 +11,23 @@ export const NON_FINITE_POLICIES = ['throw', 'skip', 'propagate'] as const;
 /** Element types of tensors, named as in PyTorch. */
 export const DTYPES = ['float64', 'float32', 'float16', 'bfloat16'] as const;
 
+/** What the logit goes through: docs/mathematics.md, section 4. @useDeclaredType */
 export type Link = (typeof LINKS)[number];
+/** How the weights of the two branches become one. @useDeclaredType */
 export type PairWeight = (typeof PAIR_WEIGHTS)[number];
+/** Which density ratio the weight is. @useDeclaredType */
 export type WeightRatio = (typeof WEIGHT_RATIOS)[number];
+/** Whether ψ scales with ω. @useDeclaredType */
 export type TimestepWeighting = (typeof TIMESTEP_WEIGHTINGS)[number];
+/** Whether ω is per element or per row. @useDeclaredType */
 export type LogRatioReduction = (typeof LOG_RATIO_REDUCTIONS)[number];
+/** The rows that an anchor acts on; masked are the removed ones. @useDeclaredType */
 export type Scope = (typeof SCOPES)[number];
+/** Whether the safeguard has a factor per pair or one for the batch. @useDeclaredType */
 export type SafeguardScope = (typeof SAFEGUARD_SCOPES)[number];
+/** What a non-finite value does. @useDeclaredType */
 export type NonFinitePolicy = (typeof NON_FINITE_POLICIES)[number];
+/** Element type of a tensor, named as in PyTorch. @useDeclaredType */
 export type DType = (typeof DTYPES)[number];
 
 /** Statistics of a row that have a public name and a mean in the metrics. */

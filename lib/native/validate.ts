@@ -1,5 +1,7 @@
 /** Argument checks shared by the public API; every failure says which argument, what was expected and what was received. */
 
+import { types } from 'node:util';
+import { className, isArray, typedArray } from './arrays.js';
 import { type ErrorCode, SdpoRangeError, SdpoTypeError } from './errors.js';
 import { printable } from './printable.js';
 
@@ -14,16 +16,31 @@ export function describe(value: unknown): string {
     case 'undefined':
       return String(value);
     case 'bigint':
-      return `${value}n`;
+      return shortened(`${value}n`);
     case 'function':
-      return `function ${value.name || '(anonymous)'}`;
+      return `function ${typeof value.name === 'string' && value.name !== '' ? shortened(value.name) : '(anonymous)'}`;
     case 'symbol':
-      return value.toString();
+      return shortened(value.toString());
     default: {
-      const kind = (value as object).constructor?.name ?? 'Object';
-      const length = (value as { length?: unknown }).length;
-      return typeof length === 'number' ? `${kind} of length ${length}` : `an instance of ${kind}`;
+      const kind = shortened(className(value as object));
+      const length = lengthOf(value as object);
+      const known = typeof length === 'number' ? `${kind} of length ${length}` : kind;
+      if (types.isProxy(value)) return `a Proxy of ${known}`;
+      return typeof length === 'number' ? known : `an instance of ${known}`;
     }
+  }
+}
+
+/** A text of a caller or a file, of any length, as a message can hold it. */
+export function shortened(text: string, most = 60): string {
+  return printable(text.length > most ? `${text.slice(0, most - 3)}…` : text);
+}
+
+function lengthOf(value: object): unknown {
+  try {
+    return (typedArray(value) ?? (value as { length?: unknown })).length;
+  } catch {
+    return undefined; // a Proxy of something that looks at what it is called on
   }
 }
 
@@ -102,13 +119,22 @@ export function checkOneOf<const T extends string>(argument: string, value: unkn
   return value as T;
 }
 
-/** A plain options object without names that nobody reads: a misspelt option must not be ignored silently. */
-export function checkOptions(
-  argument: string,
-  value: unknown,
-  known: readonly string[],
-): asserts value is Record<string, unknown> {
-  if (typeof value !== 'object' || value === null || Array.isArray(value) || ArrayBuffer.isView(value)) {
+/** Options as a type that is known, or as anything. */
+type Own<T> = unknown extends T ? Record<string, unknown> : T & object;
+
+/**
+ * A plain options object without names that nobody reads: a misspelt option must not be ignored silently.
+ *
+ * @returns an object of our own, each field read once: getters cannot give the use another value than the check, and what others put on prototypes is no
+ *   option
+ */
+export function checkOptions<T>(argument: string, value: T, known: readonly string[]): Own<T> {
+  checkFieldNames(argument, value, known);
+  return Object.assign(Object.create(null), value) as Own<T>;
+}
+
+function checkFieldNames(argument: string, value: unknown, known: readonly string[]): asserts value is object {
+  if (typeof value !== 'object' || value === null || isArray(value) || ArrayBuffer.isView(value) || isRevoked(value)) {
     failType(argument, 'an object', value);
   }
   for (const name of Object.keys(value)) {
@@ -116,9 +142,19 @@ export function checkOptions(
       const near = known.find((other) => other.toLowerCase() === name.toLowerCase().replace(/[_-]/g, ''));
       throw new SdpoTypeError(
         'ERR_SDPO_UNKNOWN_OPTION',
-        `Expected ${argument} to have only the fields ${known.join(', ')}, received ${JSON.stringify(name)}${near ? ` (did you mean '${near}'?)` : ''}`,
+        `Expected ${argument} to have only the fields ${known.join(', ')}, received ${describe(name)}${near ? ` (did you mean '${near}'?)` : ''}`,
       );
     }
+  }
+}
+
+/** A Proxy that its maker has ended: everything that is asked of it throws. */
+function isRevoked(value: object): boolean {
+  try {
+    Object.getPrototypeOf(value);
+    return false;
+  } catch {
+    return types.isProxy(value);
   }
 }
 
@@ -127,6 +163,9 @@ export interface Fields<T> {
   readonly names: readonly (keyof T & string)[];
   readonly none: T;
 }
+
+/** Options once their defaults are filled in: every field is there, and none is undefined. */
+export type Filled<T> = { [K in keyof T]-?: Exclude<T[K], undefined> };
 
 /** The fields of a type, checked by the compiler: none is missing and none is foreign. */
 export function fieldsOf<T>(fields: { readonly [K in keyof Required<T>]: true }): Fields<T> {
@@ -139,34 +178,47 @@ export function fieldsOf<T>(fields: { readonly [K in keyof Required<T>]: true })
  * prototypes is no option.
  */
 export function readOptions<T extends object>(argument: string, value: unknown, { names, none }: Fields<T>): T {
-  checkOptions(argument, value, names);
+  checkFieldNames(argument, value, names);
   return { ...none, ...value };
 }
 
 /** True for anything that can be read by index up to `length`: arrays and typed arrays of numbers, not strings. */
 export function isNumberList(value: unknown): value is ArrayLike<number> {
-  if (Array.isArray(value)) return true;
-  return ArrayBuffer.isView(value) && !(value instanceof DataView) && !isBigIntArray(value);
+  return isArray(value) || typedArray(value) !== undefined;
 }
 
-function isBigIntArray(value: unknown): boolean {
-  return value instanceof BigInt64Array || value instanceof BigUint64Array;
-}
-
-/** A list of numbers of a given length (or of any length when `length` is undefined). */
+/** A list of numbers of a given length (or of any length when `length` is undefined); of typed arrays a plain one of this realm. */
 export function checkNumberList(argument: string, value: unknown, length?: number): ArrayLike<number> {
-  if (!isNumberList(value)) failType(argument, 'an array or typed array of numbers', value);
-  if (length !== undefined && value.length !== length) {
+  const list = typedArray(value) ?? value;
+  if (!isNumberList(list)) failType(argument, 'an array or typed array of numbers', value);
+  if (length !== undefined && list.length !== length) {
     failValue(argument, `of length ${length}`, value, 'ERR_SDPO_INVALID_LENGTH');
   }
-  return value;
+  return list;
 }
 
-/** A list of numbers as above whose entries are numbers indeed: a typed array can hold nothing else, an array can. */
+/** A list of numbers as above whose entries are numbers indeed: a typed array can hold nothing else, an array can, and is copied, each entry read once. */
 export function checkNumbers(argument: string, value: unknown, length?: number): ArrayLike<number> {
   const list = checkNumberList(argument, value, length);
-  if (!Array.isArray(list)) return list;
-  for (let i = 0; i < list.length; i++)
-    if (typeof list[i] !== 'number') failType(`${argument}[${i}]`, 'a number', list[i]);
-  return list;
+  if (!isArray(list)) return list;
+  const entries: readonly unknown[] = list;
+  const out: number[] = [];
+  for (let i = 0, count = length ?? entries.length; i < count; i++) {
+    const entry = entries[i];
+    if (typeof entry !== 'number') failType(`${argument}[${i}]`, 'a number', entry);
+    out.push(entry);
+  }
+  return out;
+}
+
+/** An AbortSignal of this realm or another. */
+export function checkSignal(argument: string, value: unknown): AbortSignal {
+  const signal = value as Partial<AbortSignal> | null | undefined;
+  const fits =
+    value instanceof AbortSignal ||
+    (typeof value === 'object' &&
+      typeof signal?.aborted === 'boolean' &&
+      typeof signal.addEventListener === 'function');
+  if (!fits) failType(argument, 'an AbortSignal', value);
+  return value as AbortSignal;
 }

@@ -3,6 +3,7 @@
 import { checkNumber, checkNumberList, failType, failValue } from '../native/validate.js';
 
 export const BETA_SCHEDULES = ['linear', 'scaled_linear', 'squaredcos_cap_v2', 'exp', 'sigmoid', 'laplace'] as const;
+/** Shape of the betas, named as in diffusers. @useDeclaredType */
 export type BetaSchedule = (typeof BETA_SCHEDULES)[number];
 
 /**
@@ -106,8 +107,8 @@ export function cumulate(betas: Float64Array): PowerTable {
   let power = 1;
   let complement = 0;
   for (let t = 0; t < betas.length; t++) {
-    complement += power * betas[t];
-    power *= 1 - betas[t];
+    complement += power * betas[t]!;
+    power *= 1 - betas[t]!;
     signal[t] = power;
     noise[t] = power > 0.5 ? complement : 1 - power;
   }
@@ -117,8 +118,8 @@ export function cumulate(betas: Float64Array): PowerTable {
 /** Divides every signal-to-noise ratio by k: ᾱ ← ᾱ / (k + (1-k) ᾱ), written as ᾱ / (ᾱ + k (1-ᾱ)). */
 export function shiftSnr(table: PowerTable, k: number): PowerTable {
   return {
-    signal: table.signal.map((power, t) => power / (power + k * table.noise[t])),
-    noise: table.noise.map((complement, t) => (k * complement) / (table.signal[t] + k * complement)),
+    signal: table.signal.map((power, t) => power / (power + k * table.noise[t]!)),
+    noise: table.noise.map((complement, t) => (k * complement) / (table.signal[t]! + k * complement)),
   };
 }
 
@@ -128,19 +129,19 @@ export function shiftSnr(table: PowerTable, k: number): PowerTable {
  */
 export function rescaleToZeroTerminalSnr(table: PowerTable): PowerTable {
   const last = table.signal.length - 1;
-  const rootFirst = Math.sqrt(table.signal[0]);
-  const rootLast = Math.sqrt(table.signal[last]);
-  const missingFirst = table.noise[0] / (1 + rootFirst); // 1 - √ᾱ_0
+  const rootFirst = Math.sqrt(table.signal[0]!);
+  const rootLast = Math.sqrt(table.signal[last]!);
+  const missingFirst = table.noise[0]! / (1 + rootFirst); // 1 - √ᾱ_0
   const span = rootFirst - rootLast;
   const signal = new Float64Array(last + 1);
   const noise = new Float64Array(last + 1);
   for (let t = 0; t <= last; t++) {
-    const root = Math.sqrt(table.signal[t]);
+    const root = Math.sqrt(table.signal[t]!);
     const scaled = ((root - rootLast) * rootFirst) / span;
     // 1 - scaled, put on the common denominator so that the ones cancel by algebra.
-    const missing = ((table.noise[t] / (1 + root)) * rootFirst - rootLast * missingFirst) / span;
+    const missing = ((table.noise[t]! / (1 + root)) * rootFirst - rootLast * missingFirst) / span;
     signal[t] = scaled * scaled;
-    noise[t] = signal[t] > 0.5 ? missing * (1 + scaled) : 1 - signal[t];
+    noise[t] = signal[t]! > 0.5 ? missing * (1 + scaled) : 1 - signal[t]!;
   }
   return { signal, noise };
 }

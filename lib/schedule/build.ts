@@ -23,17 +23,17 @@ import { VariancePreservingLevels } from './variance-preserving.js';
 /** How the sampler is assumed to run; it decides the transitions and thereby ω, not the noise levels. */
 export interface SamplerOptions {
   /** Number of steps n of the sampler, default 50 (or the number of training timesteps T if that is less); variance preserving: at most T. */
-  inferenceSteps?: number;
+  inferenceSteps?: number | undefined;
   /**
    * The levels it goes down: those that the scheduler's class makes for n steps (`scheduler`, the default of most), steps of ⌊T/n⌋ timesteps or of
    * 1/n in the unshifted time (`uniform`, the default of FlowMatchEuler and without a class), `linear-quadratic` (flows), or the timesteps themselves in
    * the order in which the sampler takes them; the last step ends where the scheduler ends. docs/schedules.md, "Ladders".
    */
-  ladder?: LadderName | readonly number[];
+  ladder?: LadderName | readonly number[] | undefined;
   /** Noise of the transitions, default what the scheduler's class draws, and `posterior` without one. */
-  variance?: TransitionVariance;
+  variance?: TransitionVariance | undefined;
   /** Stochasticity η of `posterior` transitions in (0, 1], default 1 (the DDPM posterior). At 0 a transition has no density. */
-  eta?: number;
+  eta?: number | undefined;
 }
 
 export const SAMPLER_OPTIONS: readonly (keyof SamplerOptions)[] = ['inferenceSteps', 'ladder', 'variance', 'eta'];
@@ -48,11 +48,11 @@ export interface Sampler {
 
 /** What a schedule was built from, as its record says it. */
 export interface Source {
-  preset?: string;
-  config?: DiffusersConfig;
-  mu?: number;
-  alphasCumprod?: number[];
-  finalAlphaCumprod?: number;
+  preset?: string | undefined;
+  config?: DiffusersConfig | undefined;
+  mu?: number | undefined;
+  alphasCumprod?: number[] | undefined;
+  finalAlphaCumprod?: number | undefined;
 }
 
 /** Everything of a schedule. */
@@ -62,8 +62,8 @@ export interface Parts {
   readonly sampler: Sampler;
   readonly source: Source;
   /** For flows: what its levels are made of, so that they can be made again with another shift. */
-  readonly flow?: FlowLevelsOptions;
-  readonly dynamic?: DynamicShift;
+  readonly flow?: FlowLevelsOptions | undefined;
+  readonly dynamic?: DynamicShift | undefined;
 }
 
 /** Beyond this many steps a step of 1/n comes too close to the rounding of τ. */
@@ -74,9 +74,9 @@ const DEFAULT_STEPS = 50;
 interface SamplerDefaults {
   readonly family: ScheduleFamily;
   readonly trainSteps: number;
-  readonly inverted?: boolean;
+  readonly inverted?: boolean | undefined;
   /** Largest number of steps of the class's own ladder, where that has a bound. */
-  readonly mostSteps?: number;
+  readonly mostSteps?: number | undefined;
   /** Whether a scheduler's class is known. */
   readonly scheduler: boolean;
   readonly ladder: LadderName;
@@ -124,13 +124,13 @@ function checkList(value: unknown, { family, trainSteps, inverted = false }: Sam
     failValue('options.ladder', 'a list of at least one timestep', list, 'ERR_SDPO_INVALID_LENGTH');
   const flow = family === 'flow';
   for (let i = 0; i < list.length; i++) {
-    const before = i === 0 ? (inverted ? -Infinity : Infinity) : list[i - 1];
+    const before = i === 0 ? (inverted ? -Infinity : Infinity) : list[i - 1]!;
     const inside = flow
       ? inverted
-        ? list[i] >= 0 && list[i] < trainSteps
-        : list[i] > 0 && list[i] <= trainSteps
-      : list[i] >= 0 && list[i] <= trainSteps - 1;
-    if (inside && (inverted ? list[i] > before : list[i] < before)) continue;
+        ? list[i]! >= 0 && list[i]! < trainSteps
+        : list[i]! > 0 && list[i]! <= trainSteps
+      : list[i]! >= 0 && list[i]! <= trainSteps - 1;
+    if (inside && (inverted ? list[i]! > before : list[i]! < before)) continue;
     const range = flow ? (inverted ? `[0, ${trainSteps})` : `(0, ${trainSteps}]`) : `[0, ${trainSteps - 1}]`;
     failValue(
       `options.ladder[${i}]`,
@@ -183,7 +183,7 @@ export function flowParts(
   { trainSteps, shift, predictionType }: { trainSteps: number; shift: number; predictionType: PredictionType },
   options: SamplerOptions & ShiftOptions,
   source: Source,
-  scheduler?: ReadFlow & { variance: TransitionVariance; defaultLadder?: LadderName },
+  scheduler?: ReadFlow & { variance: TransitionVariance; defaultLadder?: LadderName | undefined },
 ): Parts {
   const inverted = scheduler?.inverted ?? false;
   const sampler = checkSampler(options, {
@@ -212,8 +212,8 @@ export function flowParts(
 }
 
 export interface ConfigOptions extends SamplerOptions, ShiftOptions {
-  predictionType?: PredictionType;
-  ignore?: readonly string[];
+  predictionType?: PredictionType | undefined;
+  ignore?: readonly string[] | undefined;
 }
 
 /** Parts of the schedule that a diffusers config means; `preset` is the one that the config comes from. */

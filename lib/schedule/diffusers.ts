@@ -89,7 +89,7 @@ export function readDiffusers(
   if (typeof className !== 'string' || !Object.hasOwn(SCHEDULERS, className)) {
     throw unsupported('config._class_name', `one of ${SCHEDULER_CLASSES.join(', ')}`, className, refusal(className));
   }
-  const scheduler = SCHEDULERS[className];
+  const scheduler = SCHEDULERS[className]!;
   const given = givenFields(className, scheduler, config, ignore);
   const fields: Fields = { ...scheduler.reads, ...given };
   const { table, flow } = scheduler;
@@ -136,14 +136,14 @@ function givenFields(
     if (Object.hasOwn(scheduler.reads, name)) {
       given[name] = value;
     } else if (scheduler.demands?.includes(name)) {
-      const { harmless, effect } = DEMANDS[name];
+      const { harmless, effect } = DEMANDS[name]!;
       if (harmless.includes(value as FieldValue)) continue;
       throw unsupported(argument, orAbsent(harmless), value, `${effect}; ignore: ['${name}'] leaves it out`);
     } else if (Object.hasOwn(ELSEWHERE, name)) {
-      if (ELSEWHERE[name].includes(value as FieldValue)) continue;
+      if (ELSEWHERE[name]!.includes(value as FieldValue)) continue;
       if (name === 'use_flow_sigmas' && value === true && scheduler.table === undefined) continue;
       const reason = `a ${className} does not read it, but it means another schedule: take the config of the class that the model was trained with, or remove the field if it was trained without`;
-      throw unsupported(argument, orAbsent(ELSEWHERE[name]), value, reason);
+      throw unsupported(argument, orAbsent(ELSEWHERE[name]!), value, reason);
     } else if (!WITHOUT_INFLUENCE.includes(name)) {
       throw new SdpoError(
         'ERR_SDPO_UNSUPPORTED_CONFIG',
@@ -221,7 +221,7 @@ function readFlow(
   }
   // What is left needs the betas.
   const { powers } = readBetas(className, scheduler.table, fields, scheduler, given);
-  const ratio = (t: number) => Math.sqrt(powers.noise[t] / powers.signal[t]);
+  const ratio = (t: number) => Math.sqrt(powers.noise[t]! / powers.signal[t]!);
   if (conversion === undefined) return { ...read, ladder: { ...ladder, end: ratio(0) } };
   const high = boundOf('sigma_max', fields) ?? ratio(powers.signal.length - 1);
   const low = boundOf('sigma_min', fields) ?? ratio(0);
@@ -271,7 +271,7 @@ function readBetas(className: string, rule: TableRule, fields: Fields, scheduler
   }
   if (flag('rescale_betas_zero_snr', fields)) {
     const last = powers.signal.length - 1;
-    if (!(powers.signal[0] > powers.signal[last])) {
+    if (!(powers.signal[0]! > powers.signal[last]!)) {
       failValue('config.rescale_betas_zero_snr', 'false for a schedule whose noise does not grow', true);
     }
     powers = rescaleToZeroTerminalSnr(powers);
@@ -283,7 +283,7 @@ function readBetas(className: string, rule: TableRule, fields: Fields, scheduler
   }
   // Classes without the field end on clean data.
   const endsClean = fields.set_alpha_to_one === undefined || flag('set_alpha_to_one', fields);
-  const final = endsClean ? { signal: 1, noise: 0 } : { signal: powers.signal[0], noise: powers.noise[0] };
+  const final = endsClean ? { signal: 1, noise: 0 } : { signal: powers.signal[0]!, noise: powers.noise[0]! };
   return { family: 'variance-preserving', powers, final, ladder: tableSpec(className, rule, fields, powers) };
 }
 
@@ -292,20 +292,20 @@ function tableSpec(className: string, rule: TableRule, fields: Fields, powers: P
   if (fields.timestep_type !== undefined) {
     const type = oneOf(className, 'timestep_type', fields.timestep_type, ['discrete', 'continuous']);
     if (type === 'continuous' && fields.prediction_type === 'v_prediction') {
-      const reason = `with v_prediction the timesteps are ¼ ln σ and not indices; ${REFUSED.EDMEulerScheduler.split('; ')[1]}`;
+      const reason = `with v_prediction the timesteps are ¼ ln σ and not indices; ${REFUSED.EDMEulerScheduler!.split('; ')[1]}`;
       throw unsupported('config.timestep_type', "'discrete'", type, reason);
     }
   }
   if (terminalOf(fields) !== 0)
     throw unsupported('config.shift_terminal', 'absent without use_flow_sigmas', fields.shift_terminal);
   const unbounded = rule.unboundedKarras && fields.use_karras_sigmas;
-  const ends: { low?: number; high?: number } =
+  const ends: Pick<TableLadderSpec, 'low' | 'high'> =
     unbounded || fields.use_lu_lambdas ? {} : { low: boundOf('sigma_min', fields), high: boundOf('sigma_max', fields) };
   const interpolation = oneOf(className, 'interpolation_type', fields.interpolation_type ?? 'linear', [
     'linear',
     'log_linear',
   ]);
-  const ratio = (t: number) => Math.sqrt(powers.noise[t] / powers.signal[t]);
+  const ratio = (t: number) => Math.sqrt(powers.noise[t]! / powers.signal[t]!);
   const conversion = conversionOf(fields);
   const logLinear = interpolation === 'log_linear';
   if ((conversion !== undefined || logLinear) && powers.signal[steps - 1] === 0) {

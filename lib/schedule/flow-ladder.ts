@@ -14,14 +14,14 @@ export interface FlowLadderSpec {
   readonly lowShift: number;
   /** The shifted levels are stretched so that the last is this; 0: not. */
   readonly terminal: number;
-  readonly conversion?: Conversion;
+  readonly conversion?: Conversion | undefined;
   /** Bounds of a conversion in place of the ladder's own ends. */
-  readonly high?: number;
-  readonly low?: number;
+  readonly high?: number | undefined;
+  readonly low?: number | undefined;
   /** Bounds of a conversion in σ/a (UniPC), from which a level is σ/a / (1 + σ/a). */
   readonly ratios?: { readonly high: number; readonly low: number };
   /** A first level of 1 is lowered by 10⁻⁶, since the class takes the logarithm of a. */
-  readonly belowOne?: boolean;
+  readonly belowOne?: boolean | undefined;
   /** Where the last step ends: a level, or the last one visited. */
   readonly end: number | 'last';
 }
@@ -57,7 +57,7 @@ export function flowLadder(
   }
   let sigmas: Float64Array = times(spec, trainSteps, count).map((time) => shifted(shift, time));
   if (terminal !== 0) {
-    const last = 1 - sigmas[sigmas.length - 1];
+    const last = 1 - sigmas[sigmas.length - 1]!;
     if (last === 0) failValue('options.inferenceSteps', 'at least 2 with config.shift_terminal', count);
     const scale = last / (1 - terminal);
     sigmas = sigmas.map((sigma) => 1 - (1 - sigma) / scale);
@@ -65,11 +65,11 @@ export function flowLadder(
   if (ratios !== undefined) {
     sigmas = convertedLevels(conversion!, ratios.high, ratios.low, count).map((ratio) => ratio / (1 + ratio));
   } else if (conversion !== undefined) {
-    sigmas = convertedLevels(conversion, spec.high ?? sigmas[0], spec.low ?? sigmas[sigmas.length - 1], count);
-  } else if (spec.belowOne && Math.abs(sigmas[0] - 1) < 1e-6) {
-    sigmas[0] -= 1e-6;
+    sigmas = convertedLevels(conversion, spec.high ?? sigmas[0]!, spec.low ?? sigmas.at(-1)!, count);
+  } else if (spec.belowOne && Math.abs(sigmas[0]! - 1) < 1e-6) {
+    sigmas[0]! -= 1e-6;
   }
-  return { sigmas, end: spec.end === 'last' ? sigmas[sigmas.length - 1] : spec.end };
+  return { sigmas, end: spec.end === 'last' ? sigmas[sigmas.length - 1]! : spec.end };
 }
 
 function times({ base, lowShift }: FlowLadderSpec, trainSteps: number, count: number): Float64Array {

@@ -88,7 +88,7 @@ export class FlowLevels implements NoiseLevels {
     ];
     const stride = 1 / this.#count;
     for (let i = 0; i < out.length; i++) {
-      const timestep = list[i];
+      const timestep = list[i]!;
       this.#check(timestep, argument, i);
       const sigma = this.#noise(timestep) / steps;
       const signal = this.#clean(timestep) / steps;
@@ -132,7 +132,7 @@ export class FlowLevels implements NoiseLevels {
     const width = unshifted(this.shift, this.#noise(noisy) / steps) - from;
     const largest = this.inverted ? Math.min(high, steps * (1 - SMALLEST_DRAW)) : high;
     for (let i = 0; i < draws.length; i++) {
-      const time = from + width * Math.max(draws[i], SMALLEST_DRAW);
+      const time = from + width * Math.max(draws[i]!, SMALLEST_DRAW);
       // Shifting back and forth rounds; the result must not leave the range for that.
       draws[i] = Math.min(Math.max(this.#timestep(shifted(this.shift, time)), low), largest);
     }
@@ -178,12 +178,12 @@ function isListed(ladder: FlowLadderSpec | readonly number[]): ladder is readonl
 function stepDown(times: Float64Array, time: number): number {
   const end = times.length - 1;
   const last = end - 1;
-  if (last === 0 || time <= times[last]) return Math.min(time, times[end]);
-  if (time >= times[0]) return time - (times[0] - times[1]);
+  if (last === 0 || time <= times[last]!) return Math.min(time, times[end]!);
+  if (time >= times[0]!) return time - (times[0]! - times[1]!);
   // A guess that is right for even ladders, and not far off for others.
-  let i = Math.floor((last * (times[0] - time)) / (times[0] - times[last]));
-  while (times[i] < time) i--;
-  while (times[i + 1] >= time) i++;
-  const after = times[i + 1];
-  return after - ((times[i] - time) / (times[i] - after)) * (after - times[i + 2]);
+  let i = Math.floor((last * (times[0]! - time)) / (times[0]! - times[last]!));
+  while (times[i]! < time) i--;
+  while (times[i + 1]! >= time) i++;
+  const after = times[i + 1]!;
+  return after - ((times[i]! - time) / (times[i]! - after)) * (after - times[i + 2]!);
 }

@@ -8,6 +8,7 @@ import { betaQuantile } from './beta-quantile.js';
  * and growing ones below (the linear-quadratic schedule of arXiv 2410.13720, which Mochi runs).
  */
 export const LADDERS = ['scheduler', 'uniform', 'linear-quadratic'] as const;
+/** Name of a ladder: where transitions end. @useDeclaredType */
 export type LadderName = (typeof LADDERS)[number];
 
 export const SPACINGS = ['linspace', 'leading', 'trailing'] as const;

@@ -4,6 +4,7 @@ import { failType, failValue } from '../native/validate.js';
 
 /** Parametrisations of the model's output; see {@link targetCoefficients} for what each of them stands for. */
 export const PREDICTION_TYPES = ['epsilon', 'v_prediction', 'sample', 'flow_prediction'] as const;
+/** What the model predicts. @useDeclaredType */
 export type PredictionType = (typeof PREDICTION_TYPES)[number];
 
 export type ScheduleFamily = 'variance-preserving' | 'flow';
@@ -25,6 +26,7 @@ export interface Transition {
  * s_t² - (a_t/a_p)² s_p² of the step forward (DDPM's `fixed_large`).
  */
 export const VARIANCES = ['posterior', 'fresh', 'forward'] as const;
+/** σ² of the transitions of the sampler. @useDeclaredType */
 export type TransitionVariance = (typeof VARIANCES)[number];
 
 /** What decides the noise of a transition; `eta` belongs to `posterior`. */
@@ -98,6 +100,11 @@ export function targetCoefficients(
   }
 }
 
+/** A product, or the same of other factors where it is infinity times 0 with these: the noise level of a first step may be as small as numbers get. */
+function finite(product: number, other: number): number {
+  return Number.isNaN(product) ? other : product;
+}
+
 /**
  * The weight ω_t of a transition from noise level t to p. With C_0 = ∂ mean / ∂ x_0 and the transition's variance σ², ω_t = C_0² (∂x̂_0/∂u)² / (2σ²).
  * For the DDIM family with stochasticity η (arXiv 2010.02502, equation 16; η = 1 is the posterior of DDPM, arXiv 2006.11239, equation 7)
@@ -124,12 +131,12 @@ export function transitionWeight(
   // Tested before any arithmetic: the products below would be ∞·0 for these.
   if (sigmaPrevious === 0 || !Number.isFinite(derivative)) return Infinity;
   const ratio = signalPrevious / sigmaPrevious;
-  if (variance === 'fresh') return (ratio * ratio * derivative * derivative) / 2;
+  if (variance === 'fresh') return finite(ratio * ratio * derivative * derivative, (ratio * derivative) ** 2) / 2;
   if (variance === 'forward') {
     const forward = (signalPrevious * derivative) / sigma;
     return (forward * forward * gap) / 2;
   }
-  const scale = ratio * ratio * gap * derivative * derivative;
+  const scale = finite(ratio * ratio * gap * derivative * derivative, (ratio * derivative) ** 2 * gap);
   if (eta === 1) return scale / 2;
   const squared = eta * eta;
   const rho2 = 1 - gap;

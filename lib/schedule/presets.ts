@@ -162,6 +162,7 @@ export const PRESETS = {
   lumina2: { config: { ...FLOW, shift: 6 } },
 } as const satisfies Record<string, Preset>;
 
+/** Name of a preset: a model whose scheduler config is known. @useDeclaredType */
 export type PresetName = keyof typeof PRESETS;
 
 export const PRESET_NAMES = Object.freeze(Object.keys(PRESETS)) as readonly PresetName[];

@@ -13,6 +13,7 @@ import {
 import type { NoiseLevels } from './levels.js';
 
 export const TIMESTEP_DISTRIBUTIONS = ['uniform', 'logit-normal', 'mode', 'cosmap'] as const;
+/** How timesteps are drawn. @useDeclaredType */
 export type TimestepDistribution = (typeof TIMESTEP_DISTRIBUTIONS)[number];
 
 export const STEP_ORDERS = ['random', 'round-robin'] as const;
@@ -24,29 +25,29 @@ export interface SampleTimestepsOptions {
    * normal number. `mode`: 1 - u - s (cos²(π u/2) - 1 + u) of a uniform u, more of the middle for a scale s above 0 and of the ends below. `cosmap`:
    * 1 - 1 / (tan(π u/2) + 1), the log SNR of the cosine schedule.
    */
-  distribution?: TimestepDistribution;
+  distribution?: TimestepDistribution | undefined;
   /**
    * Timesteps to draw from, both ends included, in the units of the schedule's timesteps; default all. Flow: the ends are mapped back to the
    * unshifted τ and τ is drawn between them; an end without noise stays excluded. The distribution is stretched over the range, not cut off at it.
    */
-  range?: readonly [low: number, high: number];
+  range?: readonly [low: number, high: number] | undefined;
   /**
    * Uniform numbers in [0, 1), as `Math.random` or `createRandom(seed)` give them: one is taken per timestep, two for `logit-normal`, none for
    * `round-robin`, which alone can go without.
    */
-  random?: () => number;
+  random?: (() => number) | undefined;
   /** Mean of the normal number, default 0; above 0 draws more noise. `logit-normal` only. */
-  mean?: number;
+  mean?: number | undefined;
   /** Standard deviation of the normal number, default 1. `logit-normal` only. */
-  std?: number;
+  std?: number | undefined;
   /** s in [-1, 2/(π-2)], default 1.29. `mode` only. */
-  modeScale?: number;
+  modeScale?: number | undefined;
   /** A fixed list to draw from, as few-step and distilled models are trained on, in place of a distribution and range. */
-  steps?: readonly number[];
+  steps?: readonly number[] | undefined;
   /** Whether entries of `steps` are drawn independently (`random`, the default) or taken one after another. */
-  order?: StepOrder;
+  order?: StepOrder | undefined;
   /** How many timesteps were taken before; entry `first` modulo the length comes next. `round-robin` only; default 0. */
-  first?: number;
+  first?: number | undefined;
 }
 
 /** The options that one distribution has and others do not. */
@@ -85,7 +86,7 @@ export function sampleTimesteps(levels: NoiseLevels, count: number, options: Sam
 
 function checkNames(options: unknown): void {
   const names = ['distribution', 'range', 'random', 'mean', 'std', 'modeScale', 'steps', 'order', 'first'];
-  checkOptions('options', options, names);
+  options = checkOptions('options', options, names);
 }
 
 /** A function that gives numbers in [0, 1] of a distribution. */
@@ -126,16 +127,16 @@ function fromSteps(levels: NoiseLevels, count: number, options: SampleTimestepsO
   const steps = checkNumbers('options.steps', options.steps);
   const { length } = steps;
   if (length === 0) failValue('options.steps', 'a list of at least one timestep', steps, 'ERR_SDPO_INVALID_LENGTH');
-  for (let i = 0; i < length; i++) levels.signal(steps[i], 'options.steps', i);
+  for (let i = 0; i < length; i++) levels.signal(steps[i]!, 'options.steps', i);
   const order = checkOneOf('options.order', options.order ?? 'random', STEP_ORDERS);
   if (order === 'round-robin') {
     const first = checkInteger('options.first', options.first ?? 0, 0);
-    return Float64Array.from({ length: count }, (_, i) => steps[(first + i) % length]);
+    return Float64Array.from({ length: count }, (_, i) => steps[(first + i) % length]!);
   }
   refuse('first', options.first, "absent with order 'random'");
   const { random } = options;
   if (typeof random !== 'function') failType('options.random', 'a function that returns numbers in [0, 1)', random);
-  return Float64Array.from({ length: count }, () => steps[Math.floor(unit(random) * length)]);
+  return Float64Array.from({ length: count }, () => steps[Math.floor(unit(random) * length)]!);
 }
 
 function refuse(name: string, value: unknown, expected: string): void {

@@ -50,31 +50,31 @@ export type { ShiftOptions } from './shift.js';
 
 export interface PresetOptions extends SamplerOptions, ShiftOptions {
   /** Takes the place of the preset's prediction type, for a model that was trained to predict something else. */
-  predictionType?: PredictionType;
+  predictionType?: PredictionType | undefined;
 }
 
 export interface FromDiffusersOptions extends SamplerOptions, ShiftOptions {
   /** Takes the place of the config's `prediction_type`. */
-  predictionType?: PredictionType;
+  predictionType?: PredictionType | undefined;
   /** Names of config fields to treat as absent. */
-  ignore?: readonly string[];
+  ignore?: readonly string[] | undefined;
 }
 
 export interface VariancePreservingOptions extends SamplerOptions {
   /** ᾱ_t for t = 0 … T-1, in [0, 1] and non-increasing. */
   alphasCumprod: ArrayLike<number>;
   /** ᾱ behind the last transition, between `alphasCumprod[0]` and 1; default 1, clean data. */
-  finalAlphaCumprod?: number;
+  finalAlphaCumprod?: number | undefined;
   predictionType: PredictionType;
 }
 
 export interface FlowOptions extends SamplerOptions {
   /** T, the timestep of pure noise; default 1000. */
-  trainSteps?: number;
+  trainSteps?: number | undefined;
   /** Factor k of the timestep shift, above 0; default 1, no shift. */
-  shift?: number;
+  shift?: number | undefined;
   /** Default `flow_prediction`. */
-  predictionType?: PredictionType;
+  predictionType?: PredictionType | undefined;
 }
 
 /** A schedule as `toJSON` gives it, for the metadata of a run: `NoiseSchedule.fromJSON` builds the same schedule from it. */
@@ -146,7 +146,7 @@ export class NoiseSchedule {
    */
   static preset(name: PresetName, options: PresetOptions = {}): NoiseSchedule {
     checkOneOf('name', name, PRESET_NAMES);
-    checkOptions('options', options, [...SAMPLER_OPTIONS, ...SHIFT_OPTIONS, 'predictionType']);
+    options = checkOptions('options', options, [...SAMPLER_OPTIONS, ...SHIFT_OPTIONS, 'predictionType']);
     return new NoiseSchedule(configParts(PRESETS[name].config, options, { preset: name }, PRESETS[name]));
   }
 
@@ -162,7 +162,7 @@ export class NoiseSchedule {
    * TypeError or RangeError.
    */
   static fromDiffusers(config: DiffusersConfig, options: FromDiffusersOptions = {}): NoiseSchedule {
-    checkOptions('options', options, [...SAMPLER_OPTIONS, ...SHIFT_OPTIONS, 'predictionType', 'ignore']);
+    options = checkOptions('options', options, [...SAMPLER_OPTIONS, ...SHIFT_OPTIONS, 'predictionType', 'ignore']);
     return new NoiseSchedule(configParts(config, options, {}));
   }
 
@@ -177,7 +177,12 @@ export class NoiseSchedule {
 
   /** A variance-preserving schedule from its own ᾱ_t: a_t = √ᾱ_t, s_t = √(1-ᾱ_t). */
   static variancePreserving(options: VariancePreservingOptions): NoiseSchedule {
-    checkOptions('options', options, ['alphasCumprod', 'finalAlphaCumprod', 'predictionType', ...SAMPLER_OPTIONS]);
+    options = checkOptions('options', options, [
+      'alphasCumprod',
+      'finalAlphaCumprod',
+      'predictionType',
+      ...SAMPLER_OPTIONS,
+    ]);
     const powers = givenAlphas('options.alphasCumprod', options.alphasCumprod);
     const predictionType = checkOneOf(
       'options.predictionType',
@@ -191,7 +196,7 @@ export class NoiseSchedule {
 
   /** A rectified-flow schedule: a = 1-σ, s = σ = t/T, with timesteps shifted by the factor k. */
   static flow(options: FlowOptions = {}): NoiseSchedule {
-    checkOptions('options', options, ['trainSteps', 'shift', 'predictionType', ...SAMPLER_OPTIONS]);
+    options = checkOptions('options', options, ['trainSteps', 'shift', 'predictionType', ...SAMPLER_OPTIONS]);
     const trainSteps = checkInteger('options.trainSteps', options.trainSteps ?? 1000, 1);
     const shift = checkNumberAbove('options.shift', options.shift ?? 1, 0);
     const predictionType = checkOneOf(
@@ -227,7 +232,7 @@ export class NoiseSchedule {
    * at a timestep stay; transitions and drawn timesteps change. Cheap: one schedule for each resolution of a batch is what it is for.
    */
   withShift(options: ShiftOptions & { shift?: number }): NoiseSchedule {
-    checkOptions('options', options, ['shift', ...SHIFT_OPTIONS]);
+    options = checkOptions('options', options, ['shift', ...SHIFT_OPTIONS]);
     return new NoiseSchedule(reshiftedParts(this.#parts, options));
   }
 
@@ -248,7 +253,7 @@ export class NoiseSchedule {
    */
   transition(t: number): Transition {
     const previous = this.#parts.levels.previous(t, 't');
-    return { previous, omega: this.#parts.levels.omegas([t], 't')[0] };
+    return { previous, omega: this.#parts.levels.omegas([t], 't')[0]! };
   }
 
   /** The levels that the sampler visits: n timesteps at which it calls the model, and the one it ends on. */
@@ -279,8 +284,8 @@ export class NoiseSchedule {
     const onData = new Float64Array(list.length);
     const onNoise = new Float64Array(list.length);
     for (let i = 0; i < list.length; i++) {
-      onData[i] = this.#parts.levels.signal(list[i], 'timesteps', i);
-      onNoise[i] = this.#parts.levels.sigma(list[i], 'timesteps', i);
+      onData[i] = this.#parts.levels.signal(list[i]!, 'timesteps', i);
+      onNoise[i] = this.#parts.levels.sigma(list[i]!, 'timesteps', i);
     }
     return combine(onData, x0, onNoise, noise, ['x0', 'noise'], options);
   }
@@ -294,8 +299,8 @@ export class NoiseSchedule {
     const onData = new Float64Array(list.length);
     const onNoise = new Float64Array(list.length);
     for (let i = 0; i < list.length; i++) {
-      const signal = this.#parts.levels.signal(list[i], 'timesteps', i);
-      const sigma = this.#parts.levels.sigma(list[i], 'timesteps', i);
+      const signal = this.#parts.levels.signal(list[i]!, 'timesteps', i);
+      const sigma = this.#parts.levels.sigma(list[i]!, 'timesteps', i);
       [onData[i], onNoise[i]] = targetCoefficients(this.predictionType, signal, sigma, this.inverted);
     }
     return combine(onData, x0, onNoise, noise, ['x0', 'noise'], options);

@@ -6,16 +6,16 @@ import { checkInteger, checkNumber, checkNumberAbove, failValue } from '../nativ
 /** What a shift that depends on the resolution (`use_dynamic_shifting`) is computed from: one of `mu`, `imageSeqLen`, or a size. */
 export interface ShiftOptions {
   /** μ as the pipeline computes it; the shift is e^μ, or μ itself with `time_shift_type: 'linear'`. */
-  mu?: number;
+  mu?: number | undefined;
   /** Number of tokens of a sample, after patching: latent frames × rows × columns. */
-  imageSeqLen?: number;
+  imageSeqLen?: number | undefined;
   /** In pixels; with `height`. */
-  width?: number;
-  height?: number;
+  width?: number | undefined;
+  height?: number | undefined;
   /** Latent frames of a film, default 1. */
-  frames?: number;
+  frames?: number | undefined;
   /** Edge of the square of pixels that a token stands for: scale of the VAE × patch size (FLUX, Qwen-Image: 8 × 2 = 16). Presets know theirs. */
-  pixelsPerToken?: number;
+  pixelsPerToken?: number | undefined;
 }
 
 export const SHIFT_OPTIONS: readonly (keyof ShiftOptions)[] = [
@@ -36,9 +36,9 @@ export interface DynamicShift {
   readonly baseLength: number;
   readonly maxLength: number;
   /** Of a preset: the edge of a token. */
-  readonly pixelsPerToken?: number;
+  readonly pixelsPerToken?: number | undefined;
   /** Of a preset: μ by FLUX.2's fit to the tokens and the steps, in place of the line. */
-  readonly empirical?: boolean;
+  readonly empirical?: boolean | undefined;
 }
 
 /** A shift that is settled, and the μ it came from. */

@@ -39,11 +39,11 @@ export class VariancePreservingLevels implements NoiseLevels {
       const { previous, signal, noise } = ladder.step(t);
       this.#previous[t] = previous;
       // 1-ρ² = (ᾱ_p - ᾱ_t) / (ᾱ_p (1-ᾱ_t)). The difference is taken where the two numbers are small, so that it keeps its digits.
-      const difference = signal > 0.5 ? powers.noise[t] - noise : signal - powers.signal[t];
-      const gap = difference <= 0 ? 0 : Math.min(1, difference / (signal * powers.noise[t]));
-      const derivative = jacobian(predictionType, this.#signal[t], this.#sigma[t]);
+      const difference = signal > 0.5 ? powers.noise[t]! - noise : signal - powers.signal[t]!;
+      const gap = difference <= 0 ? 0 : Math.min(1, difference / (signal * powers.noise[t]!));
+      const derivative = jacobian(predictionType, this.#signal[t]!, this.#sigma[t]!);
       const [a, s] = [Math.sqrt(signal), Math.sqrt(noise)];
-      this.#omega[t] = transitionWeight(a, s, this.#sigma[t], gap, rule, derivative);
+      this.#omega[t] = transitionWeight(a, s, this.#sigma[t]!, gap, rule, derivative);
     }
   }
 
@@ -64,7 +64,7 @@ export class VariancePreservingLevels implements NoiseLevels {
     const out = new Float64Array(list.length);
     const table = this.#omega;
     for (let i = 0; i < out.length; i++) {
-      out[i] = this.#entry(table, list[i], argument, i);
+      out[i] = this.#entry(table, list[i]!, argument, i);
     }
     return out;
   }
@@ -84,7 +84,7 @@ export class VariancePreservingLevels implements NoiseLevels {
     }
     const count = high - low + 1;
     // The minimum only matters for a draw that was rounded up to 1.
-    for (let i = 0; i < draws.length; i++) draws[i] = low + Math.min(Math.floor(draws[i] * count), count - 1);
+    for (let i = 0; i < draws.length; i++) draws[i] = low + Math.min(Math.floor(draws[i]! * count), count - 1);
     return draws;
   }
 

@@ -15,7 +15,8 @@ export interface CaseShape {
   dtype: DType | readonly [DType, DType, DType];
   /** Branches as views of stacked tensors. */
   layout?: Layout;
-  elementWeights?: boolean;
+  /** One weighting of the elements for both branches, or one for each. */
+  elementWeights?: boolean | 'of each branch';
   rowWeights?: boolean;
   /** r per row in place of the reference tensors. */
   referenceError?: boolean;
@@ -54,7 +55,7 @@ export function makeBatch(shape: CaseShape, seed: number, device: string): Made 
     const pair = { chosen: values('chosen'), rejected: values('rejected') };
     if (layout === undefined) {
       for (const branch of ['chosen', 'rejected'] as const) {
-        const { tensor, stored } = place(pair[branch], dtypes[k], [rows, size]);
+        const { tensor, stored } = place(pair[branch], dtypes[k]!, [rows, size]);
         (branch === 'chosen' ? chosen : rejected)[name] = tensor;
         numbers[branch][name] = stored;
       }
@@ -66,7 +67,7 @@ export function makeBatch(shape: CaseShape, seed: number, device: string): Made 
       stacked.set(pair.chosen.subarray(row * size, (row + 1) * size), at(row, 0) * size);
       stacked.set(pair.rejected.subarray(row * size, (row + 1) * size), at(row, 1) * size);
     }
-    const { tensor, stored } = place(stacked, dtypes[k], [2 * rows, size]);
+    const { tensor, stored } = place(stacked, dtypes[k]!, [2 * rows, size]);
     const views = split(tensor, layout);
     chosen[name] = views.chosen;
     rejected[name] = views.rejected;
@@ -88,10 +89,14 @@ export function makeBatch(shape: CaseShape, seed: number, device: string): Made 
   const made: Made = { batch, numbers: { rows, size, omega, ...numbers }, owned };
   if (shape.elementWeights) {
     // A quarter of the elements has weight 0 and takes no part.
-    const weights = Float64Array.from({ length: size }, (_, j) => (j > 0 && random() < 0.25 ? 0 : 0.5 + random()));
-    const { tensor, stored } = place(weights, dtypes[0] === 'float64' ? 'float64' : 'float32', [size]);
-    batch.elementWeights = tensor;
-    made.numbers.elementWeights = stored;
+    const weights = () => {
+      const values = Float64Array.from({ length: size }, (_, j) => (j > 0 && random() < 0.25 ? 0 : 0.5 + random()));
+      return place(values, dtypes[0] === 'float64' ? 'float64' : 'float32', [size]);
+    };
+    const first = weights();
+    const other = shape.elementWeights === 'of each branch' ? weights() : first;
+    batch.elementWeights = { chosen: first.tensor, rejected: other.tensor };
+    made.numbers.elementWeights = { chosen: first.stored, rejected: other.stored };
   }
   if (shape.rowWeights) batch.rowWeights = made.numbers.rowWeights = uniform(rows, 0.5, 2);
   if (shape.referenceError) {

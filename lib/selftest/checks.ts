@@ -123,7 +123,7 @@ const elementwise: Check[] = [
         [0, 4097],
         [3, 1],
         [2 ** 33 + 5, 1023],
-      ]) {
+      ] as const) {
         const out = Tensor.empty([count], { dtype: 'float64', device });
         noise(12345678901, offset, out);
         const expected = noise(12345678901, offset, new Float64Array(count));
@@ -147,8 +147,8 @@ const elementwise: Check[] = [
           const actual = schedule[name](onX, onE, timesteps);
           const [a, s] = [schedule.signal.bind(schedule), schedule.sigma.bind(schedule)];
           const expected = x.toFloat64().map((value, i) => {
-            const t = timesteps[Math.floor(i / 1003)];
-            const other = others[i];
+            const t = timesteps[Math.floor(i / 1003)]!;
+            const other = others[i]!;
             return name === 'addNoise' ? a(t) * value + s(t) * other : a(t) * other - s(t) * value;
           });
           const rounded = Tensor.from(expected, { dtype }).toFloat64();

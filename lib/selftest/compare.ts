@@ -48,7 +48,7 @@ export function close(name: string, actual: ArrayLike<number>, expected: ArrayLi
   if (actual.length !== expected.length) throw new Error(`${name}: ${actual.length} numbers for ${expected.length}`);
   for (let i = 0; i < expected.length; i++) {
     if (Object.is(actual[i], expected[i]) || actual[i] === expected[i]) continue;
-    if (Math.abs(actual[i] - expected[i]) <= tolerance * (1 + Math.abs(expected[i]))) continue;
+    if (Math.abs(actual[i]! - expected[i]!) <= tolerance * (1 + Math.abs(expected[i]!))) continue;
     throw new Error(`${name}[${i}] is ${actual[i]}, expected ${expected[i]} within ${tolerance.toExponential(1)}`);
   }
 }
@@ -59,7 +59,7 @@ export function closeGradient(name: string, actual: Tensor, expected: Float64Arr
   const bound = tolerance.gradient * largest + tolerance.smallest;
   const values = actual.toFloat64();
   for (let i = 0; i < expected.length; i++) {
-    if (!(Math.abs(values[i] - expected[i]) <= bound)) {
+    if (!(Math.abs(values[i]! - expected[i]!) <= bound)) {
       throw new Error(`${name}[${i}] is ${values[i]}, expected ${expected[i]} within ${bound.toExponential(1)}`);
     }
   }
@@ -81,8 +81,8 @@ export function identical(
   const other = lists(expected);
   for (const [k, [key, values]] of lists(actual).entries()) {
     for (let i = 0; i < values.length; i++) {
-      if (!Object.is(values[i], other[k][1][i])) {
-        throw new Error(`${name}: ${key}[${i}] is ${values[i]}, expected the same bits as ${other[k][1][i]}`);
+      if (!Object.is(values[i], other[k]![1][i])) {
+        throw new Error(`${name}: ${key}[${i}] is ${values[i]}, expected the same bits as ${other[k]![1][i]}`);
       }
     }
   }

@@ -108,6 +108,8 @@ export function referenceChecks(): Check[] {
   checks.push(againstReference('label smoothing', small, { labelSmoothing: 0.1 }, seed++));
   const weighted: CaseShape = { ...small, elementWeights: true, rowWeights: true };
   checks.push(againstReference('element and row weights', weighted, {}, seed++));
+  const apart: CaseShape = { ...small, elementWeights: 'of each branch' };
+  checks.push(againstReference('element weights of each branch', apart, { klWeight: 0.2 }, seed++));
   for (const golden of GOLDEN) checks.push(againstGolden(golden));
   for (const layout of ['halves', 'interleaved'] as const) {
     checks.push(againstReference(`stacked batch, ${layout}`, { ...small, layout, dtype: 'bfloat16' }, {}, seed++));
@@ -150,13 +152,14 @@ export const SHAPES: readonly CaseShape[] = [
   { rows: 2, size: 70001, dtype: 'float32', referenceError: true },
   { rows: 3, size: 131073, dtype: 'bfloat16' },
   { rows: 40, size: 260, dtype: 'float16', elementWeights: true },
+  { rows: 4, size: 2053, dtype: 'bfloat16', elementWeights: 'of each branch' },
 ];
 
 export function againstCpu(shape: CaseShape, k: number): Check {
   const axes = `${shape.rows} x ${shape.size}`;
   const extras = ['layout', 'elementWeights', 'rowWeights', 'referenceError'].flatMap((key) => {
     const value = shape[key as keyof CaseShape];
-    return value === undefined ? [] : [value === true ? key : String(value)];
+    return value === undefined ? [] : [value === true ? key : key === 'layout' ? String(value) : `${key} ${value}`];
   });
   return {
     group: 'cpu backend',

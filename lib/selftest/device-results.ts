@@ -95,7 +95,7 @@ function counted(
   const changed = change(batch);
   const result = loss.evaluate({ ...batch, ...changed.batch }, { results: 'device' });
   close('nonFiniteRows', result.metrics.nonFiniteRows.toFloat64(), [1], 0);
-  close('gradient', [result.gradients.chosen.toFloat64()[1003]], [gradient], 0);
+  close('gradient', [result.gradients.chosen.toFloat64()[1003]!], [gradient], 0);
   changed.made.dispose();
   dispose(made, result.gradients);
   result.dispose();

@@ -28,7 +28,7 @@ export interface ReferenceBatch {
   omega: Float64Array;
   chosen: ReferenceBranch;
   rejected: ReferenceBranch;
-  elementWeights?: Float64Array;
+  elementWeights?: { chosen: Float64Array; rejected: Float64Array };
   rowWeights?: Float64Array;
 }
 
@@ -57,7 +57,7 @@ export function reference(batch: ReferenceBatch, options: ReferenceOptions): Ref
   for (let row = 0; row < rows; row++) {
     const chosen = moments(batch, 'chosen', row);
     const rejected = moments(batch, 'rejected', row);
-    const judged = judge(chosen, rejected, batch.omega[row], options);
+    const judged = judge(chosen, rejected, batch.omega[row]!, options);
     const share = (batch.rowWeights?.[row] ?? 1) / rows;
     out.rows.loss.push(judged.loss * (batch.rowWeights?.[row] ?? 1));
     out.rows.logit.push(judged.logit);
@@ -79,9 +79,9 @@ function moments(batch: ReferenceBatch, branch: 'chosen' | 'rejected', row: numb
   let weight = 0;
   for (let j = 0; j < batch.size; j++) {
     const at = row * batch.size + j;
-    const e = batch.elementWeights?.[j] ?? 1;
-    const d = policy[at] - target[at];
-    const h = policy[at] - frozen[at];
+    const e = batch.elementWeights?.[branch][j] ?? 1;
+    const d = policy[at]! - target[at]!;
+    const h = policy[at]! - frozen[at]!;
     error += e * d * d;
     delta += e * h * (2 * d - h);
     drift += e * h * h;
@@ -152,8 +152,8 @@ function writeGradient(
   const { policy, reference: frozen, target } = batch[branch];
   for (let j = 0; j < batch.size; j++) {
     const at = row * batch.size + j;
-    const e = batch.elementWeights?.[j] ?? 1;
-    const inner = a * (policy[at] - target[at]) + b * (policy[at] - frozen[at]);
+    const e = batch.elementWeights?.[branch][j] ?? 1;
+    const inner = a * (policy[at]! - target[at]!) + b * (policy[at]! - frozen[at]!);
     out.gradients[branch][at] = ((2 * share * e) / weight) * inner;
   }
 }

@@ -48,7 +48,7 @@ export interface Lane {
   readonly handle: bigint;
   readonly disposed: boolean;
   /** While the stream is captured: what the recorded calls use, which every launch of the graph will. */
-  captured?: Access[];
+  captured?: Access[] | undefined;
 }
 
 /** The stream of calls that name none: CUDA's default stream. */
@@ -121,7 +121,7 @@ export function enlist(
   }
   if (accesses.length === 0) return;
   const others = new Set(accesses.flatMap(({ memory, writes }) => memory.before(lane, writes)));
-  for (const other of others) wait(locationOf(accesses[0].memory.device), lane.handle, other.handle);
+  for (const other of others) wait(locationOf(accesses[0]!.memory.device), lane.handle, other.handle);
   for (const { memory, writes } of accesses) memory.note(lane, writes);
 }
 

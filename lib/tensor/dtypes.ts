@@ -1,5 +1,6 @@
 /** Element types of tensors: their names, their JavaScript storage, and conversion from plain numbers. */
 
+import { SdpoError } from '../native/errors.js';
 import { DTYPES, type DType } from '../native/names.js';
 import { checkOneOf } from '../native/validate.js';
 
@@ -34,8 +35,17 @@ export function checkDType(argument: string, value: unknown): DType {
   return checkOneOf(argument, value, DTYPES);
 }
 
+/** @throws SdpoError ERR_SDPO_OUT_OF_MEMORY where there is not so much memory, or no array of such a length. */
 export function allocate(dtype: DType, length: number): HostArray {
-  return new TABLE[dtype].array(length);
+  try {
+    return new TABLE[dtype].array(length);
+  } catch (cause) {
+    throw new SdpoError(
+      'ERR_SDPO_OUT_OF_MEMORY',
+      `Expected memory for ${length} elements of ${dtype} (${length * dtypeBytes(dtype)} bytes), received none`,
+      { cause },
+    );
+  }
 }
 
 /** The elements of a whole buffer. */
@@ -102,13 +112,13 @@ function roundToEven(value: number): number {
 export function encode(dtype: DType, values: ArrayLike<number>): HostArray {
   const out = allocate(dtype, values.length);
   const convert = dtype === 'float16' ? float16Bits : dtype === 'bfloat16' ? bfloat16Bits : undefined;
-  for (let i = 0; i < values.length; i++) out[i] = convert ? convert(values[i]) : values[i];
+  for (let i = 0; i < values.length; i++) out[i] = convert ? convert(values[i]!) : values[i]!;
   return out;
 }
 
 /** The numbers that stored elements stand for, exactly. */
 export function decode<T extends Float32Array | Float64Array>(dtype: DType, stored: HostArray, out: T): T {
   const convert = dtype === 'float16' ? float16Value : dtype === 'bfloat16' ? bfloat16Value : undefined;
-  for (let i = 0; i < stored.length; i++) out[i] = convert ? convert(stored[i]) : stored[i];
+  for (let i = 0; i < stored.length; i++) out[i] = convert ? convert(stored[i]!) : stored[i]!;
   return out;
 }

@@ -12,7 +12,7 @@ import { Tensor } from './tensor.js';
 /** Options of an elementwise operation. */
 export interface ElementwiseOptions {
   /** Of the device that holds the tensors; default: its default stream. */
-  stream?: Stream;
+  stream?: Stream | undefined;
 }
 
 /**
@@ -29,7 +29,7 @@ export function combine<T extends LatentArray>(
   names: readonly [string, string] = ['x', 'y'],
   options: ElementwiseOptions = {},
 ): T {
-  checkOptions('options', options, ['stream']);
+  options = checkOptions('options', options, ['stream']);
   const rows = a.length;
   const left = readOperand(names[0], x, rows);
   const right = readOperand(names[1], y, rows);

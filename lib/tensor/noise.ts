@@ -1,11 +1,13 @@
 /** Noise by counter: any element of a stream can be made again from its seed and its position, on every backend. */
 
+import { typedArray } from '../native/arrays.js';
 import { binding } from '../native/binding.js';
 import { checkInteger, checkOptions, failType, failValue } from '../native/validate.js';
 import { locationOf } from './device.js';
 import { enlist } from './device-memory.js';
 import { dtypeIndex, type HostArray } from './dtypes.js';
 import type { ElementwiseOptions } from './elementwise.js';
+import { isFlat, plainLatents } from './operand.js';
 import { checkStream, laneOf } from './stream.js';
 import { isContiguous, placeOf, Tensor } from './tensor.js';
 
@@ -32,17 +34,18 @@ function checkPosition(argument: string, value: unknown): number {
  * Fills `out` with standard normals: element i is element `offset + i` of the stream of `seed`. Philox4x32-10 (Salmon et al., SC 2011) by
  * counter, Box-Muller in float64, rounded once to the dtype of `out`. The integers behind the normals are the same on every backend; the
  * normals agree to a few units in the last place of float64 before rounding. On a device the work is put on `options.stream` and not waited for.
- * @returns `out`.
+ * @param given `out`, which is returned
  */
 export function noise<T extends Float32Array | Float64Array | Tensor>(
   seed: Seed,
   offset: number,
-  out: T,
+  given: T,
   options: ElementwiseOptions = {},
 ): T {
   const [low, high] = checkSeed(seed);
   const first = checkPosition('offset', offset);
-  checkOptions('options', options, ['stream']);
+  options = checkOptions('options', options, ['stream']);
+  const out = plainLatents(given);
   const lane = laneOf(checkStream('options.stream', options.stream, out instanceof Tensor ? out.device : 'cpu'));
   let data: HostArray;
   let dtype: number;
@@ -53,26 +56,27 @@ export function noise<T extends Float32Array | Float64Array | Tensor>(
       if (!isContiguous(out, place)) failValue('out', 'a contiguous Tensor', out);
       enlist(lane, [{ memory: place.memory, writes: true }]);
       binding.noise(low, high, first, out.pointer, dtype, false, 0, locationOf(out.device), lane.handle, out.size);
-      return out;
+      return given;
     }
     data = out.data;
-  } else if (out instanceof Float32Array || out instanceof Float64Array) {
+  } else if (isFlat(out)) {
     data = out;
     dtype = dtypeIndex(out instanceof Float32Array ? 'float32' : 'float64');
   } else {
     failType('out', 'a Float32Array, a Float64Array or a contiguous Tensor', out);
   }
   binding.noise(low, high, first, data, dtype, false, 0);
-  return out;
+  return given;
 }
 
 /** Fills `out` with the 32-bit words `offset`, `offset + 1`, … of the stream of `seed`, the integers that `noise` is made of. */
-export function randomBits(seed: Seed, offset: number, out: Uint32Array): Uint32Array {
+export function randomBits(seed: Seed, offset: number, given: Uint32Array): Uint32Array {
   const [low, high] = checkSeed(seed);
   const first = checkPosition('offset', offset);
-  if (!(out instanceof Uint32Array)) failType('out', 'a Uint32Array', out);
+  const out = typedArray(given);
+  if (!(out instanceof Uint32Array)) failType('out', 'a Uint32Array', given);
   binding.noise(low, high, first, out, 0, true, 0);
-  return out;
+  return given;
 }
 
 /** A generator of uniform numbers whose position can be read and restored, for exact resumption. */
@@ -101,7 +105,7 @@ export function createRandom(seed: Seed, position = 0): Random {
       loaded = block;
     }
     const at = 2 * (next++ % BLOCK);
-    return ((words[at] >>> 5) * 2 ** 26 + (words[at + 1] >>> 6)) * 2 ** -53;
+    return ((words[at]! >>> 5) * 2 ** 26 + (words[at + 1]! >>> 6)) * 2 ** -53;
   };
   return Object.defineProperty(random, 'position', { get: () => next }) as Random;
 }

@@ -1,6 +1,7 @@
 /** Typed arrays and tensors as operands of native calls: dtype, memory, row stride and elements per row, checked. */
 
 import type { NativeMemory } from '../../binding.js';
+import { isTypedArrayOf, typedArray } from '../native/arrays.js';
 import { SdpoError } from '../native/errors.js';
 import { failType, failValue } from '../native/validate.js';
 import type { DeviceMemory } from './device-memory.js';
@@ -25,16 +26,27 @@ export interface Operand {
 }
 
 export function isLatentArray(value: unknown): value is LatentArray {
-  return value instanceof Float32Array || value instanceof Float64Array || value instanceof Tensor;
+  return isFlat(value) || value instanceof Tensor;
+}
+
+/** By what it is: a Proxy of one looks like one, and has no elements. */
+export function isFlat(value: unknown): value is Float32Array | Float64Array {
+  return isTypedArrayOf(Float32Array, value) || isTypedArrayOf(Float64Array, value);
+}
+
+/** Flat latents of another realm, or of a class of the caller's, as plain ones of this realm over the same memory; everything else as it is. */
+export function plainLatents<T>(value: T): T {
+  return (typedArray(value) as T | undefined) ?? value;
 }
 
 export function dtypeOf(value: LatentArray): DType {
-  return value instanceof Tensor ? value.dtype : value instanceof Float32Array ? 'float32' : 'float64';
+  return value instanceof Tensor ? value.dtype : isTypedArrayOf(Float32Array, value) ? 'float32' : 'float64';
 }
 
 /** Reads an operand of `rows` rows, or throws an error that names it. */
-export function readOperand(argument: string, value: unknown, rows: number): Operand {
-  if (value instanceof Float32Array || value instanceof Float64Array) {
+export function readOperand(argument: string, given: unknown, rows: number): Operand {
+  const value = plainLatents(given);
+  if (isFlat(value)) {
     const size = rows === 0 ? 0 : value.length / rows;
     if (!Number.isInteger(size) || (rows > 0 && size === 0) || (rows === 0 && value.length > 0)) {
       failValue(argument, `[rows, ...] with ${rows} rows of one or more elements`, value, 'ERR_SDPO_INVALID_LENGTH');
@@ -57,7 +69,7 @@ export function readOperand(argument: string, value: unknown, rows: number): Ope
   failType(
     argument,
     'a Float32Array, a Float64Array or a Tensor (Tensor.from(bits, { shape, dtype }) for float16 and bfloat16)',
-    value,
+    given,
   );
 }
 
@@ -72,7 +84,7 @@ export function operandOf(tensor: Tensor, rowStride: number, size: number): Oper
 /** The device that all operands of a call lie on; they are named as in its arguments, and an error names the first that lies elsewhere. */
 export function commonDevice(operands: readonly (readonly [argument: string, operand: Operand | undefined])[]): string {
   const present = operands.filter((entry): entry is readonly [string, Operand] => entry[1] !== undefined);
-  if (present.length === 0) return 'cpu';
+  if (present[0] === undefined) return 'cpu';
   const [first, { device }] = present[0];
   for (const [argument, operand] of present) {
     if (operand.device !== device) {

@@ -2,8 +2,9 @@
 
 import { foreignFormat } from '../files/foreign.js';
 import { jsonProblem, SOUND_JSON } from '../files/json-problem.js';
+import { isTypedArrayOf, typedArray } from '../native/arrays.js';
 import { SdpoRangeError } from '../native/errors.js';
-import { describe, failType, failValue } from '../native/validate.js';
+import { describe, failType, failValue, shortened } from '../native/validate.js';
 
 /** Typed arrays that can hold a tensor's elements; halves are kept as their bits in a Uint16Array, float8 in a Uint8Array. */
 export type SafetensorsData =
@@ -40,6 +41,7 @@ const DTYPES = [
 
 type DtypeRow = (typeof DTYPES)[number];
 
+/** Element type of a tensor in a file. @useDeclaredType */
 export type SafetensorsDtype = DtypeRow['dtype'];
 
 /** One tensor of a file, row-major. A `Tensor` on the CPU has these fields too. */
@@ -113,8 +115,9 @@ export function encodeSafetensors(
  * @throws TypeError `ERR_SDPO_INVALID_ARG_TYPE`: `bytes` is not a Uint8Array.
  * @throws RangeError `ERR_SDPO_INVALID_ARG_VALUE`: the bytes are not a complete, consistent file; the message says where.
  */
-export function decodeSafetensors(bytes: Uint8Array): SafetensorsFile {
-  if (!(bytes instanceof Uint8Array)) failType('bytes', 'a Uint8Array', bytes);
+export function decodeSafetensors(given: Uint8Array): SafetensorsFile {
+  const bytes = typedArray(given);
+  if (!(bytes instanceof Uint8Array)) failType('bytes', 'a Uint8Array', given);
   if (bytes.length < LENGTH_BYTES) {
     failValue('bytes', `a safetensors file of at least ${LENGTH_BYTES} bytes`, bytes);
   }
@@ -193,15 +196,20 @@ export function knownDtype({ row, code }: Pick<Field, 'row' | 'code'>, what: str
 /** @internal Checks a tensor that is to be written; `tensors` names the object it belongs to. */
 export function checkEntry(name: string, entry: SafetensorsEntry, tensors = 'tensors'): DtypeRow {
   if (name === METADATA) failValue('a tensor name', `other than the reserved ${METADATA}`, name);
-  const at = `${tensors}[${JSON.stringify(name)}]`;
+  const at = `${tensors}[${shortened(JSON.stringify(name))}]`;
   if (typeof entry !== 'object' || entry === null) failType(at, 'an object with dtype, shape and data', entry);
   const row = DTYPES.find(({ dtype }) => dtype === entry.dtype);
   if (!row) failValue(`${at}.dtype`, `one of ${DTYPES.map(({ dtype }) => `'${dtype}'`).join(', ')}`, entry.dtype);
   const count = elementCount(entry.shape);
   if (count === undefined) failValue(`${at}.shape`, 'a list of integers >= 0', entry.shape);
-  if (!(entry.data instanceof row.Data)) failType(`${at}.data`, `a ${row.Data.name} for ${row.dtype}`, entry.data);
+  if (!isTypedArrayOf(row.Data, entry.data)) failType(`${at}.data`, `a ${row.Data.name} for ${row.dtype}`, entry.data);
   if (entry.data.length !== count) {
-    failValue(`${at}.data`, `of length ${count} for shape [${entry.shape}]`, entry.data, 'ERR_SDPO_INVALID_LENGTH');
+    failValue(
+      `${at}.data`,
+      `of length ${count} for shape [${shortened(entry.shape.join())}]`,
+      entry.data,
+      'ERR_SDPO_INVALID_LENGTH',
+    );
   }
   return row;
 }
@@ -267,7 +275,7 @@ function checkMetadata(
 ): Record<string, string> {
   if (!isRecord(value)) fail(argument, 'an object of strings', value);
   for (const [key, text] of Object.entries(value)) {
-    if (typeof text !== 'string') fail(`${argument}[${JSON.stringify(key)}]`, 'a string', text);
+    if (typeof text !== 'string') fail(`${argument}[${shortened(JSON.stringify(key))}]`, 'a string', text);
   }
   return { ...value } as Record<string, string>;
 }
@@ -287,10 +295,13 @@ function failMetadata(argument: string, expected: string, received: unknown): ne
   failFile(argument, expected, describe(received));
 }
 
+/** Characters of a part of a message that a file may have chosen. */
+const MOST_TEXT = 250;
+
 /** The common message shape with text for what was received, since a file is not a JavaScript value. */
 function failFile(what: string, expected: string, received: string): never {
   throw new SdpoRangeError(
     'ERR_SDPO_INVALID_ARG_VALUE',
-    `Expected ${what} of the safetensors file to be ${expected}, received ${received}`,
+    `Expected ${shortened(what, MOST_TEXT)} of the safetensors file to be ${shortened(expected, MOST_TEXT)}, received ${shortened(received, MOST_TEXT)}`,
   );
 }

@@ -1,6 +1,6 @@
 /** Tensors: shape, dtype and memory of latents and predictions, and views of the two branches of a stacked batch. */
 
-import { types } from 'node:util';
+import { isArray } from '../native/arrays.js';
 import { SdpoError, SdpoRangeError } from '../native/errors.js';
 import { checkInteger, checkNumbers, checkOneOf, checkOptions, failType, failValue } from '../native/validate.js';
 import { checkCudaDevice, checkDevice } from './device.js';
@@ -12,14 +12,14 @@ import { checkStream, laneOf, type Stream } from './stream.js';
 /** How a stacked batch of pairs is laid out along its first axis. */
 const LAYOUTS = ['halves', 'interleaved'] as const;
 
-/** `halves`: all chosen rows, then all rejected rows (diffusers). `interleaved`: chosen, rejected, chosen, rejected, … (verl-omni). */
+/** `halves`: all chosen rows, then all rejected rows (diffusers). `interleaved`: chosen, rejected, chosen, rejected, … (verl-omni). @useDeclaredType */
 export type Layout = (typeof LAYOUTS)[number];
 
 export interface TensorOptions {
   /** Axes, the first one counting rows; their product is the number of elements. Default: one axis. */
-  shape?: readonly number[];
+  shape?: readonly number[] | undefined;
   /** Default: float32 for a Float32Array or plain numbers, float64 for a Float64Array. A Uint16Array of bits must say which it is. */
-  dtype?: DType;
+  dtype?: DType | undefined;
 }
 
 export interface PointerOptions {
@@ -29,7 +29,7 @@ export interface PointerOptions {
   /** 'cuda:0', … */
   device: string;
   /** Elements from one row to the next, at least a row; default: rows without gaps. */
-  rowStride?: number;
+  rowStride?: number | undefined;
 }
 
 /** Where a tensor's rows lie in its storage; internal to the package. */
@@ -94,9 +94,8 @@ export class Tensor {
    * @throws TypeError for other data, RangeError where shape and length do not agree.
    */
   static from(values: ArrayLike<number>, options: TensorOptions = {}): Tensor {
-    checkOptions('options', options, ['shape', 'dtype']);
-    const data = ofThisRealm(values);
-    checkNumbers('data', data);
+    options = checkOptions('options', options, ['shape', 'dtype']);
+    const data = checkNumbers('data', values);
     if (options.dtype === undefined && data instanceof Uint16Array) {
       failType('options.dtype', "'float16' or 'bfloat16' for a Uint16Array of bits", undefined);
     }
@@ -124,7 +123,7 @@ export class Tensor {
 
   /** A tensor of zeros. */
   static empty(shape: readonly number[], options: { dtype?: DType; device?: string } = {}): Tensor {
-    checkOptions('options', options, ['dtype', 'device']);
+    options = checkOptions('options', options, ['dtype', 'device']);
     const device = checkDevice('options.device', options.device ?? 'cpu');
     const dtype = options.dtype === undefined ? 'float32' : checkDType('options.dtype', options.dtype);
     return Tensor.allocate(checkShape('shape', shape), dtype, device, true);
@@ -139,13 +138,13 @@ export class Tensor {
    */
   static fromPointer(pointer: bigint, options: PointerOptions): Tensor {
     if (typeof pointer !== 'bigint') failType('pointer', 'a bigint', pointer);
-    checkOptions('options', options, ['shape', 'dtype', 'device', 'rowStride']);
+    options = checkOptions('options', options, ['shape', 'dtype', 'device', 'rowStride']);
     const dtype = checkDType('options.dtype', options.dtype);
     const shape = checkShape('options.shape', options.shape);
     const width = rowLength(shape);
     const rowStride = checkInteger('options.rowStride', options.rowStride ?? width, width);
     const device = checkCudaDevice('options.device', options.device);
-    const extent = elementCount(shape) === 0 ? 0 : ((shape[0] - 1) * rowStride + width) * dtypeBytes(dtype);
+    const extent = elementCount(shape) === 0 ? 0 : ((shape[0]! - 1) * rowStride + width) * dtypeBytes(dtype);
     if (pointer < 0n || pointer + BigInt(extent) >= 1n << 64n || pointer % BigInt(dtypeBytes(dtype)) !== 0n) {
       failValue('pointer', `an address of ${dtype} elements, aligned to ${dtypeBytes(dtype)} bytes`, pointer);
     }
@@ -202,7 +201,7 @@ export class Tensor {
    * of this package that write the tensor, and for `stream`, whatever was put on it.
    */
   toHost(options: { stream?: Stream } = {}): HostArray {
-    checkOptions('options', options, ['stream']);
+    options = checkOptions('options', options, ['stream']);
     const place = placeOf(this);
     const stream = checkStream('options.stream', options.stream, this.device);
     const out = allocate(this.dtype, this.size);
@@ -212,7 +211,7 @@ export class Tensor {
       return out;
     }
     const { data, rowStride } = place;
-    for (let row = 0; row < this.shape[0]; row++) {
+    for (let row = 0; row < this.shape[0]!; row++) {
       out.set(data.subarray(row * rowStride, row * rowStride + width), row * width);
     }
     return out;
@@ -241,7 +240,7 @@ export class Tensor {
       if ('memory' in place) this.#copyTo(side, place);
       else {
         const from = { memory: place.data, stride: place.rowStride * bytes };
-        copyRows(device, this.shape[0], side.stride, side, from);
+        copyRows(device, this.shape[0]!, side.stride, side, from);
       }
     } catch (error) {
       out.dispose();
@@ -256,7 +255,7 @@ export class Tensor {
     const from = { memory: this.pointer, stride: rowStride * bytes };
     const lane = laneOf(stream);
     enlist(lane, [{ memory, writes: false }]);
-    copyRows(this.device, this.shape[0], rowLength(this.shape) * bytes, to, from, lane);
+    copyRows(this.device, this.shape[0]!, rowLength(this.shape) * bytes, to, from, lane);
     memory.settle(lane);
   }
 
@@ -275,8 +274,14 @@ export class Tensor {
     this.dispose();
   }
 
+  /** A Proxy of a tensor (Vue, MobX) and what merely has its prototype are none: they have no memory. */
+  static [Symbol.hasInstance](value: unknown): boolean {
+    return typeof value === 'object' && value !== null && #storage in value;
+  }
+
   /** @internal */
   static place(tensor: Tensor, argument: string): Storage | DeviceStorage {
+    if (!(tensor instanceof Tensor)) failType(argument, 'a Tensor', tensor);
     const storage = tensor.#storage;
     if (storage === undefined || ('memory' in storage && storage.memory.disposed)) {
       throw new SdpoError(
@@ -286,7 +291,7 @@ export class Tensor {
     }
     if ('memory' in storage) return storage;
     const { shape } = tensor;
-    const extent = tensor.size === 0 ? 0 : (shape[0] - 1) * storage.rowStride + rowLength(shape);
+    const extent = tensor.size === 0 ? 0 : (shape[0]! - 1) * storage.rowStride + rowLength(shape);
     if (storage.data.length < extent) {
       failValue(argument, 'a tensor whose memory is still attached', tensor, 'ERR_SDPO_INVALID_LENGTH');
     }
@@ -301,7 +306,7 @@ export class Tensor {
   /** @internal */
   static view(base: Tensor, layout: Layout, part: 'chosen' | 'rejected'): Tensor {
     const place = placeOf(base);
-    const rows = base.shape[0] / 2;
+    const rows = base.shape[0]! / 2;
     const first = (part === 'chosen' ? 0 : layout === 'halves' ? rows : 1) * place.rowStride;
     const rowStride = layout === 'halves' ? place.rowStride : 2 * place.rowStride;
     const storage =
@@ -336,7 +341,7 @@ function storageOf(tensor: Tensor, argument = 'tensor'): Storage {
 
 /** Whether the rows of a live tensor lie one after the other. */
 export function isContiguous(tensor: Tensor, { rowStride }: { readonly rowStride: number }): boolean {
-  return tensor.shape[0] <= 1 || rowStride === rowLength(tensor.shape);
+  return tensor.shape[0]! <= 1 || rowStride === rowLength(tensor.shape);
 }
 
 /** The two branches of a stacked batch. */
@@ -354,7 +359,7 @@ export function split(tensor: Tensor, layout: Layout): BranchViews {
   if (!(tensor instanceof Tensor))
     failType('tensor', 'a Tensor (Tensor.from wraps a typed array without copying)', tensor);
   checkOneOf('layout', layout, LAYOUTS);
-  if (tensor.shape.length === 0 || tensor.shape[0] % 2 !== 0) {
+  if (tensor.shape.length === 0 || tensor.shape[0]! % 2 !== 0) {
     failValue('tensor', 'a stacked batch with an even first axis', tensor, 'ERR_SDPO_INVALID_LENGTH');
   }
   return { chosen: Tensor.view(tensor, layout, 'chosen'), rejected: Tensor.view(tensor, layout, 'rejected') };
@@ -363,7 +368,7 @@ export function split(tensor: Tensor, layout: Layout): BranchViews {
 /** Elements of one row. */
 export function rowLength(shape: readonly number[]): number {
   let length = 1;
-  for (let axis = 1; axis < shape.length; axis++) length *= shape[axis];
+  for (let axis = 1; axis < shape.length; axis++) length *= shape[axis]!;
   return length;
 }
 
@@ -371,26 +376,19 @@ function elementCount(shape: readonly number[]): number {
   return shape.reduce((product, axis) => product * axis, 1);
 }
 
-const REALM_FREE = [
-  [types.isUint16Array, Uint16Array],
-  [types.isFloat32Array, Float32Array],
-  [types.isFloat64Array, Float64Array],
-] as const;
+/** As many axes as NumPy has. */
+const MOST_AXES = 64;
 
-/** A typed array made in another realm (a vm context) as one of this realm over the same memory, so that bits are not taken for numbers. */
-function ofThisRealm(values: ArrayLike<number>): ArrayLike<number> {
-  for (const [isOne, Own] of REALM_FREE) {
-    if (isOne(values) && !(values instanceof Own))
-      return new Own(values.buffer as ArrayBuffer, values.byteOffset, values.length);
-  }
-  return values;
-}
-
+/** A shape of the caller, each axis read once. */
 function checkShape(argument: string, value: unknown): readonly number[] {
-  if (!Array.isArray(value)) failType(argument, 'an array of integers >= 0', value);
-  for (const [axis, length] of value.entries()) {
-    if (!Number.isInteger(length) || length < 0) failValue(`${argument}[${axis}]`, 'an integer >= 0', length);
+  if (!isArray(value)) failType(argument, 'an array of integers >= 0', value);
+  const axes = value.length;
+  if (axes === 0) failValue(argument, 'of at least one axis', value, 'ERR_SDPO_INVALID_LENGTH');
+  if (!(axes <= MOST_AXES)) failValue(argument, `of at most ${MOST_AXES} axes`, value, 'ERR_SDPO_INVALID_LENGTH');
+  const shape: number[] = [];
+  for (let axis = 0; axis < axes; axis++) shape.push(checkInteger(`${argument}[${axis}]`, value[axis], 0));
+  if (!Number.isSafeInteger(elementCount(shape))) {
+    failValue(argument, 'of a number of elements below 2^53', `[${shape.join(', ')}]`, 'ERR_SDPO_INVALID_LENGTH');
   }
-  if (value.length === 0) failValue(argument, 'of at least one axis', value, 'ERR_SDPO_INVALID_LENGTH');
-  return value;
+  return shape;
 }

@@ -21,7 +21,7 @@ const MEANS = {
 type MeanName = keyof typeof MEANS;
 const MEAN_NAMES = Object.keys(MEANS) as MeanName[];
 
-/** What is known of one bin. */
+/** What is known of one bin. @useDeclaredType */
 export type BinStatistics = {
   readonly [K in MeanName | 'gradientNorm' | 'gradientNormMax' | 'gradientNormCv']: number;
 } & {
@@ -69,15 +69,17 @@ export class TimestepBins {
     if (!(result instanceof ResultBuffers))
       throw new SdpoError('ERR_SDPO_INTERNAL', 'Not a result of a PreferenceLoss');
     const column = (name: keyof typeof ROW_OUTPUT) => ResultBuffers.column(result, name);
-    const bins = Array.from(timesteps, (timestep) => this.#bins[this.indexOf(timestep)]);
+    const bins = Array.from(timesteps, (timestep) => this.#bins[this.indexOf(timestep)]!);
     for (const bin of bins) bin.rows++;
     MEAN_NAMES.forEach((name, i) => {
-      const [first, second] = MEANS[name].map(column);
+      const [of, less] = MEANS[name];
+      const first = column(of);
+      const second = less && column(less);
       for (let row = 0; row < bins.length; row++) {
-        const value = second === undefined ? first[row] : first[row] - second[row];
+        const value = second === undefined ? first[row]! : first[row]! - second[row]!;
         if (!Number.isFinite(value)) continue;
-        bins[row].sum[i] += value;
-        bins[row].count[i]++;
+        bins[row]!.sum[i]! += value;
+        bins[row]!.count[i]!++;
       }
     });
     const squares = new Float64Array(bins.length);
@@ -86,20 +88,20 @@ export class TimestepBins {
       const [delta, q] = [column(`delta${branch}`), column(`drift${branch}`)];
       for (let row = 0; row < bins.length; row++) {
         // Without B the drift may not exist.
-        const withReference = b[row] === 0 ? 0 : b[row] * (a[row] * (delta[row] + q[row]) + b[row] * q[row]);
-        squares[row] += (4 / size) * (a[row] ** 2 * m[row] + withReference);
+        const withReference = b[row] === 0 ? 0 : b[row]! * (a[row]! * (delta[row]! + q[row]!) + b[row]! * q[row]!);
+        squares[row]! += (4 / size) * (a[row]! ** 2 * m[row]! + withReference);
       }
     }
     for (let row = 0; row < bins.length; row++) {
-      const norm = denominator * Math.sqrt(Math.max(0, squares[row]));
-      if (Number.isFinite(norm)) observe(bins[row].gradients, norm);
+      const norm = denominator * Math.sqrt(Math.max(0, squares[row]!));
+      if (Number.isFinite(norm)) observe(bins[row]!.gradients, norm);
     }
   }
 
   /** One entry per bin, from small to large timesteps; NaN where nothing was seen. */
   statistics(): BinStatistics[] {
     return this.#bins.map(({ rows, sum, count, gradients }) => {
-      const means = Object.fromEntries(MEAN_NAMES.map((name, i) => [name, sum[i] / count[i]])) as Record<
+      const means = Object.fromEntries(MEAN_NAMES.map((name, i) => [name, sum[i]! / count[i]!])) as Record<
         MeanName,
         number
       >;

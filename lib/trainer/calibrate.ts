@@ -9,13 +9,16 @@ import {
   checkNumberBetween,
   checkOneOf,
   checkOptions,
+  checkSignal,
   failType,
 } from '../native/validate.js';
 import { NoiseSchedule } from '../schedule/schedule.js';
 import { createRandom, noise, type Seed } from '../tensor/noise.js';
 import type { LatentArray } from '../tensor/operand.js';
 import { split, Tensor } from '../tensor/tensor.js';
-import { type Calibration, type CalibrationRow, calibrationOf } from './calibration.js';
+import { type Calibration, calibrationOf } from './calibration.js';
+import type { CalibrationRow } from './calibration-row.js';
+import { type CalibrationTrialOptions, checkTrial, runTrial } from './calibration-trial.js';
 import { elementCount } from './data-pair.js';
 import { placeOf, TIMESTEP_SAMPLING, type TimestepSampling } from './draws.js';
 import { RowAssembler } from './row-assembler.js';
@@ -23,40 +26,46 @@ import { checkEdges, timestepEdges } from './timestep-bins.js';
 import type { PairSource, Policy, PreferencePair, Reference, ReferencePrediction, TrainingRows } from './types.js';
 
 export { type Calibration, type CalibrationBin, formatCalibration } from './calibration.js';
+export type { CalibrationTrial, CalibrationTrialOptions } from './calibration-trial.js';
 
 export interface CalibrateOptions<C = unknown> {
   /** The policy before it is trained: its `reference` predicts where it has one, `predict` otherwise. Either this or `reference`. */
-  policy?: Pick<Policy<C>, 'predict' | 'reference'>;
+  policy?: Pick<Policy<C>, 'predict' | 'reference'> | undefined;
   /** What stands in for the reference model in training. */
-  reference?: Reference<C> | Reference<C>['predict'];
+  reference?: Reference<C> | Reference<C>['predict'] | undefined;
   data: PairSource<C>;
   schedule: NoiseSchedule;
   /** Batches to measure, default 8, of `batchSize` pairs, default 32, each at one timestep. */
-  batches?: number;
-  batchSize?: number;
+  batches?: number | undefined;
+  batchSize?: number | undefined;
   /** Fraction of rows to keep, in (0, 1). Default 0.8. */
-  keep?: number;
+  keep?: number | undefined;
   /** τ in (0, 1), default 0.9, for which κ is proposed. With `kappa` as well, both are judged and nothing but β is proposed. */
-  tau?: number;
+  tau?: number | undefined;
   /** κ > 0, for which τ is proposed. */
-  kappa?: number;
+  kappa?: number | undefined;
   /** Bins of timesteps: how many of equal width, default 10, or their inner edges. */
-  bins?: number | readonly number[];
+  bins?: number | readonly number[] | undefined;
   /** How training will draw timesteps. Default: uniformly over all. */
-  timesteps?: TimestepSampling;
+  timesteps?: TimestepSampling | undefined;
   /** Whether the branches of a pair get the same noise. Default 'shared'. */
-  noise?: 'shared' | 'independent';
+  noise?: 'shared' | 'independent' | undefined;
   /** Of the pairs, timesteps and noise. Default 0. */
-  seed?: Seed;
+  seed?: Seed | undefined;
   /** As the loss will have it. Default 'mean'. */
-  logRatioReduction?: 'mean' | 'sum';
+  logRatioReduction?: 'mean' | 'sum' | undefined;
   /** As the loss will have it; decides what β multiplies. Default 'constant'. */
-  timestepWeighting?: 'constant' | 'elbo';
+  timestepWeighting?: 'constant' | 'elbo' | undefined;
   /** By which share of its spread the first steps are assumed to change the difference of the branches' errors. Default 0.01. */
-  relativeImprovement?: number;
-  /** Standard deviation of the logit that β should then give. Default 1. */
-  logitSpread?: number;
-  signal?: AbortSignal;
+  relativeImprovement?: number | undefined;
+  /** Standard deviation of the logit that β should then give; its root mean square with a `trial`. Default 1. */
+  logitSpread?: number | undefined;
+  /**
+   * A short training that tells how fast the errors drift, in place of `relativeImprovement`: for a `policy` with everything that training takes. It ends as it
+   * was (`state`, `load`). Where nothing can be told from it, β is the assumed one, and a warning says why.
+   */
+  trial?: CalibrationTrialOptions | undefined;
+  signal?: AbortSignal | undefined;
 }
 
 const FIELDS = [
@@ -77,6 +86,7 @@ const FIELDS = [
   'timestepWeighting',
   'relativeImprovement',
   'logitSpread',
+  'trial',
   'signal',
 ];
 
@@ -91,14 +101,14 @@ const FIELDS = [
  * @throws TypeError or RangeError for wrong options; AbortError; whatever the policy, the reference or the data throw
  */
 export async function calibrate<C = unknown>(options: CalibrateOptions<C>): Promise<Calibration> {
-  checkOptions('options', options, FIELDS);
+  options = checkOptions('options', options, FIELDS);
   const { policy, reference, data, schedule, signal } = options as CalibrateOptions<C>;
   const predict = predictor(policy, reference);
   if (typeof data !== 'object' || data === null || !['indexed', 'stream'].includes(data.kind)) {
     failType('options.data', 'a source of preference pairs', data);
   }
   if (!(schedule instanceof NoiseSchedule)) failType('options.schedule', 'a NoiseSchedule', schedule);
-  if (signal !== undefined && !(signal instanceof AbortSignal)) failType('options.signal', 'an AbortSignal', signal);
+  if (signal !== undefined) checkSignal('options.signal', signal);
   checkOptions('options.timesteps', options.timesteps ?? {}, TIMESTEP_SAMPLING);
   const batches = checkInteger('options.batches', options.batches ?? 8, 1);
   const batchSize = checkInteger('options.batchSize', options.batchSize ?? 32, 1);
@@ -122,39 +132,58 @@ export async function calibrate<C = unknown>(options: CalibrateOptions<C>): Prom
   };
   const drawn = checkOneOf('options.noise', options.noise ?? 'shared', ['shared', 'independent']);
   const seed = options.seed ?? 0;
-  const random = createRandom(seed);
-  const take = taker(data, random);
-  const assembler = new RowAssembler(schedule, data.shape);
-  const measured: CalibrationRow[] = [];
-  try {
-    for (let batch = 0; batch < batches; batch++) {
-      await yieldToEvents(); // a signal is an event, and models may compute without ever giving it a turn
-      if (signal?.aborted) throw new AbortError(signal.reason);
-      const pairs = await take.pairs(batchSize);
-      if (pairs.length === 0) break;
-      const place = placeOf(options.timesteps ?? {}, batch * batchSize);
-      const timesteps = schedule.sampleTimesteps(pairs.length, { ...options.timesteps, random, ...place });
-      const offset = 2 * batch * batchSize * assembler.size;
-      const rows = assembler.assemble({
-        ...{ step: batch, part: 0, pairs, timesteps, noise: drawn },
-        draw(chosen, rejected) {
-          noise(seed, offset, chosen);
-          if (rejected !== undefined) noise(seed, offset + batchSize * assembler.size, rejected);
-        },
-      });
-      const errors = errorsOf(rows, await predict(rows), schedule);
-      schedule.omegas(timesteps).forEach((omega, row) => {
-        const [errorChosen, errorRejected] = [errors.chosen[row], errors.rejected[row]];
-        measured.push({ timestep: timesteps[row], omega, errorChosen, errorRejected });
-      });
+  const trial = options.trial && checkTrial('options.trial', options.trial);
+  /** Always the same rows. */
+  const measure = async (predict: Reference<C>['predict']): Promise<CalibrationRow[]> => {
+    const random = createRandom(seed);
+    const take = taker(data, random);
+    const assembler = new RowAssembler(schedule, data.shape);
+    const measured: CalibrationRow[] = [];
+    try {
+      for (let batch = 0; batch < batches; batch++) {
+        await yieldToEvents(); // a signal is an event, and models may compute without ever giving it a turn
+        if (signal?.aborted) throw new AbortError(signal.reason);
+        const pairs = await take.pairs(batchSize);
+        if (pairs.length === 0) break;
+        const place = placeOf(options.timesteps ?? {}, batch * batchSize);
+        const timesteps = schedule.sampleTimesteps(pairs.length, { ...options.timesteps, random, ...place });
+        const offset = 2 * batch * batchSize * assembler.size;
+        const rows = assembler.assemble({
+          ...{ step: batch, part: 0, pairs, timesteps, noise: drawn },
+          draw(chosen, rejected) {
+            noise(seed, offset, chosen);
+            if (rejected !== undefined) noise(seed, offset + batchSize * assembler.size, rejected);
+          },
+        });
+        const errors = errorsOf(rows, await predict(rows), schedule);
+        schedule.omegas(timesteps).forEach((omega, row) => {
+          const [timestep, errorChosen, errorRejected] = [timesteps[row], errors.chosen[row], errors.rejected[row]];
+          measured.push({ timestep: timestep!, omega, errorChosen: errorChosen!, errorRejected: errorRejected! });
+        });
+      }
+    } finally {
+      await take.close();
     }
-  } finally {
-    await take.close();
-  }
+    return measured;
+  };
+  const measured = await measure(predict);
   if (measured.length === 0) {
     throw new SdpoError('ERR_SDPO_DATA', 'Expected options.data to have at least one pair, received none');
   }
-  return calibrationOf(measured, goal);
+  if (trial === undefined) return calibrationOf(measured, goal);
+  if (policy === undefined) failType('options.policy', 'a policy, since there is a trial', policy);
+  const trained = policy as Policy<C>;
+  const errors = await runTrial<C>({
+    options: trial,
+    policy: trained,
+    training: {
+      ...{ data, noise: drawn, pairsPerStep: batchSize, seed: Number(BigInt.asUintN(48, BigInt(seed))) },
+      ...(options.timesteps === undefined ? {} : { timesteps: options.timesteps }),
+      ...(signal === undefined ? {} : { signal }),
+    },
+    measure: () => measure(async ({ inputs }) => ({ prediction: await trained.predict(inputs) })),
+  });
+  return calibrationOf(measured, goal, { options: trial, errors });
 }
 
 function predictor<C>(

@@ -1,16 +1,8 @@
 /** From measured errors to options of the loss: the sharpness or threshold that keeps a fraction of the rows, and a β to start a search from. */
 
+import type { CalibrationRow } from './calibration-row.js';
+import { betaOfTrial, type CalibrationTrial, type runTrial, type Trial } from './calibration-trial.js';
 import { binOf } from './timestep-bins.js';
-
-/** What was measured of one row: a pair at a timestep. */
-export interface CalibrationRow {
-  readonly timestep: number;
-  /** ω of its transition; Infinity where there is no density ratio. */
-  readonly omega: number;
-  /** Mean squared error of the reference on each branch. */
-  readonly errorChosen: number;
-  readonly errorRejected: number;
-}
 
 /** What a calibration is asked for; all given. */
 export interface CalibrationGoal {
@@ -56,6 +48,10 @@ export interface Calibration {
   readonly tau: number;
   /** β to start a search from. NaN where the branches' errors do not differ. */
   readonly beta: number;
+  /** Where β is from: a trial, or the assumption of `relativeImprovement`. */
+  readonly betaFrom: 'trial' | 'assumption';
+  /** What the trial found, where there was one that could be measured. */
+  readonly trial?: CalibrationTrial;
   readonly timestepWeighting: 'constant' | 'elbo';
   readonly bins: readonly CalibrationBin[];
   /** What somebody should know before using this. */
@@ -72,7 +68,11 @@ const DEFAULT_TAU = 0.9;
  *
  * The bound lies halfway between the last row that is kept and the first that is not, so that rounding moves no row across it.
  */
-export function calibrationOf(measured: readonly CalibrationRow[], goal: CalibrationGoal): Calibration {
+export function calibrationOf(
+  measured: readonly CalibrationRow[],
+  goal: CalibrationGoal,
+  tried?: TrialResult | undefined,
+): Calibration {
   const warnings: string[] = [];
   const usable = measured.filter(
     ({ errorChosen, errorRejected }) => Number.isFinite(errorChosen) && Number.isFinite(errorRejected),
@@ -114,10 +114,19 @@ export function calibrationOf(measured: readonly CalibrationRow[], goal: Calibra
       );
     }
   }
-  const beta = betaOf(usable, goal);
+  const found = tried && triedBeta(measured, goal, tried);
+  if (typeof found?.beta === 'string') {
+    warnings.push(`β is from the assumed improvement and not from the trial: ${found.beta}`);
+  }
+  const betaFrom = typeof found?.beta === 'number' ? 'trial' : 'assumption';
+  const beta = typeof found?.beta === 'number' ? found.beta : betaOf(usable, goal);
   if (Number.isNaN(beta)) warnings.push('the errors of the branches do not differ, so no β can be proposed');
   const { keep, timestepWeighting } = goal;
-  return { rows: usable.length, keep, keepFraction, kappa, tau, beta, timestepWeighting, bins, warnings };
+  return {
+    ...{ rows: usable.length, keep, keepFraction, kappa, tau, beta, betaFrom },
+    ...(found?.trial === undefined ? {} : { trial: found.trial }),
+    ...{ timestepWeighting, bins, warnings },
+  };
 }
 
 /** ω max(m_c, m_r) of each row, ascending; ∞ where ω is, whatever the errors are. */
@@ -132,8 +141,8 @@ function boundOf(costs: Float64Array, keep: number): number {
   const finite = costs.indexOf(Infinity) === -1 ? costs.length : costs.indexOf(Infinity);
   const kept = Math.min(Math.round(keep * costs.length), finite);
   if (finite === 0) return NaN;
-  const inside = kept === 0 ? 0 : costs[kept - 1];
-  const outside = kept < finite ? costs[kept] : inside;
+  const inside = kept === 0 ? 0 : costs[kept - 1]!;
+  const outside = kept < finite ? costs[kept]! : inside;
   const bound = inside + (outside - inside) / 2;
   return bound > 0 ? bound : NaN;
 }
@@ -155,7 +164,7 @@ function keptOf(costs: Float64Array, kappa: number, tau: number): number {
 
 function binsOf(rows: readonly CalibrationRow[], goal: CalibrationGoal, kappa: number, tau: number): CalibrationBin[] {
   const members: CalibrationRow[][] = Array.from({ length: goal.edges.length + 1 }, () => []);
-  for (const row of rows) members[binOf(goal.edges, row.timestep)].push(row);
+  for (const row of rows) members[binOf(goal.edges, row.timestep)]!.push(row);
   return members.map((inside, i) => {
     const costs = costsOf(inside, goal);
     const bound = boundOf(costs, goal.keep);
@@ -182,21 +191,44 @@ function binsOf(rows: readonly CalibrationRow[], goal: CalibrationGoal, kappa: n
  * the spread is an assumption; the result is an order of magnitude to start a search from, not an optimum.
  */
 function betaOf(rows: readonly CalibrationRow[], goal: CalibrationGoal): number {
-  const elbo = goal.timestepWeighting === 'elbo';
-  const differences = rows
-    .filter(({ omega }) => !elbo || omega !== Infinity)
-    .map(
-      ({ omega, errorChosen, errorRejected }) => (errorChosen - errorRejected) * (elbo ? omega * goal.reduction : 0.5),
-    );
-  const spread = standardDeviation(differences);
+  const spread = spreadOf(rows, goal);
   return spread > 0 ? goal.logitSpread / (goal.relativeImprovement * spread) : NaN;
+}
+
+/** What multiplies a difference of errors in the logit at β = 1; NaN where the row has no such logit. */
+function factorOf({ omega }: CalibrationRow, { timestepWeighting, reduction }: CalibrationGoal): number {
+  if (timestepWeighting === 'constant') return 0.5;
+  return omega === Infinity ? NaN : omega * reduction;
+}
+
+/** Standard deviation over the rows of the branches' difference, as it counts in the logit at β = 1. */
+function spreadOf(rows: readonly CalibrationRow[], goal: CalibrationGoal): number {
+  const differences = rows.map((row) => (row.errorChosen - row.errorRejected) * factorOf(row, goal));
+  return standardDeviation(differences.filter(Number.isFinite));
+}
+
+/** What came of a trial: the errors after it, or why there are none. */
+export interface TrialResult {
+  readonly options: Trial<never>['options'];
+  readonly errors: Awaited<ReturnType<typeof runTrial>>;
+}
+
+function triedBeta(
+  measured: readonly CalibrationRow[],
+  goal: CalibrationGoal,
+  { options, errors }: TrialResult,
+): { beta: number | string; trial?: CalibrationTrial } {
+  if (typeof errors === 'string') return { beta: errors };
+  const factors = measured.map((row) => factorOf(row, goal));
+  const spread = spreadOf(measured, goal);
+  return betaOfTrial(measured, errors, options, { factors, spread, size: goal.logitSpread });
 }
 
 /** The middle value, or the mean of the two in the middle; NaN of none. */
 function median(values: readonly number[]): number {
   const sorted = Float64Array.from(values).sort();
   const half = sorted.length / 2;
-  return sorted.length === 0 ? NaN : (sorted[Math.ceil(half) - 1] + sorted[Math.floor(half)]) / 2;
+  return sorted.length === 0 ? NaN : (sorted[Math.ceil(half) - 1]! + sorted[Math.floor(half)]!) / 2;
 }
 
 /** Of a sample: √(Σ(x - x̄)² / (n - 1)); 0 of fewer than two. */
@@ -204,7 +236,7 @@ function standardDeviation(values: readonly number[]): number {
   if (values.length < 2) return 0;
   const sum = (terms: readonly number[]) => terms.reduce((total, term) => total + term, 0);
   // From the first on, so that equal values have no spread at all, whatever rounding makes of their mean.
-  const shifted = values.map((value) => value - values[0]);
+  const shifted = values.map((value) => value - values[0]!);
   const mean = sum(shifted) / values.length;
   return Math.sqrt(sum(shifted.map((value) => (value - mean) ** 2)) / (values.length - 1));
 }
@@ -232,9 +264,9 @@ export function formatCalibration(result: Calibration): string {
     short(bin.tau),
   ]);
   const table = [head, ...lines];
-  const widths = head.map((_, column) => Math.max(...table.map((line) => line[column].length)));
+  const widths = head.map((_, column) => Math.max(...table.map((line) => line[column]!.length)));
   const text = table.map((line) =>
-    line.map((cell, i) => (i === 0 ? cell.padEnd(widths[i]) : cell.padStart(widths[i]))).join('  '),
+    line.map((cell, i) => (i === 0 ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!))).join('  '),
   );
   const settings = [
     Number.isNaN(result.kappa) ? undefined : `"weightSharpness": ${short(result.kappa)}`,
@@ -246,11 +278,19 @@ export function formatCalibration(result: Calibration): string {
     ...text,
     '',
     `kept of all ${result.rows} rows: ${percent(result.keepFraction)} (asked for: ${percent(result.keep)})`,
+    ...(result.trial === undefined ? [] : [trialLine(result.trial)]),
     ...result.warnings.map((warning) => `warning: ${warning}`),
     '',
-    'options of the loss (β is an order of magnitude to start a search from):',
+    `options of the loss (β is an order of magnitude to start a search from, ${result.betaFrom === 'trial' ? 'measured' : 'assumed'}):`,
     ...settings.map((line, i) => `  ${line}${i < settings.length - 1 ? ',' : ''}`),
   ].join('\n');
+}
+
+function trialLine({ steps, learningRate, share, growth }: CalibrationTrial): string {
+  return (
+    `trial of ${steps} updates at the rate ${short(learningRate)}: the errors' difference moved by ${percent(share)} of its spread, ` +
+    `${short(growth)} times as far as after half of them`
+  );
 }
 
 function rangeOf({ from, to }: { readonly from: number; readonly to: number }): string {

@@ -25,7 +25,7 @@ const UNFINISHED = /^\.checkpoint-\d+\.[0-9a-f]+\.tmp$/;
 
 export interface CheckpointOptions {
   /** How many checkpoints stay; older ones are removed after a save. Infinity keeps all. Default 3. */
-  keep?: number;
+  keep?: number | undefined;
 }
 
 /** A checkpoint on disk; its content has not been looked at. */
@@ -64,7 +64,7 @@ export class CheckpointStore {
 
   constructor(folder: string, options: CheckpointOptions = {}) {
     if (typeof folder !== 'string') failType('folder', 'a path', folder);
-    checkOptions('options', options, ['keep']);
+    options = checkOptions('options', options, ['keep']);
     const { keep = 3 } = options;
     this.folder = folder;
     this.keep = keep === Infinity ? keep : checkInteger('options.keep', keep, 1);
@@ -286,7 +286,7 @@ async function read({ path, step }: CheckpointEntry): Promise<TrainerState> {
 
   const tensorFile = join(path, TENSORS);
   const range = { begin: 0, length: tensors.bytes };
-  const [bytes] = await readRanges(tensorFile, [range], 'ERR_SDPO_CHECKPOINT', tensors.bytes);
+  const bytes = (await readRanges(tensorFile, [range], 'ERR_SDPO_CHECKPOINT', tensors.bytes))[0]!;
   if (sha256(bytes) !== tensors.sha256) damaged(tensorFile, 'as it was written', 'a content with another SHA-256');
   const state: TrainerState = {
     policy: { tensors: decodeTensors(tensorFile, bytes), scalars: fromPlain(scalars) as Record<string, unknown> },

@@ -15,9 +15,9 @@ import type { PairDataset, PairStream, PreferencePair } from './types.js';
 
 export interface ArrayPairOptions extends PairOptions {
   /** Shape of one sample; default: one axis, as long as the first pair's chosen sample. */
-  shape?: readonly number[];
+  shape?: readonly number[] | undefined;
   /** Default: a hash of ids, samples, confidences and conditions, worked out when it is first asked for. Needed where a condition is not JSON-able. */
-  fingerprint?: string;
+  fingerprint?: string | undefined;
 }
 
 /**
@@ -32,7 +32,7 @@ export function pairsFromArray<C = unknown>(
 ): PairDataset<C> {
   if (!Array.isArray(pairs)) failType('pairs', 'an array of preference pairs', pairs);
   if (pairs.length === 0) failValue('pairs', 'of at least one pair', pairs, 'ERR_SDPO_INVALID_LENGTH');
-  checkOptions('options', options, ['shape', 'fingerprint', 'nonFinite']);
+  options = checkOptions('options', options, ['shape', 'fingerprint', 'nonFinite']);
   const shape = checkSampleShape(options.shape ?? [pairs[0]?.chosen?.length]);
   const nonFinite = checkNonFinite(options.nonFinite);
   let fingerprint = checkFingerprint(options.fingerprint);
@@ -116,7 +116,7 @@ export function pairsFromStream<C = unknown>(
   if (typeof source !== 'function' && !isIterable(source)) {
     failType('source', 'an iterable of preference pairs, or a function of a position that returns one', source);
   }
-  checkOptions('options', options, ['shape', 'fingerprint', 'nonFinite']);
+  options = checkOptions('options', options, ['shape', 'fingerprint', 'nonFinite']);
   const shape = checkSampleShape(options.shape);
   const nonFinite = checkNonFinite(options.nonFinite);
   const fingerprint = checkFingerprint(options.fingerprint) ?? failType('options.fingerprint', 'a string', undefined);

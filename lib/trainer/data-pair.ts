@@ -1,5 +1,6 @@
 /** What every source of preference pairs checks of a pair before it gives it to the trainer. */
 
+import { typedArray } from '../native/arrays.js';
 import { SdpoError } from '../native/errors.js';
 import { checkInteger, checkOneOf, checkOptions, describe, failType, failValue } from '../native/validate.js';
 import type { PreferencePair } from './types.js';
@@ -12,7 +13,7 @@ export interface PairOptions {
    * What happens where a latent holds NaN or ±Infinity: 'throw' (default) names pair, branch and element; 'propagate' gives the pair as it is
    * and leaves it to the `nonFinite` of the loss.
    */
-  nonFinite?: (typeof NON_FINITE_LATENTS)[number];
+  nonFinite?: (typeof NON_FINITE_LATENTS)[number] | undefined;
 }
 
 export function checkNonFinite(value: unknown): 'throw' | 'propagate' {
@@ -44,11 +45,11 @@ export function checkNames<const F extends string>(
   value: unknown = {},
   fields: readonly F[],
 ): { readonly [K in F]?: string } {
-  checkOptions(argument, value, fields);
-  for (const [field, name] of Object.entries(value)) {
+  const given = checkOptions(argument, value, fields);
+  for (const [field, name] of Object.entries(given)) {
     if (name !== undefined && typeof name !== 'string') failType(`${argument}.${field}`, 'a name', name);
   }
-  return value as { readonly [K in F]?: string };
+  return given as { readonly [K in F]?: string };
 }
 
 /** The part of a data set, a shard or a row group, that holds a pair: the last one that begins at or before it. */
@@ -56,10 +57,10 @@ export function partOf<T extends { readonly first: number }>(parts: readonly T[]
   let [low, high] = [0, parts.length - 1];
   while (low < high) {
     const middle = Math.ceil((low + high) / 2);
-    if (parts[middle].first <= index) low = middle;
+    if (parts[middle]!.first <= index) low = middle;
     else high = middle - 1;
   }
-  return parts[low];
+  return parts[low]!;
 }
 
 /** Throws the message shape of the package for data that do not fit; `what` names the value and where it stands. */
@@ -103,9 +104,10 @@ export function checkPair<C>(
 }
 
 function checkLatents(what: string, value: unknown, size: number, nonFinite: 'throw' | 'propagate'): void {
-  if (!(value instanceof Float32Array)) failData(what, 'a Float32Array', value);
-  if (value.length !== size) failData(what, `of length ${size}`, value);
-  if (nonFinite === 'throw') checkFinite(what, value);
+  const latents = typedArray(value);
+  if (!(latents instanceof Float32Array)) failData(what, 'a Float32Array', value);
+  if (latents.length !== size) failData(what, `of length ${size}`, value);
+  if (nonFinite === 'throw') checkFinite(what, latents);
 }
 
 /** Throws for the first element that is not finite. */

@@ -25,11 +25,19 @@ export interface ParquetPairOptions extends PairOptions {
   /** Shape of one sample. */
   shape: readonly number[];
   /** Names of the columns; by default those of the fields. A name given here must exist. */
-  columns?: { chosen?: string; rejected?: string; id?: string; confidence?: string; condition?: string };
+  columns?:
+    | {
+        chosen?: string | undefined;
+        rejected?: string | undefined;
+        id?: string | undefined;
+        confidence?: string | undefined;
+        condition?: string | undefined;
+      }
+    | undefined;
   /** How many decoded row groups are kept. Default 4. */
-  cachedGroups?: number;
+  cachedGroups?: number | undefined;
   /** 'sample' (default): size and 64 pieces of 4 KiB of each file; 'content': every byte, which reads all files once. */
-  fingerprint?: FingerprintMode;
+  fingerprint?: FingerprintMode | undefined;
 }
 
 interface RowGroup {
@@ -55,7 +63,7 @@ export async function pairsFromParquet<C = unknown>(
   options: ParquetPairOptions,
 ): Promise<PairDataset<C>> {
   const paths = checkFiles(files);
-  checkOptions('options', options, ['shape', 'columns', 'cachedGroups', 'fingerprint', 'nonFinite']);
+  options = checkOptions('options', options, ['shape', 'columns', 'cachedGroups', 'fingerprint', 'nonFinite']);
   const shape = checkSampleShape(options.shape);
   const given = checkNames('options.columns', options.columns, FIELDS);
   const cachedGroups = checkInteger('options.cachedGroups', options.cachedGroups ?? 4, 1);
@@ -96,7 +104,7 @@ export async function pairsFromParquet<C = unknown>(
       if (cache.size > cachedGroups) cache.delete(cache.keys().next().value!);
       // A read that failed is tried again the next time.
       rows.catch(() => cache.delete(group));
-      const pair = (await rows)[index - group.first];
+      const pair = (await rows)[index - group.first]!;
       if (pair instanceof SdpoError) throw pair;
       return pair;
     },

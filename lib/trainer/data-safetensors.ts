@@ -29,9 +29,16 @@ import type { PairDataset, PreferencePair } from './types.js';
 
 export interface SafetensorsPairOptions extends PairOptions {
   /** Names of the tensors; by default those of the fields. */
-  names?: { chosen?: string; rejected?: string; condition?: string; confidence?: string };
+  names?:
+    | {
+        chosen?: string | undefined;
+        rejected?: string | undefined;
+        condition?: string | undefined;
+        confidence?: string | undefined;
+      }
+    | undefined;
   /** 'sample' (default): sizes, headers and 64 pieces of 4 KiB of each file; 'content': every byte, which reads all files once. */
-  fingerprint?: FingerprintMode;
+  fingerprint?: FingerprintMode | undefined;
 }
 
 const FIELDS = ['chosen', 'rejected', 'condition', 'confidence'] as const;
@@ -61,7 +68,7 @@ export async function pairsFromSafetensors(
   options: SafetensorsPairOptions = {},
 ): Promise<PairDataset<SafetensorsEntry>> {
   const paths = checkFiles(files);
-  checkOptions('options', options, ['names', 'fingerprint', 'nonFinite']);
+  options = checkOptions('options', options, ['names', 'fingerprint', 'nonFinite']);
   const given = checkNames('options.names', options.names, FIELDS);
   const nonFinite = checkNonFinite(options.nonFinite);
   const mode = checkOneOf('options.fingerprint', options.fingerprint ?? 'sample', ['sample', 'content']);
@@ -73,7 +80,7 @@ export async function pairsFromSafetensors(
   for (const path of paths) {
     // Ids should not change with the folder, unless it is all that tells two files apart.
     const shard = await openShard(path, names.size === paths.length ? basename(path) : path, length, given);
-    if (shards.length > 0) checkShape(shard, shards[0]);
+    checkShape(shard, shards[0] ?? shard);
     shards.push(shard);
     length += shard.rows;
     await hashFile(hash, path, mode, 'ERR_SDPO_DATA');
@@ -83,7 +90,7 @@ export async function pairsFromSafetensors(
   return {
     kind: 'indexed',
     length,
-    shape: Object.freeze(shards[0].tensors.chosen!.shape.slice(1)),
+    shape: Object.freeze(shards[0]!.tensors.chosen!.shape.slice(1)),
     fingerprint: `sha256-${mode}:${hash.digest('hex')}`,
     get(index) {
       checkIndex(index, length);
@@ -133,7 +140,7 @@ async function openShard(path: string, label: string, first: number, names: Name
   if (String(rejected.shape) !== String(shape)) {
     failData(`shape of rejected in ${path}`, `[${shape}], as chosen`, `[${rejected.shape}]`);
   }
-  const rows = shape[0];
+  const rows = shape[0]!;
   if (confidence !== undefined && String(confidence.shape) !== String([rows])) {
     failData(`shape of confidence in ${path}`, `[${rows}]`, `[${confidence.shape}]`);
   }
@@ -179,7 +186,7 @@ async function readPair(
     'ERR_SDPO_DATA',
     tensors.chosen!.fileBytes,
   );
-  const read = Object.fromEntries(present.map((field, i) => [field, elementsOf(tensors[field]!, bytes[i])]));
+  const read = Object.fromEntries(present.map((field, i) => [field, elementsOf(tensors[field]!, bytes[i]!)]));
   const at = `row ${row} of ${path}`;
   const latents = (field: 'chosen' | 'rejected'): Float32Array => {
     const { row: dtype } = tensors[field]!;
@@ -198,7 +205,7 @@ async function readPair(
   return {
     ...pair,
     ...(condition && {
-      condition: { dtype: condition.row.dtype, shape: condition.shape.slice(1), data: read.condition },
+      condition: { dtype: condition.row.dtype, shape: condition.shape.slice(1), data: read.condition! },
     }),
     ...(confidence && {
       confidence: checkConfidence(

@@ -20,23 +20,25 @@ export const MAX_SEED = 2 ** 48 - 1;
 
 const STREAMS = ['order', 'timesteps', 'sharedNoise', 'rejectedNoise'] as const;
 
-/** Above every seed that is a number, so that a training shares nothing with what its caller draws. */
-const STREAM_ORIGIN = 1n << 63n;
+/** Above every seed that is a number, so that a training shares nothing with what its caller draws, nor its validation with its updates. */
+const STREAM_ORIGIN = { training: 1n << 63n, validation: 3n << 62n } as const;
+type Use = keyof typeof STREAM_ORIGIN;
 
-function streamOf(seed: number, name: (typeof STREAMS)[number]): bigint {
-  return STREAM_ORIGIN + BigInt(seed) * BigInt(STREAMS.length) + BigInt(STREAMS.indexOf(name));
+function streamOf(seed: number, name: (typeof STREAMS)[number], use: Use = 'training'): bigint {
+  return STREAM_ORIGIN[use] + BigInt(seed) * BigInt(STREAMS.length) + BigInt(STREAMS.indexOf(name));
 }
 
-/** Timesteps of `count` rows, the first of which is row `first` of the whole run. */
+/** Timesteps of `count` rows, the first of which is row `first` of the whole run, or of the held-out pairs. */
 export function drawTimesteps(
   schedule: NoiseSchedule,
   sampling: TimestepSampling,
   seed: number,
   first: number,
   count: number,
+  use: Use = 'training',
 ): Float64Array {
   // As many numbers as each timestep takes, so that a row has its timestep whatever the parts its batch is computed in.
-  const random = createRandom(streamOf(seed, 'timesteps'), first * numbersPerDraw(sampling));
+  const random = createRandom(streamOf(seed, 'timesteps', use), first * numbersPerDraw(sampling));
   return schedule.sampleTimesteps(count, { ...sampling, random, ...placeOf(sampling, first) });
 }
 
@@ -45,9 +47,12 @@ export function placeOf({ order }: TimestepSampling, first: number): { first?: n
   return order === 'round-robin' ? { first } : {};
 }
 
-/** Fills `out` with the standard normals of rows of `size` elements from row `first` of the run on; `rejected` gives those of the other branch, where it has its own. */
-export function drawNoise(seed: number, first: number, size: number, out: Float32Array, rejected = false): void {
-  noise(streamOf(seed, rejected ? 'rejectedNoise' : 'sharedNoise'), first * size, out);
+/** A function that fills branches with the standard normals of rows of `size` elements from row `first` on; a rejected branch has its own where it is given. */
+export function drawNoise(seed: number, first: number, size: number, use: Use = 'training') {
+  return (chosen: Float32Array, rejected: Float32Array | undefined): void => {
+    noise(streamOf(seed, 'sharedNoise', use), first * size, chosen);
+    if (rejected !== undefined) noise(streamOf(seed, 'rejectedNoise', use), first * size, rejected);
+  };
 }
 
 /** Tells which pair of a data set is taken at a position of the run. */
@@ -77,7 +82,7 @@ export class PairOrder {
       case 'shuffle': {
         const epoch = Math.floor(position / length);
         if (epoch !== this.#epoch) this.#shuffle(epoch);
-        return this.#permutation[position % length];
+        return this.#permutation[position % length]!;
       }
     }
   }
@@ -89,7 +94,7 @@ export class PairOrder {
     const permutation = Uint32Array.from({ length }, (_, i) => i);
     for (let i = length - 1; i > 0; i--) {
       const j = Math.floor(random() * (i + 1));
-      [permutation[i], permutation[j]] = [permutation[j], permutation[i]];
+      [permutation[i], permutation[j]] = [permutation[j]!, permutation[i]!];
     }
     this.#permutation = permutation;
     this.#epoch = epoch;

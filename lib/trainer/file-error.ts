@@ -43,7 +43,7 @@ export function asFileError({ task, path, help }: FileTask, error: unknown): unk
   if (!isSystemError(error)) return error;
   const code = error.code!.replace(/^ERR_FS_/, ''); // Node's own, as for a folder where rm expects a file
   // Node adds the call and, where there is one, the path: of a temporary file, which nobody knows.
-  const said = error.message.split(', ')[0];
+  const said = error.message.split(', ')[0]!;
   const advice = [HELP[code], help?.[code]].filter((text) => text !== undefined).join('; ');
   return new SdpoError(
     'ERR_SDPO_FILE',

@@ -178,7 +178,7 @@ export async function readSafetensorsHeader(path: string, code: ErrorCode): Prom
 
 /** Where rows of a stored tensor lie in its file. */
 export function rowRange(tensor: StoredTensor, first: number, count = 1): Range {
-  const rowBytes = (tensor.end - tensor.begin) / Math.max(tensor.shape[0], 1);
+  const rowBytes = (tensor.end - tensor.begin) / Math.max(tensor.shape[0] ?? 1, 1);
   return { begin: tensor.begin + first * rowBytes, length: count * rowBytes };
 }
 

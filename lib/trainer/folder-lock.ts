@@ -21,9 +21,9 @@ import { makeFolder, namingFilesSync } from './file-error.js';
 
 export interface FolderLockOptions {
   /** Name of the file in the folder that carries the lock. Default 'run.lock'. */
-  name?: string;
+  name?: string | undefined;
   /** Told once where the file system has no locks, or the addon that asks for them does not load: nothing keeps a second process out then. */
-  onWarning?: (message: string) => void;
+  onWarning?: ((message: string) => void) | undefined;
 }
 
 /** A folder that is taken. */
@@ -62,7 +62,7 @@ const WITHOUT_LOCKS: { readonly [code: string]: string } = {
  */
 export function lockFolder(folder: string, options: FolderLockOptions = {}): FolderLock {
   if (typeof folder !== 'string') failType('folder', 'a path', folder);
-  checkOptions('options', options, ['name', 'onWarning']);
+  options = checkOptions('options', options, ['name', 'onWarning']);
   const { name = 'run.lock', onWarning } = options as FolderLockOptions;
   const file = join(folder, name);
   return namingFilesSync({ task: 'lock the folder', path: file }, () => {

@@ -1,10 +1,17 @@
-/** The public surface of `sdpo/trainer`: the training loop and what it is made of. */
+/**
+ * The public surface of `sdpo/trainer`: the training loop and what it is made of.
+ *
+ * @module sdpo/trainer
+ */
 
+export { BetaTracker, type BetaTrackerOptions, type BetaTrackerState } from './beta-tracker.js';
 export { type BinStatistics, TimestepBins } from './bins.js';
 export {
   type CalibrateOptions,
   type Calibration,
   type CalibrationBin,
+  type CalibrationTrial,
+  type CalibrationTrialOptions,
   calibrate,
   formatCalibration,
 } from './calibrate.js';
@@ -43,6 +50,7 @@ export type {
 } from './modules.js';
 export type {
   BeforeLoss,
+  BetaControl,
   Checkpoints,
   EvaluationContext,
   PreferenceTrainerOptions,
@@ -58,4 +66,5 @@ export {
 export { timestepEdges } from './timestep-bins.js';
 export { PreferenceTrainer } from './trainer.js';
 export type * from './types.js';
+export type { ValidationOptions } from './validation-options.js';
 export { type ConsoleOptions, consoleWriter, type JsonlOptions, jsonlWriter } from './writers.js';

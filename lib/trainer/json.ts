@@ -39,7 +39,8 @@ export function toPlain(argument: string, value: unknown): unknown {
 export function fromPlain(value: unknown): unknown {
   if (Array.isArray(value)) return value.map(fromPlain);
   if (typeof value !== 'object' || value === null) return value;
-  const special = SPECIAL.get((value as Record<string, string>)[TAG]);
+  const { [TAG]: name } = value as { [TAG]?: string };
+  const special = name === undefined ? undefined : SPECIAL.get(name);
   if (special !== undefined) return special;
   return Object.fromEntries(Object.entries(value).map(([name, entry]) => [name, fromPlain(entry)]));
 }

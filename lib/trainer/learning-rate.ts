@@ -8,18 +8,18 @@ export interface LearningRateOptions {
   /** The rate after the warm-up. */
   peak: number;
   /** Updates in which the rate rises linearly: peak · (step + 1) / warmupSteps. Default 0. */
-  warmupSteps?: number;
+  warmupSteps?: number | undefined;
   /** How the rate falls from the end of the warm-up to `steps`. Default 'constant'. */
-  decay?: (typeof DECAYS)[number];
+  decay?: (typeof DECAYS)[number] | undefined;
   /** Updates in all; needed where the rate decays. */
-  steps?: number;
+  steps?: number | undefined;
   /** The rate after `steps` updates, which the last of them nearly has. Default 0. With a decay only. */
-  final?: number;
+  final?: number | undefined;
 }
 
 /** The learning rate as a function of the updates made before, for the trainer's `learningRate`. */
 export function learningRateSchedule(options: LearningRateOptions): (step: number) => number {
-  checkOptions('options', options, ['peak', 'warmupSteps', 'decay', 'steps', 'final']);
+  options = checkOptions('options', options, ['peak', 'warmupSteps', 'decay', 'steps', 'final']);
   const peak = checkNumber('options.peak', options.peak, 0);
   const warmupSteps = checkInteger('options.warmupSteps', options.warmupSteps ?? 0, 0);
   const decay = checkOneOf('options.decay', options.decay ?? 'constant', DECAYS);

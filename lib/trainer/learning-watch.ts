@@ -53,6 +53,7 @@ export function isHalf(prediction: LatentArray | undefined): boolean {
 /** Watches the updates of one run; costs a few comparisons each. */
 export class LearningWatch {
   readonly #hasReference: boolean;
+  readonly #follows: boolean;
   readonly #told = new Set<TrainingWarningCode>();
   /** Updates in a row in which every row was masked, the gradient was 0, and policy and reference were the same. */
   readonly #lasting = { masked: 0, zero: 0, same: 0 };
@@ -63,9 +64,13 @@ export class LearningWatch {
   #count = 0;
   readonly #means: (readonly number[])[] = [];
 
-  /** @param hasReference whether a reference predicts; without one nothing is compared with it */
-  constructor(hasReference: boolean) {
+  /**
+   * @param hasReference whether a reference predicts; without one nothing is compared with it
+   * @param follows whether it moves with the policy on purpose
+   */
+  constructor(hasReference: boolean, follows = false) {
     this.#hasReference = hasReference;
+    this.#follows = follows;
   }
 
   /** @returns what is to be said now, mostly nothing */
@@ -74,19 +79,23 @@ export class LearningWatch {
     const found: [TrainingWarningCode, string | undefined][] = [
       ['reference-differs', step === 1 && this.#hasReference ? differs(update) : undefined],
       ['all-rows-masked', this.#lasts('masked', metrics.maskFraction === 1) ? MASKED : undefined],
-      ['live-reference', this.#lasts('same', this.#hasReference && this.#moved && isSame(metrics)) ? LIVE : undefined],
+      ['live-reference', this.#isLive(metrics) ? LIVE : undefined],
       [
         'no-gradient',
         this.#lasts('zero', metrics.grad_norm === 0 && metrics.maskFraction !== 1) ? NO_GRADIENT : undefined,
       ],
       ['errors-rise', this.#rising(metrics)],
     ];
-    this.#moved ||= metrics.grad_norm > 0 && metrics.learning_rate > 0;
+    this.#moved ||= (metrics.grad_norm ?? 0) > 0 && (metrics.learning_rate ?? 0) > 0;
     const warnings = found.flatMap(([code, message]) =>
       message === undefined || this.#told.has(code) ? [] : [{ code, step, message }],
     );
     for (const { code } of warnings) this.#told.add(code);
     return warnings;
+  }
+
+  #isLive(metrics: WatchedUpdate['metrics']): boolean {
+    return this.#lasts('same', this.#hasReference && !this.#follows && this.#moved && isSame(metrics));
   }
 
   #lasts(what: 'masked' | 'zero' | 'same', now: boolean): boolean {
@@ -95,22 +104,24 @@ export class LearningWatch {
   }
 
   #rising(metrics: WatchedUpdate['metrics']): string | undefined {
-    const ratios = BRANCHES.map((branch) => metrics[`error${branch}`] / metrics[`referenceError${branch}`]);
+    const ratios = BRANCHES.map(
+      (branch) => numberOf(metrics, `error${branch}`) / numberOf(metrics, `referenceError${branch}`),
+    );
     if (!ratios.every(Number.isFinite)) return undefined;
-    this.#sums = this.#sums.map((sum, i) => sum + ratios[i]);
+    this.#sums = this.#sums.map((sum, i) => sum + ratios[i]!);
     if (++this.#count < LASTING) return undefined;
     this.#means.push(this.#sums.map((sum) => sum / LASTING));
     if (this.#means.length > RISING) this.#means.shift();
     this.#sums = [0, 0];
     this.#count = 0;
-    const last = this.#means[this.#means.length - 1];
+    const last = this.#means[this.#means.length - 1]!;
     const rises = BRANCHES.every(
-      (_, i) => last[i] > ABOVE && this.#means.every((mean, k) => k === 0 || mean[i] > this.#means[k - 1][i]),
+      (_, i) => last[i]! > ABOVE && this.#means.every((mean, k) => k === 0 || mean[i]! > this.#means[k - 1]![i]!),
     );
     if (this.#means.length < RISING || !rises) return undefined;
     return (
-      `The errors of both branches rise together: that of the chosen samples is ${last[0].toPrecision(3)} times the reference's, that of the rejected ones ` +
-      `${last[1].toPrecision(3)} times. The policy may win the comparison by getting worse at everything: look at its samples. A smaller learning rate, a larger ` +
+      `The errors of both branches rise together: that of the chosen samples is ${last[0]!.toPrecision(3)} times the reference's, that of the rejected ones ` +
+      `${last[1]!.toPrecision(3)} times. The policy may win the comparison by getting worse at everything: look at its samples. A smaller learning rate, a larger ` +
       'beta, sftWeight, klWeight and safeguard hold against it.'
     );
   }
@@ -129,6 +140,8 @@ const NO_GRADIENT =
   `The gradient was exactly 0 in the last ${LASTING} updates, though rows are kept: nothing is learnt. Look at the loss (the hinge beyond its margin and a ` +
   'sigmoid at large beta have no gradient), at the weights of the rows and pairs, and at the pullback of the policy.';
 
+const numberOf = (metrics: WatchedUpdate['metrics'], name: string): number => metrics[name] ?? NaN;
+
 /** Exactly: the distance of the predictions where it is known, the difference of the errors elsewhere. */
 function isSame(metrics: WatchedUpdate['metrics']): boolean {
   return BRANCHES.every((branch) => {
@@ -141,10 +154,10 @@ function isSame(metrics: WatchedUpdate['metrics']): boolean {
 function differs({ metrics, half }: WatchedUpdate): string | undefined {
   const bound = SAME[half ? 'half' : 'full'];
   const shares = BRANCHES.map((branch) => {
-    const error = metrics[`error${branch}`];
-    const drift = metrics[`drift${branch}`] / error;
+    const error = numberOf(metrics, `error${branch}`);
+    const drift = numberOf(metrics, `drift${branch}`) / error;
     // Of two errors alone only the difference is known, which is of the order of the root of the distance.
-    const delta = Math.abs(error - metrics[`referenceError${branch}`]) / error;
+    const delta = Math.abs(error - numberOf(metrics, `referenceError${branch}`)) / error;
     return Number.isNaN(drift) ? (delta > Math.sqrt(bound) ? delta : 0) : drift > bound ? drift : 0;
   });
   const share = Math.max(...shares);

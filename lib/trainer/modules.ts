@@ -4,6 +4,7 @@ import type { NoiseSchedule } from '../schedule/schedule.js';
 import type { EvaluationContext } from './options.js';
 import type { MaybePromise, PairSource, Policy } from './types.js';
 
+/** @inline */
 type Options = Readonly<Record<string, unknown>>;
 
 /** What the function of a data module is told beside its options. */

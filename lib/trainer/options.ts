@@ -3,7 +3,7 @@
 import type { Batch } from '../loss/batch.js';
 import type { CallOptions } from '../loss/call-options.js';
 import { PreferenceLoss } from '../loss/loss.js';
-import { hasMask, isReferenceFree } from '../loss/options.js';
+import { hasMask, isReferenceFree, readsBetaScale } from '../loss/options.js';
 import type { Statistics } from '../loss/result.js';
 import { SdpoRangeError, SdpoTypeError } from '../native/errors.js';
 import {
@@ -12,6 +12,8 @@ import {
   checkNumberAbove,
   checkOneOf,
   checkOptions,
+  checkSignal,
+  type Filled,
   failType,
   failValue,
 } from '../native/validate.js';
@@ -28,6 +30,7 @@ import type {
   TrainerState,
   TrainingRows,
 } from './types.js';
+import { type ResolvedValidation, resolveValidation, type ValidationOptions } from './validation-options.js';
 
 export const NOISES = ['shared', 'independent'] as const;
 export const ON_NON_FINITE = ['stop', 'skip'] as const;
@@ -38,6 +41,17 @@ export interface Threshold {
   threshold(timesteps: ArrayLike<number>): ArrayLike<number>;
   /** Learns from the rows of an update. */
   observe(timesteps: ArrayLike<number>, rows: Statistics['rows']): void;
+  /** Plain JSON for a checkpoint. */
+  state(): unknown;
+  load(state: unknown): void;
+}
+
+/** Adjusts β while the model moves, as `BetaTracker` does. */
+export interface BetaControl {
+  /** What multiplies the β of the loss in the next update; finite, > 0. */
+  scale(): number;
+  /** Learns from the rows of an update that was made at this scale; `logit` and `mask` are of all its rows. */
+  observe(rows: Pick<Statistics['rows'], 'logit' | 'mask'>, scale: number): void;
   /** Plain JSON for a checkpoint. */
   state(): unknown;
   load(state: unknown): void;
@@ -62,7 +76,7 @@ export type BeforeLoss<C = unknown> = (
   rows: TrainingRows<C>,
   /** Evaluates the batch without gradients. */
   statistics: () => Statistics,
-) => MaybePromise<{ batch?: Batch; call?: Pick<CallOptions, 'maskThreshold'> } | undefined>;
+) => MaybePromise<{ batch?: Batch | undefined; call?: Pick<CallOptions, 'maskThreshold'> | undefined } | undefined>;
 
 export interface PreferenceTrainerOptions<C = unknown> {
   policy: Policy<C>;
@@ -72,70 +86,91 @@ export interface PreferenceTrainerOptions<C = unknown> {
   /** Integer in [0, 2^48): decides order, timesteps and noise. */
   seed: number;
   /** Pairs of one update. Default 32. */
-  pairsPerStep?: number;
+  pairsPerStep?: number | undefined;
   /** Rows made of each pair, every one with a timestep and noise of its own. Default 1. */
-  timestepsPerPair?: number;
+  timestepsPerPair?: number | undefined;
   /** Parts in which the batch of an update is computed, one after another; divides `pairsPerStep`. The gradient is that of the whole batch. Default 1. */
-  accumulate?: number;
+  accumulate?: number | undefined;
   /** Whether the two branches of a row get the same noise, as in Diffusion-DPO, or each its own. Default 'shared'. */
-  noise?: (typeof NOISES)[number];
+  noise?: (typeof NOISES)[number] | undefined;
   /** Distribution of the timesteps. Default uniform over all. */
-  timesteps?: TimestepSampling;
+  timesteps?: TimestepSampling | undefined;
   /** Order of the pairs of a data set; a stream has its own. Default 'shuffle'. */
-  sampling?: Sampling;
+  sampling?: Sampling | undefined;
   /** Constant, or a function of the number of updates made before (see `learningRateSchedule`). */
   learningRate: number | ((step: number) => number);
   /** Global norm to which gradients are clipped by the policy. Default 1; Infinity: no clipping. */
-  maxGradientNorm?: number;
+  maxGradientNorm?: number | undefined;
   /** Moving average of the parameters, kept by the policy: decay min(decay, (1 + n) / (10 + n)) after n updates, or constant with `warmup: false`. */
-  ema?: { decay: number; warmup?: boolean };
+  ema?: { decay: number; warmup?: boolean | undefined } | undefined;
   /** Where reference predictions come from. Default: the policy's own `reference`. */
-  reference?: Reference<C> | ((rows: TrainingRows<C>) => MaybePromise<ReferencePrediction>);
+  reference?: Reference<C> | ((rows: TrainingRows<C>) => MaybePromise<ReferencePrediction>) | undefined;
+  /**
+   * Moves the policy's own reference (`updateReference`) after every `every` updates, skipped ones included: with decay 0, the default, it becomes a copy of
+   * the parameters, else their moving average. Not with a `reference` of the caller's, which does not move.
+   */
+  referenceUpdate?: { every: number; decay?: number | undefined } | undefined;
+  /** Multiplies the β of the loss, and is logged as `beta`. For objectives that read `betaScale`. */
+  beta?: BetaControl | undefined;
   /** Gives the mask's threshold in place of the loss's `maskThreshold`. For objectives with a mask. */
-  threshold?: Threshold;
+  threshold?: Threshold | undefined;
   /** A non-finite loss, row or gradient norm: 'stop' with a DivergenceError, or 'skip' the update. Default 'stop'. */
-  onNonFinite?: (typeof ON_NON_FINITE)[number];
+  onNonFinite?: (typeof ON_NON_FINITE)[number] | undefined;
   /** Updates skipped in a row after which the training stops after all. Default 10. */
-  maxSkipped?: number;
+  maxSkipped?: number | undefined;
   /** Bins of the statistics by timestep. Default 10. */
-  bins?: number;
+  bins?: number | undefined;
   /** The statistics by timestep are logged, and begin anew, every so many updates. Default 100; 0: never, they are only read. */
-  logBinsEvery?: number;
+  logBinsEvery?: number | undefined;
   /** Get every update's metrics and every evaluation's. */
-  writers?: readonly MetricsWriter[];
+  writers?: readonly MetricsWriter[] | undefined;
   /** Called after every `every` updates (and before the first, with `atStart`); what it gives is logged. */
-  evaluate?: {
-    every: number;
-    atStart?: boolean;
-    run(context: EvaluationContext<C>): MaybePromise<Readonly<Record<string, number>>>;
-  };
+  evaluate?:
+    | {
+        every: number;
+        atStart?: boolean | undefined;
+        run(context: EvaluationContext<C>): MaybePromise<Readonly<Record<string, number>>>;
+      }
+    | undefined;
   /** Saved after every `every` updates, and when the training stops by its end or by the signal. */
-  checkpoints?: { store: Checkpoints; every: number };
+  checkpoints?: { store: Checkpoints; every: number } | undefined;
+  /** Held-out pairs: what the loss and its statistics are on them, with timesteps and noise fixed by the seed, is logged, and the best step kept. */
+  validation?: ValidationOptions<C> | undefined;
   /** Stops after the update under way. */
-  signal?: AbortSignal;
-  beforeLoss?: BeforeLoss<C>;
+  signal?: AbortSignal | undefined;
+  beforeLoss?: BeforeLoss<C> | undefined;
   /** Told, once for each kind, where the run cannot learn or learns the wrong thing. Default: a warning of the process (`process.emitWarning`). */
-  onWarning?(warning: TrainingWarning): void;
+  onWarning?: ((warning: TrainingWarning) => void) | undefined;
 }
 
 /** Options with the defaults filled in. */
 export type ResolvedTrainerOptions<C> = Readonly<
-  Required<Omit<PreferenceTrainerOptions<C>, OptionalName>> & Pick<PreferenceTrainerOptions<C>, OptionalName>
-> & { readonly schedule: NoiseSchedule };
+  Filled<Omit<PreferenceTrainerOptions<C>, OptionalName | 'validation'>> &
+    Pick<PreferenceTrainerOptions<C>, OptionalName>
+> & { readonly schedule: NoiseSchedule; readonly validation: ResolvedValidation<C> | undefined };
 
-type OptionalName = 'ema' | 'reference' | 'threshold' | 'evaluate' | 'checkpoints' | 'signal' | 'beforeLoss';
+type OptionalName =
+  | 'ema'
+  | 'reference'
+  | 'referenceUpdate'
+  | 'beta'
+  | 'threshold'
+  | 'evaluate'
+  | 'checkpoints'
+  | 'signal'
+  | 'beforeLoss';
 
 /** Names of all options. */
 // biome-ignore format: names read best in rows
 export const OPTION_NAMES: readonly string[] = [
   'policy', 'data', 'loss', 'seed', 'pairsPerStep', 'timestepsPerPair', 'accumulate', 'noise', 'timesteps', 'sampling', 'learningRate',
-  'maxGradientNorm', 'ema', 'reference', 'threshold', 'onNonFinite', 'maxSkipped', 'bins', 'logBinsEvery', 'writers', 'evaluate',
-  'checkpoints', 'signal', 'beforeLoss', 'onWarning',
+  'maxGradientNorm', 'ema', 'reference', 'referenceUpdate', 'beta', 'threshold', 'onNonFinite', 'maxSkipped', 'bins', 'logBinsEvery', 'writers', 'evaluate',
+  'checkpoints', 'validation', 'signal', 'beforeLoss', 'onWarning',
 ];
 
 /** Checks options and fills in the defaults. */
 export function resolveTrainerOptions<C>(options: PreferenceTrainerOptions<C>): ResolvedTrainerOptions<C> {
-  checkOptions('options', options, OPTION_NAMES);
+  options = checkOptions('options', options, OPTION_NAMES);
   const at = (name: keyof PreferenceTrainerOptions) => `options.${name}`;
   const { policy, data, loss, reference } = options;
   checkMethods(at('policy'), policy, ['linearize', 'predict', 'step', 'discard', 'state', 'load']);
@@ -159,6 +194,7 @@ export function resolveTrainerOptions<C>(options: PreferenceTrainerOptions<C>): 
     );
   }
   if (reference !== undefined && typeof reference !== 'function') checkMethods(at('reference'), reference, ['predict']);
+  if (options.beta !== undefined) checkBeta(at('beta'), options.beta, loss);
   if (options.threshold !== undefined) checkThreshold(at('threshold'), options.threshold, loss);
   if (typeof options.learningRate !== 'function') checkNumber(at('learningRate'), options.learningRate, 0);
   for (const name of ['evaluate', 'checkpoints'] as const) {
@@ -171,12 +207,12 @@ export function resolveTrainerOptions<C>(options: PreferenceTrainerOptions<C>): 
   writers.forEach((writer, i) => {
     checkMethods(`options.writers[${i}]`, writer, ['write']);
   });
-  if (options.signal !== undefined && !(options.signal instanceof AbortSignal))
-    failType(at('signal'), 'an AbortSignal', options.signal);
+  if (options.signal !== undefined) checkSignal(at('signal'), options.signal);
   for (const name of ['beforeLoss', 'onWarning'] as const) {
     if (options[name] !== undefined && typeof options[name] !== 'function')
       failType(at(name), 'a function', options[name]);
   }
+  if (options.validation?.data?.kind === 'indexed') checkSource('options.validation.data', options.validation.data);
   const maxGradientNorm = options.maxGradientNorm ?? 1;
   if (maxGradientNorm !== Infinity) checkNumberAbove(at('maxGradientNorm'), maxGradientNorm, 0);
   return {
@@ -191,11 +227,15 @@ export function resolveTrainerOptions<C>(options: PreferenceTrainerOptions<C>): 
     sampling: checkOneOf(at('sampling'), options.sampling ?? 'shuffle', SAMPLINGS),
     maxGradientNorm,
     ema: options.ema && checkEma(at('ema'), options.ema, policy),
+    referenceUpdate:
+      options.referenceUpdate && checkReferenceUpdate(at('referenceUpdate'), options.referenceUpdate, options),
     onNonFinite: checkOneOf(at('onNonFinite'), options.onNonFinite ?? 'stop', ON_NON_FINITE),
     maxSkipped: checkInteger(at('maxSkipped'), options.maxSkipped ?? 10, 0),
     bins: checkInteger(at('bins'), options.bins ?? 10, 1),
     logBinsEvery: checkInteger(at('logBinsEvery'), options.logBinsEvery ?? 100, 0),
     writers,
+    validation:
+      options.validation && resolveValidation(at('validation'), options.validation, options, pairsPerStep / accumulate),
     onWarning:
       options.onWarning ??
       (({ code, message }) =>
@@ -227,7 +267,7 @@ function checkSource(argument: string, data: PairSource): void {
 
 /** The names, and the values by a draw, before the first update needs one. */
 function checkTimesteps(argument: string, value: TimestepSampling, schedule: NoiseSchedule): TimestepSampling {
-  checkOptions(argument, value, TIMESTEP_SAMPLING);
+  value = checkOptions(argument, value, TIMESTEP_SAMPLING);
   try {
     schedule.sampleTimesteps(1, { ...value, random: () => 0.5 });
   } catch (error) {
@@ -239,13 +279,41 @@ function checkTimesteps(argument: string, value: TimestepSampling, schedule: Noi
   return value;
 }
 
-function checkEma<C>(argument: string, ema: { decay: number; warmup?: boolean }, policy: Policy<C>) {
-  checkOptions(argument, ema, ['decay', 'warmup']);
+function checkEma<C>(argument: string, ema: { decay: number; warmup?: boolean | undefined }, policy: Policy<C>) {
+  ema = checkOptions(argument, ema, ['decay', 'warmup']);
   checkNumber(`${argument}.decay`, ema.decay, 0, 1);
   if (policy.updateAverage === undefined) {
     failType('options.policy.updateAverage', 'a function, since there is an ema', policy.updateAverage);
   }
   return { decay: ema.decay, warmup: ema.warmup ?? true };
+}
+
+function checkReferenceUpdate<C>(
+  argument: string,
+  update: { every: number; decay?: number | undefined },
+  { policy, reference, loss }: PreferenceTrainerOptions<C>,
+) {
+  checkOptions(argument, update, ['every', 'decay']);
+  const { objective } = loss.options;
+  const refuse = (reason: string) => failValue(argument, `absent, since ${reason}`, update, 'ERR_SDPO_INVALID_OPTION');
+  if (isReferenceFree(objective)) refuse(`objective '${objective}' has no reference`);
+  if (reference !== undefined)
+    refuse('options.reference is given, and what it gives is that of a model that does not move');
+  if (policy.updateReference === undefined) {
+    failType('options.policy.updateReference', 'a function, since there is a referenceUpdate', policy.updateReference);
+  }
+  return {
+    every: checkInteger(`${argument}.every`, update.every, 1),
+    decay: checkNumber(`${argument}.decay`, update.decay ?? 0, 0, 1),
+  };
+}
+
+function checkBeta(argument: string, beta: BetaControl, loss: PreferenceLoss): void {
+  checkMethods(argument, beta, ['scale', 'observe', 'state', 'load']);
+  const { objective } = loss.options;
+  if (!readsBetaScale(objective)) {
+    failValue(argument, `absent, since objective '${objective}' reads no betaScale`, beta, 'ERR_SDPO_INVALID_OPTION');
+  }
 }
 
 function checkThreshold(argument: string, threshold: Threshold, loss: PreferenceLoss): void {

@@ -1,10 +1,10 @@
 /** A part of an update: the batch that the loss is given for its rows, and what is made of the loss's results. */
 
 import type { Batch } from '../loss/batch.js';
-import { type Evaluation, logEntries, type Metrics } from '../loss/result.js';
+import { type Evaluation, logEntries, type Metrics, type Statistics } from '../loss/result.js';
 import { DivergenceError, NonFiniteError } from '../native/errors.js';
 import { failType, failValue } from '../native/validate.js';
-import type { LatentArray } from '../tensor/operand.js';
+import { isLatentArray, type LatentArray } from '../tensor/operand.js';
 import { split, Tensor } from '../tensor/tensor.js';
 import type { ReferencePrediction, TrainingRows } from './types.js';
 
@@ -24,10 +24,8 @@ export function stacked(
   rows: { rows: number; inputs: { latents: Float32Array } },
 ): Tensor {
   const { length } = rows.inputs.latents;
-  const size = prediction instanceof Tensor ? prediction.size : prediction?.length;
-  if (!(prediction instanceof Tensor || prediction instanceof Float32Array || prediction instanceof Float64Array)) {
-    failType(argument, 'a Float32Array, a Float64Array or a Tensor', prediction);
-  }
+  if (!isLatentArray(prediction)) failType(argument, 'a Float32Array, a Float64Array or a Tensor', prediction);
+  const size = prediction instanceof Tensor ? prediction.size : prediction.length;
   if (size !== length)
     failValue(argument, `of ${length} elements, as the latents`, `${size} elements`, 'ERR_SDPO_INVALID_LENGTH');
   if (prediction instanceof Tensor && prediction.shape[0] === 2 * rows.rows) return prediction;
@@ -77,23 +75,35 @@ export function divergenceIn(out: Evaluation, rows: TrainingRows, step: number):
   const row = out.rows.loss.findIndex((value) => !Number.isFinite(value));
   return new DivergenceError(
     step,
-    row < 0 ? rows.ids : [rows.ids[row]],
+    row < 0 ? rows.ids : [rows.ids[row]!],
     row < 0 ? undefined : rows.timesteps[row],
     'loss',
   );
 }
 
-/** Metrics of the parts as those of one batch; they have equal numbers of rows. Non-finite entries are left out, as within a part. */
-export function mergedMetrics(parts: readonly PartResult[]): Record<string, number> {
-  if (parts.length === 1) return { ...logEntries(parts[0].metrics), loss: parts[0].loss };
-  const merged = { ...parts[0].metrics };
+/** Metrics of the parts as those of one batch, each part by its rows. Non-finite entries are left out, as within a part. */
+export function mergedMetrics(parts: readonly Omit<PartResult, 'half'>[]): Record<string, number> {
+  const [first] = parts;
+  if (first === undefined) return {};
+  if (parts.length === 1) return { ...logEntries(first.metrics), loss: first.loss };
+  const merged = { ...first.metrics };
   for (const name of Object.keys(merged) as (keyof Metrics)[]) {
-    const values = parts.map(({ metrics }) => metrics[name]).filter(Number.isFinite);
-    const sum = values.reduce((total, value) => total + value, 0);
-    merged[name] = name === 'nonFiniteRows' ? sum : values.length === 0 ? NaN : sum / values.length;
+    const found = parts.filter(({ metrics }) => Number.isFinite(metrics[name]));
+    const total = (of: (part: (typeof found)[number]) => number) => found.reduce((sum, part) => sum + of(part), 0);
+    merged[name] =
+      name === 'nonFiniteRows'
+        ? total(({ metrics }) => metrics[name])
+        : total(({ metrics, rows }) => rows * metrics[name]) / total(({ rows }) => rows); // NaN of none
   }
   // The loss of a part is its share of the batch's.
   return { ...logEntries(merged), loss: parts.reduce((total, { loss }) => total + loss, 0) };
+}
+
+/** Logits and masks of all rows of an update that was evaluated in so many parts. */
+export function joined(results: readonly (Statistics | undefined)[], parts: number) {
+  const all = (name: 'logit' | 'mask') =>
+    Float64Array.from(results.slice(0, parts).flatMap((result) => Array.from(result?.rows[name] ?? [])));
+  return { logit: all('logit'), mask: all('mask') };
 }
 
 /** A policy that writes all its predictions into one array would be compared with itself, and learn nothing. */
@@ -128,5 +138,5 @@ export function divergenceOf(error: unknown, rows: TrainingRows, step: number): 
       : isFiniteSample(rows, error.row, error.branch)
         ? `${error.branch}.${error.tensor}`
         : `the ${error.branch} sample of the data`;
-  return new DivergenceError(step, [rows.ids[error.row]], rows.timesteps[error.row], where, error);
+  return new DivergenceError(step, [rows.ids[error.row]!], rows.timesteps[error.row], where, error);
 }

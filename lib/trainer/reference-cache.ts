@@ -4,7 +4,7 @@ import type { RowStatistics } from '../loss/result.js';
 import { SdpoError } from '../native/errors.js';
 import { checkInteger, checkOneOf, checkOptions, failType } from '../native/validate.js';
 import type { DType, HostArray } from '../tensor/dtypes.js';
-import { isLatentArray, type LatentArray } from '../tensor/operand.js';
+import { dtypeOf, isLatentArray, type LatentArray } from '../tensor/operand.js';
 import type { SafetensorsEntry } from '../tensor/safetensors.js';
 import { Tensor } from '../tensor/tensor.js';
 import { elementCount } from './data-pair.js';
@@ -21,14 +21,14 @@ export interface ReferenceCacheOptions<C = unknown> {
    */
   kind: 'errors' | 'predictions';
   /** Gives what is not recorded yet. Left out: a row that is not recorded is an error. */
-  compute?: (rows: TrainingRows<C>) => MaybePromise<ReferencePrediction>;
+  compute?: ((rows: TrainingRows<C>) => MaybePromise<ReferencePrediction>) | undefined;
   /**
    * Plain JSON by name of everything that decides the rows and the reference: fingerprint of the data, seed, schedule, batch size, the reference's
    * weights. A folder recorded under another one is refused, with the name of what differs.
    */
   fingerprint: Readonly<Record<string, unknown>>;
   /** Evaluations per file; a run that is killed loses at most these. Default 64, fewer where they come to more than 8 MiB. */
-  shardEntries?: number;
+  shardEntries?: number | undefined;
 }
 
 /** A reference that also counts. */
@@ -50,7 +50,7 @@ const SHARD_BYTES = 8 * 2 ** 20;
  *   cannot be written
  */
 export function referenceCache<C = unknown>(options: ReferenceCacheOptions<C>): ReferenceCache<C> {
-  checkOptions('options', options, ['folder', 'kind', 'compute', 'fingerprint', 'shardEntries']);
+  options = checkOptions('options', options, ['folder', 'kind', 'compute', 'fingerprint', 'shardEntries']);
   if (typeof options.folder !== 'string') failType('options.folder', 'a path', options.folder);
   checkOneOf('options.kind', options.kind, ['errors', 'predictions']);
   if (options.compute !== undefined && typeof options.compute !== 'function') {
@@ -160,7 +160,7 @@ class DiskCache<C> implements ReferenceCache<C> {
     place: string,
   ): Promise<void> {
     // A shard holds tensors of one kind.
-    if (this.#waiting.length > 0 && kindOf(this.#waiting[0]) !== kindOf({ tensors, place })) await this.#flush();
+    if (this.#waiting.length > 0 && kindOf(this.#waiting[0]!) !== kindOf({ tensors, place })) await this.#flush();
     this.#waiting.push({ step, part, ids: [...ids], timesteps: Float64Array.from(timesteps), tensors, place });
     for (const { data } of Object.values(tensors)) this.#waitingBytes += data.byteLength;
     const full = this.#waiting.length >= (this.#options.shardEntries ?? 64) || this.#waitingBytes >= SHARD_BYTES;
@@ -206,7 +206,7 @@ function checkPrediction(prediction: LatentArray, { rows, inputs }: TrainingRows
 function copyOf(prediction: LatentArray, { rows, inputs }: TrainingRows): SafetensorsEntry {
   if (prediction instanceof Tensor)
     return { dtype: prediction.dtype, shape: prediction.shape, data: prediction.toHost() };
-  const dtype = prediction instanceof Float32Array ? 'float32' : 'float64';
+  const dtype = dtypeOf(prediction) as 'float32' | 'float64';
   return { dtype, shape: [2 * rows, ...inputs.shape], data: prediction.slice() };
 }
 

@@ -105,7 +105,7 @@ export class ShardFolder {
 
   /** Writes evaluations of one kind as a shard; gives them as they are then stored. */
   write(waiting: readonly Waiting[]): Promise<Stored[]> {
-    const [first, last] = [waiting[0].step + 1, waiting.at(-1)!.step + 1];
+    const [first, last] = [waiting[0]!.step + 1, waiting.at(-1)!.step + 1];
     const steps = first === last ? `step ${first}` : `the steps ${first} to ${last}`;
     const task = `keep what the reference gave in ${steps}`;
     return namingFiles({ task, path: this.#folder }, () => this.#write(waiting));
@@ -117,10 +117,10 @@ export class ShardFolder {
         waiting.map(({ timesteps }) => ({ dtype: 'float64', shape: [timesteps.length], data: timesteps })),
       ),
     };
-    for (const name of Object.keys(waiting[0].tensors))
-      tensors[name] = joined(waiting.map(({ tensors }) => tensors[name]));
+    for (const name of Object.keys(waiting[0]!.tensors))
+      tensors[name] = joined(waiting.map(({ tensors }) => tensors[name]!));
     const entries = JSON.stringify(waiting.map(({ step, part, ids }) => ({ step, part, ids })));
-    const bytes = encodeSafetensors(tensors, { entries, place: waiting[0].place });
+    const bytes = encodeSafetensors(tensors, { entries, place: waiting[0]!.place });
     // Somebody else may have begun to record for something else at the same moment.
     await this.#checkManifest();
     for (;;) {
@@ -135,8 +135,8 @@ export class ShardFolder {
     this.#known.add(name);
     this.#next = Math.max(this.#next, Number(SHARD.exec(name)![1]) + 1);
     let firstRow = 0;
-    return readLabels(path, metadata).map((label) => {
-      const stored = { ...label, path, tensors, firstRow, place: metadata.place };
+    return readLabels(path, metadata).map((label): Stored => {
+      const stored = { ...label, path, tensors, firstRow };
       firstRow += label.ids.length;
       return stored;
     });
@@ -210,7 +210,7 @@ async function moveInto(temporary: string, path: string): Promise<boolean> {
 
 /** Tensors of the same dtype and shape of a row as one, in order. */
 function joined(parts: readonly SafetensorsEntry[]): SafetensorsEntry {
-  const [{ dtype, shape, data }] = parts;
+  const { dtype, shape, data } = parts[0]!;
   const length = parts.reduce((sum, part) => sum + part.data.length, 0);
   const all = new (data.constructor as Float64ArrayConstructor)(length);
   let at = 0;
@@ -218,7 +218,7 @@ function joined(parts: readonly SafetensorsEntry[]): SafetensorsEntry {
     all.set(part.data as Float64Array, at);
     at += part.data.length;
   }
-  return { dtype, shape: [parts.reduce((sum, part) => sum + part.shape[0], 0), ...shape.slice(1)], data: all };
+  return { dtype, shape: [parts.reduce((sum, part) => sum + part.shape[0]!, 0), ...shape.slice(1)], data: all };
 }
 
 /** The rows of an evaluation, after its ids and timesteps were found to be those asked for. */
@@ -237,22 +237,23 @@ export async function readStored<C>(stored: Stored, rows: TrainingRows<C>, names
     const times = i === 0 ? 1 : perRow;
     return rowRange(tensor, firstRow * times, ids.length * times);
   });
-  const bytes = await readRanges(path, ranges, CODE, fields[0].fileBytes);
-  const [timesteps, ...found] = fields.map((tensor, i) => elementsOf(tensor, bytes[i]));
+  const bytes = await readRanges(path, ranges, CODE, fields[0]!.fileBytes);
+  const [timesteps, ...found] = fields.map((tensor, i) => elementsOf(tensor, bytes[i]!));
   rows.timesteps.forEach((t, row) => {
-    if (t !== timesteps[row]) fail(`row ${row} in ${what} to be of timestep ${t}`, `${timesteps[row]}`);
+    if (t !== timesteps![row]) fail(`row ${row} in ${what} to be of timestep ${t}`, `${timesteps![row]}`);
   });
   return found;
 }
 
-function readLabels(path: string, { entries, place }: Record<string, string>): Label[] {
+function readLabels(path: string, { entries, place }: Record<string, string>): (Label & Pick<Stored, 'place'>)[] {
   let labels: unknown;
   try {
-    labels = JSON.parse(entries);
+    labels = JSON.parse(entries ?? '');
   } catch {
     // The next check says what is wrong.
   }
-  if (Array.isArray(labels) && labels.every((label) => Array.isArray(label?.ids)) && place !== undefined) return labels;
+  if (Array.isArray(labels) && labels.every((label) => Array.isArray(label?.ids)) && place !== undefined)
+    return labels.map((label) => ({ ...label, place }));
   fail(`${path} to be a file of a reference cache`, `the metadata ${clip(entries)}`);
 }
 

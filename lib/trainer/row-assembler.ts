@@ -48,7 +48,7 @@ export class RowAssembler {
     // Both branches at once, chosen rows first, as the models take them.
     const [x0, epsilon] = [this.#x0, this.#epsilon];
     for (let row = 0; row < rows; row++) {
-      const pair = pairs[Math.floor(row / perPair)];
+      const pair = pairs[Math.floor(row / perPair)]!;
       x0.set(pair.chosen, row * size);
       x0.set(pair.rejected, (rows + row) * size);
     }
@@ -59,7 +59,7 @@ export class RowAssembler {
     both.set(timesteps, rows);
     const target = this.#schedule.target(x0, epsilon, both);
     const perRow = <T>(read: (pair: PreferencePair<C>) => T) =>
-      Array.from({ length: rows }, (_, row) => read(pairs[Math.floor(row / perPair)]));
+      Array.from({ length: rows }, (_, row) => read(pairs[Math.floor(row / perPair)]!));
     const conditions = perRow((pair) => pair.condition as C);
     return {
       step,

@@ -53,18 +53,8 @@ export class RowSource<C> {
     const rows = count * timestepsPerPair;
     const first = step * pairsPerStep * timestepsPerPair + part * rows;
     const timesteps = drawTimesteps(schedule, this.#options.timesteps, seed, first, rows);
-    const { size } = this.#assembler;
-    return this.#assembler.assemble({
-      step,
-      part,
-      pairs,
-      timesteps,
-      noise,
-      draw(chosen, rejected) {
-        drawNoise(seed, first, size, chosen);
-        if (rejected !== undefined) drawNoise(seed, first, size, rejected, true);
-      },
-    });
+    const draw = drawNoise(seed, first, this.#assembler.size);
+    return this.#assembler.assemble({ step, part, pairs, timesteps, noise, draw });
   }
 
   async #pairs(position: number, count: number): Promise<PreferencePair<C>[] | undefined> {

@@ -9,9 +9,18 @@ import type { TrainerProgress } from './types.js';
 
 /**
  * Options that are no part of the setup. Everything else is, also what is added one day: a run that goes on has the same, or is told so.
- * `policy` says by its `load` what fits it, and the writers, evaluations and checkpoints of a run leave its numbers alone.
+ * `policy` says by its `load` what fits it, and the writers, evaluations, held-out pairs and checkpoints of a run leave its numbers alone.
  */
-const FREE: readonly string[] = ['policy', 'writers', 'evaluate', 'checkpoints', 'signal', 'onWarning', 'maxSkipped'];
+const FREE: readonly string[] = [
+  'policy',
+  'writers',
+  'evaluate',
+  'validation',
+  'checkpoints',
+  'signal',
+  'onWarning',
+  'maxSkipped',
+];
 
 /** Names that may be given to `load` as free. */
 const COMPARED = OPTION_NAMES.filter((name) => !FREE.includes(name));
@@ -78,7 +87,7 @@ function checkFree(free: LoadOptions['free']): readonly string[] {
   if (free === 'all') return EVERYTHING;
   if (!Array.isArray(free)) failType('options.free', "a list of options, or 'all'", free);
   for (const name of free) {
-    const known = typeof name === 'string' && (COMPARED.includes(name.split('.')[0]) || name === 'schedule');
+    const known = typeof name === 'string' && (COMPARED.includes(name.split('.')[0]!) || name === 'schedule');
     if (!known) failValue('options.free', `a list of ${COMPARED.join(', ')}, or of fields of these`, name);
   }
   return free;

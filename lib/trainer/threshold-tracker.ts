@@ -17,13 +17,13 @@ export interface ThresholdTrackerOptions {
   /** Fraction of rows to keep, in (0, 1). */
   keep: number;
   /** Inner edges of the timestep bins, each of which has a threshold of its own; `timestepEdges` makes some. Default none: one threshold for all. */
-  edges?: readonly number[];
+  edges?: readonly number[] | undefined;
   /** How many rows of a bin decide its threshold: the last ones. Default 512. */
-  window?: number;
+  window?: number | undefined;
   /** Until a bin has seen this many rows its threshold is `initial`. Default 32, at most `window`. */
-  warmup?: number;
+  warmup?: number | undefined;
   /** τ in [0, 1] during the warm-up. Default 0, no mask. */
-  initial?: number;
+  initial?: number | undefined;
 }
 
 /** State of a tracker as plain JSON; a log weight of -∞ stands as null. */
@@ -65,7 +65,7 @@ export class ThresholdTracker {
   readonly #thresholds: (number | undefined)[];
 
   constructor(options: ThresholdTrackerOptions) {
-    checkOptions('options', options, ['keep', 'edges', 'window', 'warmup', 'initial']);
+    options = checkOptions('options', options, ['keep', 'edges', 'window', 'warmup', 'initial']);
     this.keep = checkNumberBetween('options.keep', options.keep, 0, 1);
     this.edges = checkEdges('options.edges', options.edges ?? []);
     this.window = checkInteger('options.window', options.window ?? 512, 1);
@@ -87,10 +87,10 @@ export class ThresholdTracker {
     const chosen = checkNumberList('rows.logWeightChosen', rows.logWeightChosen, list.length);
     const rejected = checkNumberList('rows.logWeightRejected', rows.logWeightRejected, list.length);
     for (let row = 0; row < list.length; row++) {
-      const logWeight = Math.min(chosen[row], rejected[row]);
+      const logWeight = Math.min(chosen[row]!, rejected[row]!);
       if (Number.isNaN(logWeight) || logWeight === Infinity) continue;
-      const bin = binOf(this.edges, list[row]);
-      const values = this.#values[bin];
+      const bin = binOf(this.edges, list[row]!);
+      const values = this.#values[bin]!;
       values.push(logWeight);
       if (values.length > this.window) values.shift();
       this.#thresholds[bin] = undefined;
@@ -110,7 +110,7 @@ export class ThresholdTracker {
    * @throws RangeError where it is the state of a tracker with other options
    */
   load(state: ThresholdTrackerState): void {
-    checkOptions('state', state, ['keep', 'edges', 'window', 'warmup', 'initial', 'values']);
+    state = checkOptions('state', state, ['keep', 'edges', 'window', 'warmup', 'initial', 'values']);
     for (const name of ['keep', 'edges', 'window', 'warmup', 'initial'] as const) {
       if (isDeepStrictEqual(state[name], this[name])) continue;
       failValue(`state.${name}`, `${JSON.stringify(this[name])}, as this tracker has it`, JSON.stringify(state[name]));
@@ -132,7 +132,7 @@ export class ThresholdTracker {
   }
 
   #thresholdOf(bin: number): number {
-    const values = this.#values[bin];
+    const values = this.#values[bin]!;
     if (values.length < this.warmup) return this.initial;
     this.#thresholds[bin] ??= Math.min(1, Math.max(LEAST_THRESHOLD, Math.exp(exceededBy(values, this.keep))));
     return this.#thresholds[bin];
@@ -143,8 +143,8 @@ export class ThresholdTracker {
 function exceededBy(values: readonly number[], keep: number): number {
   const sorted = Float64Array.from(values).sort();
   const position = Math.min(Math.max((1 - keep) * (sorted.length + 1), 1), sorted.length);
-  const below = sorted[Math.floor(position) - 1];
-  const above = sorted[Math.ceil(position) - 1];
+  const below = sorted[Math.floor(position) - 1]!;
+  const above = sorted[Math.ceil(position) - 1]!;
   // Between -∞ and a number only the number is a threshold that removes the one and keeps the other.
   if (below === -Infinity) return above;
   return below + (position - Math.floor(position)) * (above - below);

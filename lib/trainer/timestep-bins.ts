@@ -28,6 +28,6 @@ export function checkEdges(argument: string, value: unknown): readonly number[] 
 /** The bin of a timestep: how many edges lie at or below it. */
 export function binOf(edges: readonly number[], timestep: number): number {
   let bin = 0;
-  while (bin < edges.length && timestep >= edges[bin]) bin++;
+  while (bin < edges.length && timestep >= edges[bin]!) bin++;
   return bin;
 }

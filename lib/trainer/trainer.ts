@@ -6,17 +6,19 @@ import type { CallOptions } from '../loss/call-options.js';
 import { isReferenceFree } from '../loss/options.js';
 import type { Evaluation } from '../loss/result.js';
 import { DivergenceError, SdpoError } from '../native/errors.js';
-import { checkInteger, checkOptions, failType, failValue } from '../native/validate.js';
+import { checkInteger, checkNumberAbove, checkOptions, failType, failValue } from '../native/validate.js';
 import type { LatentArray } from '../tensor/operand.js';
 import { Tensor } from '../tensor/tensor.js';
 import { TimestepBins } from './bins.js';
 import type { Difference } from './difference.js';
 import { isHalf, LearningWatch } from './learning-watch.js';
+import { Measures } from './measures.js';
 import { type PreferenceTrainerOptions, type ResolvedTrainerOptions, resolveTrainerOptions } from './options.js';
 import {
   checkSeparate,
   divergenceIn,
   divergenceOf,
+  joined,
   makeBatch,
   mergedMetrics,
   type PartResult,
@@ -26,7 +28,7 @@ import { checkPolicyState } from './policy-state.js';
 import { RowSource } from './rows.js';
 import { compareSetup, type LoadOptions, setupOf } from './setup.js';
 import { Stopwatch } from './stopwatch.js';
-import type { Policy, Reference, StepReport, TrainerState, TrainingRows } from './types.js';
+import type { BestStep, Policy, Reference, StepReport, TrainerState, TrainingRows } from './types.js';
 
 /** From this many elements of a prediction on, the loss is computed off the event loop; below, handing it over costs more than it. */
 const ASYNC_ELEMENTS = 2 ** 18;
@@ -50,12 +52,11 @@ export class PreferenceTrainer<C = unknown> {
   readonly #source: RowSource<C>;
   readonly #watch = new Stopwatch();
   readonly #learning: LearningWatch;
+  readonly #measures: Measures<C>;
   readonly #results: (Evaluation | undefined)[] = [];
   #step = 0;
   #skipped = 0;
   #running = false;
-  /** Whether an evaluation belongs to this step that has not been made. */
-  #evaluationDue: boolean;
   /** Whether the policy has shown that its state can be saved. */
   #stateChecked = false;
 
@@ -65,14 +66,19 @@ export class PreferenceTrainer<C = unknown> {
     this.policy = this.#options.policy;
     this.bins = new TimestepBins(this.#options.bins, this.#options.schedule.trainSteps);
     this.#reference = referenceOf(this.#options);
-    this.#learning = new LearningWatch(this.#reference !== undefined);
+    this.#learning = new LearningWatch(this.#reference !== undefined, this.#options.referenceUpdate !== undefined);
     this.#source = new RowSource(this.#options);
-    this.#evaluationDue = this.#options.evaluate?.atStart ?? false;
+    this.#measures = new Measures(this.#options, this.#watch);
   }
 
   /** Updates made, skipped ones included. */
   get step(): number {
     return this.#step;
+  }
+
+  /** The best step on the held-out pairs so far; undefined without `validation`, and before the first one. */
+  get best(): BestStep | undefined {
+    return this.#measures.best;
   }
 
   /** Milliseconds spent so far in each part of the work; `rest` is what is left of the whole. */
@@ -89,7 +95,7 @@ export class PreferenceTrainer<C = unknown> {
     checkInteger('steps', steps, 0);
     if (this.#running)
       throw new SdpoError('ERR_SDPO_INVALID_ARG_VALUE', 'Expected one run at a time, received a second one');
-    const { evaluate, checkpoints, signal } = this.#options;
+    const { checkpoints, signal } = this.#options;
     this.#running = true;
     let saved = -1;
     const save = async () => {
@@ -103,16 +109,15 @@ export class PreferenceTrainer<C = unknown> {
         await this.#watch.time('checkpoint', async () => checkPolicyState(await this.policy.state()));
         this.#stateChecked = true;
       }
-      if (evaluate !== undefined && this.#evaluationDue && !signal?.aborted) await this.#evaluate();
+      await this.#measures.make(this.#step);
       while (this.#step < steps && !signal?.aborted) {
         const report = await this.#watch.whole(() => this.#update());
         if (report === undefined) {
           if (this.#step === 0) throw tooFewPairs(this.#options);
           break;
         }
-        this.#evaluationDue = evaluate !== undefined && this.#step % evaluate.every === 0;
-        if (this.#evaluationDue) {
-          await this.#evaluate().catch(async (error) => {
+        if (this.#measures.after(this.#step)) {
+          await this.#measures.make(this.#step).catch(async (error) => {
             await save(); // an evaluation that fails must not cost the updates before it
             throw error;
           });
@@ -130,7 +135,7 @@ export class PreferenceTrainer<C = unknown> {
 
   /** Everything that is needed to go on in another process. */
   async state(): Promise<TrainerState> {
-    const { threshold, seed, data } = this.#options;
+    const { threshold, beta, seed, data } = this.#options;
     return {
       policy: await this.policy.state(),
       progress: {
@@ -140,8 +145,9 @@ export class PreferenceTrainer<C = unknown> {
         data: data.fingerprint,
         setup: setupOf(this.#options),
         skipped: this.#skipped,
-        ...(this.#evaluationDue ? { evaluationDue: true } : {}),
+        ...this.#measures.state(),
         ...(threshold === undefined ? {} : { threshold: threshold.state() }),
+        ...(beta === undefined ? {} : { beta: beta.state() }),
         bins: this.bins.state(),
       },
     };
@@ -149,34 +155,36 @@ export class PreferenceTrainer<C = unknown> {
 
   /**
    * Goes on from a state: the updates that follow are those of a run that was never stopped, given the same policy, objects and functions (of a
-   * `learningRate` that is a function, a `threshold`, a `reference` and `beforeLoss` only the presence can be compared).
+   * `learningRate` that is a function, a `threshold`, a `beta`, a `reference` and `beforeLoss` only the presence can be compared).
    *
-   * With `free`, named settings may differ on purpose: the run goes on from the state's step with the new ones. A `threshold` and statistics by
+   * With `free`, named settings may differ on purpose: the run goes on from the state's step with the new ones. A `threshold`, a `beta` and statistics by
    * timestep that are free and do not fit begin anew, and so do other `data`, at their first pair.
    * @returns what differs from the state
    * @throws SdpoError ERR_SDPO_RESUME where the state belongs to other data, another seed or other settings; the message says which.
    */
   async load(state: TrainerState, options: LoadOptions = {}): Promise<readonly Difference[]> {
-    checkOptions('options', options, ['free']);
-    const { threshold, data } = this.#options;
+    options = checkOptions('options', options, ['free']);
+    const { data } = this.#options;
     if (typeof state?.progress?.step !== 'number') failType('state', 'a state that a trainer gave', state);
     const { progress } = state;
     const { free = [] } = options as LoadOptions;
     const differences = compareSetup(progress, this.#options, free);
     const differs = (name: string) => differences.some(({ path }) => path.split('.')[0] === name);
     await this.policy.load(state.policy);
-    if (threshold !== undefined && !differs('threshold')) {
+    for (const name of ['threshold', 'beta'] as const) {
+      const tracker = this.#options[name];
+      if (tracker === undefined || differs(name)) continue;
       try {
-        threshold.load(progress.threshold);
+        tracker.load(progress[name]);
       } catch (error) {
         // It alone can compare its options.
-        if (free !== 'all' && !free.includes('threshold')) throw error;
+        if (free !== 'all' && !free.includes(name)) throw error;
       }
     }
     if (!differs('bins')) this.bins.load(progress.bins);
     this.#step = progress.step;
     this.#skipped = progress.skipped;
-    this.#evaluationDue = progress.evaluationDue ?? false;
+    this.#measures.load(progress);
     await this.#source.seek(progress.data === data.fingerprint ? progress.position : 0);
     return differences;
   }
@@ -192,8 +200,10 @@ export class PreferenceTrainer<C = unknown> {
 
   /** One update; undefined where there are no more pairs. */
   async #update(): Promise<StepReport | undefined> {
-    const { pairsPerStep, timestepsPerPair, accumulate, onNonFinite, maxSkipped } = this.#options;
+    const { pairsPerStep, timestepsPerPair, accumulate, onNonFinite, maxSkipped, beta } = this.#options;
     const denominator = pairsPerStep * timestepsPerPair;
+    // One for the whole update, so that accumulation gives the gradient of the whole batch.
+    const betaScale = beta && checkNumberAbove('the result of options.beta.scale()', beta.scale(), 0);
     const parts: PartResult[] = [];
     let ids: readonly string[] = [];
     let gradientNorm = NaN;
@@ -206,7 +216,7 @@ export class PreferenceTrainer<C = unknown> {
           return undefined;
         }
         ids = [...ids, ...rows.ids];
-        parts.push(await this.#evaluatePart(rows, denominator));
+        parts.push(await this.#evaluatePart(rows, denominator, betaScale));
       }
       const learningRate = this.#learningRate();
       const made = await this.#watch.time('optimizer', () =>
@@ -226,8 +236,10 @@ export class PreferenceTrainer<C = unknown> {
     }
     this.#skipped = 0;
     await this.#average();
+    if (betaScale !== undefined) beta?.observe(joined(this.#results, accumulate), betaScale);
     const metrics = {
       ...mergedMetrics(parts),
+      ...(betaScale === undefined ? {} : { beta: betaScale * this.#options.loss.options.beta }),
       grad_norm: gradientNorm,
       learning_rate: this.#learningRate(),
       skipped: 0,
@@ -241,9 +253,12 @@ export class PreferenceTrainer<C = unknown> {
 
   /** Counts the update and logs it. */
   async #finish(metrics: Record<string, number>, skipped: boolean, parts: number): Promise<StepReport> {
-    const { logBinsEvery, writers } = this.#options;
+    const { logBinsEvery, referenceUpdate, writers } = this.#options;
     this.#source.advance(parts);
     this.#step++;
+    if (referenceUpdate !== undefined && this.#step % referenceUpdate.every === 0) {
+      await this.#watch.time('reference', () => this.policy.updateReference!(referenceUpdate.decay ?? 0));
+    }
     if (logBinsEvery > 0 && this.#step % logBinsEvery === 0) {
       Object.assign(metrics, this.bins.entries());
       this.bins.reset();
@@ -256,7 +271,7 @@ export class PreferenceTrainer<C = unknown> {
   }
 
   /** Predictions, loss and pullback of some rows. */
-  async #evaluatePart(rows: TrainingRows<C>, denominator: number): Promise<PartResult> {
+  async #evaluatePart(rows: TrainingRows<C>, denominator: number, betaScale: number | undefined): Promise<PartResult> {
     const { loss, threshold, beforeLoss } = this.#options;
     const point = await this.#watch.time('policy', () => this.policy.linearize(rows.inputs));
     if (typeof point?.pullback !== 'function') {
@@ -267,6 +282,7 @@ export class PreferenceTrainer<C = unknown> {
       const predicted = await this.#watch.time('reference', () => this.#reference?.predict(rows));
       checkSeparate(point.prediction, predicted);
       let batch = makeBatch(rows, stacked('the prediction of the policy', point.prediction, rows), predicted, owned);
+      if (betaScale !== undefined) batch = { ...batch, betaScale };
       let call: CallOptions = threshold === undefined ? {} : { maskThreshold: threshold.threshold(rows.timesteps) };
       const statistics = () => loss.evaluate(batch, { ...call, denominator, gradients: false });
       const changed = await beforeLoss?.(batch, rows, statistics);
@@ -324,30 +340,12 @@ export class PreferenceTrainer<C = unknown> {
     const now = warmup ? Math.min(decay, (1 + n) / (10 + n)) : decay;
     await this.#watch.time('average', () => this.policy.updateAverage!(now));
   }
-
-  async #evaluate(): Promise<void> {
-    const { evaluate, signal, writers } = this.#options;
-    const { policy } = this;
-    const step = this.#step;
-    const metrics = await this.#watch.time('evaluation', () => evaluate!.run({ step, policy, signal }));
-    checkEvaluation(metrics);
-    for (const writer of writers) await writer.write({ step, kind: 'evaluation', metrics });
-    this.#evaluationDue = false;
-  }
 }
 
 function checkGradientNorm(made: unknown): number {
   const norm = (made as { gradientNorm?: unknown } | undefined)?.gradientNorm;
   if (typeof norm !== 'number') failType('the result of policy.step()', 'an object with a number gradientNorm', made);
   return norm;
-}
-
-function checkEvaluation(metrics: unknown): void {
-  const argument = 'the result of options.evaluate.run()';
-  if (typeof metrics !== 'object' || metrics === null) failType(argument, 'an object of numbers', metrics);
-  for (const [name, value] of Object.entries(metrics)) {
-    if (typeof value !== 'number') failType(`${name} in ${argument}`, 'a number', value);
-  }
 }
 
 function tooFewPairs({ pairsPerStep }: { pairsPerStep: number }): SdpoError {

@@ -63,7 +63,7 @@ export interface Policy<C = unknown> {
    * Changes when what `reference` gives does, with its weights above all: what `sdpo train` compares before it replays a cache of the reference.
    * Needed for weights that come from elsewhere than a file that the policy's options name.
    */
-  readonly referenceFingerprint?: string;
+  readonly referenceFingerprint?: string | undefined;
   /**
    * Clips the accumulated gradient, updates the parameters, clears the gradient; gives its norm before clipping. Where the norm is not finite, the
    * parameters and the optimizer stay as they are and only the gradient is cleared: the trainer then stops or skips the update.
@@ -73,14 +73,34 @@ export interface Policy<C = unknown> {
   discard(): MaybePromise<void>;
   /** Moves the average of the parameters: average ← decay · average + (1 - decay) · parameters. Needed for the trainer's `ema`. */
   updateAverage?(decay: number): MaybePromise<void>;
+  /**
+   * Moves the reference: reference ← decay · reference + (1 - decay) · parameters; with decay 0 it is a copy of them. From the first call on the
+   * reference is part of `state`, and `load` takes it back. Needed for the trainer's `referenceUpdate`.
+   */
+  updateReference?(decay: number): MaybePromise<void>;
   /** A copy of the complete state. */
   state(): MaybePromise<PolicyState>;
   /** Takes a state that `state` gave. Throws where it does not fit. */
   load(state: PolicyState): MaybePromise<void>;
   /** The parameters as one saves them to use the model; `average` gives the moving average. */
   weights(which?: 'policy' | 'average'): MaybePromise<PolicyTensors>;
+  /**
+   * Draws a sample for each of these pairs, from noise that `seed` fixes so that steps compare, and gives the bytes of PNG, JPEG or WebP files. What `sdpo train` calls
+   * at each validation; `PreferenceTrainer` does not.
+   */
+  preview?(context: PreviewContext<C>): MaybePromise<readonly Uint8Array[]>;
   /** Frees what the garbage collector does not. */
   dispose?(): void;
+}
+
+/** What a policy is told that draws samples. */
+export interface PreviewContext<C = unknown> {
+  /** Updates made. */
+  readonly step: number;
+  /** Of the run. */
+  readonly seed: number;
+  /** The first held-out pairs, always the same. */
+  readonly pairs: readonly PreferencePair<C>[];
 }
 
 /** A pair as a data set gives it. */
@@ -92,9 +112,9 @@ export interface PreferencePair<C = unknown> {
   /** x_0 of the rejected sample. */
   readonly rejected: Float32Array;
   /** What both samples were made for; given to the policy as it is. */
-  readonly condition?: C;
+  readonly condition?: C | undefined;
   /** Finite weight >= 0 of the pair in the loss (`rowWeights`). Default 1. */
-  readonly confidence?: number;
+  readonly confidence?: number | undefined;
 }
 
 /** Pairs with random access. */
@@ -161,11 +181,14 @@ export interface StepReport {
   readonly skipped: boolean;
 }
 
+/** What an entry of the log is of: an update, the held-out pairs, or what `evaluate` measured. */
+export type EntryKind = 'train' | 'validation' | 'evaluation';
+
 /** Takes metrics: a file, a console, a tracker. */
 export interface MetricsWriter {
   write(entry: {
     readonly step: number;
-    readonly kind: 'train' | 'evaluation';
+    readonly kind: EntryKind;
     readonly metrics: Readonly<Record<string, number>>;
   }): MaybePromise<void>;
   close?(): MaybePromise<void>;
@@ -183,13 +206,26 @@ export interface TrainerProgress {
   /** The schedule and the options that decide the numbers, as JSON; a run that resumes must have the same. */
   readonly setup: Readonly<Record<string, unknown>>;
   /** State of the threshold tracker, where there is one. */
-  readonly threshold?: unknown;
+  readonly threshold?: unknown | undefined;
   /** Updates skipped in a row up to here. */
   readonly skipped: number;
+  /** State of the β tracker, where there is one. */
+  readonly beta?: unknown | undefined;
   /** Statistics by timestep that have not been logged yet. */
-  readonly bins?: unknown;
+  readonly bins?: unknown | undefined;
   /** True where an evaluation belongs to this step that has not been logged: the run that goes on begins with it. */
-  readonly evaluationDue?: boolean;
+  readonly evaluationDue?: boolean | undefined;
+  /** The same of the held-out pairs. */
+  readonly validationDue?: boolean | undefined;
+  /** The best step on the held-out pairs so far, and a fingerprint of what it was measured on. */
+  readonly validation?: { readonly of: string; readonly best: BestStep } | undefined;
+}
+
+/** The step at which the held-out pairs came out best, and how. */
+export interface BestStep {
+  readonly step: number;
+  readonly criterion: 'loss' | 'accuracy' | 'margin';
+  readonly value: number;
 }
 
 export interface TrainerState {

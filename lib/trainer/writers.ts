@@ -14,7 +14,7 @@ export interface JsonlOptions {
    * Step of the checkpoint that a run resumes from: lines after the last one of this step or an earlier one are cut off, so that the file ends
    * up as if the run had never stopped. Left out: everything that is there stays.
    */
-  from?: number;
+  from?: number | undefined;
 }
 
 /**
@@ -27,7 +27,7 @@ export interface JsonlOptions {
  */
 export function jsonlWriter(path: string, options: JsonlOptions = {}): MetricsWriter {
   if (typeof path !== 'string') failType('path', 'a path', path);
-  checkOptions('options', options, ['from']);
+  options = checkOptions('options', options, ['from']);
   const from = options.from === undefined ? Infinity : checkInteger('options.from', options.from, 0);
   let opened: Promise<FileHandle> | undefined;
   let last: Promise<unknown> = Promise.resolve();
@@ -66,23 +66,20 @@ export function jsonlWriter(path: string, options: JsonlOptions = {}): MetricsWr
 }
 
 export interface ConsoleOptions {
-  /** Prints the updates whose step is a multiple of this; evaluations are always printed. Default 10. */
+  /** Prints the updates whose step is a multiple of this; validations and evaluations are always printed. Default 10. */
   every?: number;
   /**
    * Metrics to print of an update, in this order; one that it lacks is printed as a dash. Default: loss, rewards/margins, rewards/accuracies,
-   * maskFraction, grad_norm and learning_rate, as far as they are there. Evaluations print all they have.
+   * maskFraction, grad_norm and learning_rate, as far as they are there. Held-out pairs print loss, rewards/margins, rewards/accuracies, errorChosen and
+   * errorRejected, evaluations all they have.
    */
-  fields?: readonly string[];
+  fields?: readonly string[] | undefined;
 }
 
-const DEFAULT_FIELDS = [
-  'loss',
-  'rewards/margins',
-  'rewards/accuracies',
-  'maskFraction',
-  'grad_norm',
-  'learning_rate',
-] as const;
+const DEFAULT_FIELDS = {
+  train: ['loss', 'rewards/margins', 'rewards/accuracies', 'maskFraction', 'grad_norm', 'learning_rate'],
+  validation: ['loss', 'rewards/margins', 'rewards/accuracies', 'errorChosen', 'errorRejected'],
+} as const;
 
 /** Prints one line per entry to a stream, by default the standard output; the stream stays open. */
 export function consoleWriter(
@@ -90,7 +87,7 @@ export function consoleWriter(
   options: ConsoleOptions = {},
 ): MetricsWriter {
   if (typeof stream?.write !== 'function') failType('stream', 'a writable stream', stream);
-  checkOptions('options', options, ['every', 'fields']);
+  options = checkOptions('options', options, ['every', 'fields']);
   const every = checkInteger('options.every', options.every ?? 10, 1);
   const { fields } = options;
   if (fields !== undefined && !(Array.isArray(fields) && fields.every((name) => typeof name === 'string'))) {
@@ -102,11 +99,12 @@ export function consoleWriter(
       const names =
         kind === 'evaluation'
           ? Object.keys(metrics)
-          : (fields ?? DEFAULT_FIELDS.filter((name) => Object.hasOwn(metrics, name)));
+          : ((kind === 'train' ? fields : undefined) ??
+            DEFAULT_FIELDS[kind].filter((name) => Object.hasOwn(metrics, name)));
       const parts = names.map(
-        (name) => `${printable(name)} ${Object.hasOwn(metrics, name) ? short(metrics[name]) : '-'}`,
+        (name) => `${printable(name)} ${Object.hasOwn(metrics, name) ? short(metrics[name]!) : '-'}`,
       );
-      stream.write(`${[`${kind === 'train' ? 'step' : 'evaluation at step'} ${step}`, ...parts].join('  ')}\n`);
+      stream.write(`${[`${kind === 'train' ? 'step' : `${kind} at step`} ${step}`, ...parts].join('  ')}\n`);
     },
   };
 }

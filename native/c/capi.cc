@@ -128,7 +128,7 @@ NoiseProblem noise_problem(uint64_t seed, uint64_t offset, int64_t count, void* 
   problem.count = count;
   problem.out = out;
   problem.location = location(where, "location");
-  problem.threads = thread_count(threads);
+  problem.threads = thread_count(threads, problem.location);
   problem.stream = stream;
   return problem;
 }
@@ -148,7 +148,16 @@ int sdpo_has_cuda(void) { return backend_for(Location::cuda) != nullptr ? 1 : 0;
 
 const char* sdpo_instruction_set(void) { return cpu_instruction_set(); }
 
-int sdpo_default_threads(void) { return cpu_default_threads(); }
+int sdpo_default_threads(void) {
+  int count = 0;
+  static_cast<void>(guarded([&] {
+    const ThreadSetting& setting = cpu_default_threads();
+    if (!setting.problem.empty()) SDPO_REFUSE("%s", setting.problem.c_str());
+    count = setting.count;
+    return SDPO_OK;
+  }));
+  return count;
+}
 
 const char* sdpo_last_error(void) { return failure_text(); }
 
@@ -249,7 +258,7 @@ sdpo_status sdpo_combine(int64_t rows, int64_t size, const double* a, const sdpo
         SDPO_REFUSE("Expected the rows of out not to overlap, received a row stride below size");
     }
     problem.location = location(where, "location");
-    problem.threads = thread_count(threads);
+    problem.threads = thread_count(threads, problem.location);
     problem.stream = stream;
     return finish(problem.location, backend_of(problem.location).combine(problem), Failure(), nullptr);
   });

@@ -4,6 +4,7 @@
 #include <exception>
 #include <new>
 
+#include "../core/float_environment.h"
 #include "sdpo.h"
 
 namespace sdpo {
@@ -27,6 +28,7 @@ struct Refused {
 
 template <class Body>
 sdpo_status guarded(const Body& body) noexcept {
+  const FloatEnvironment environment;
   clear_failure();
   try {
     return body();

@@ -216,8 +216,11 @@ void check_extent(int64_t rows, const char* rows_name, int64_t size, const char*
   if (rows > 0 && size > kLargest / rows) SDPO_REFUSE("Expected rows * size to fit into memory, received more");
 }
 
-int thread_count(int32_t threads) {
+int thread_count(int32_t threads, const Location& where) {
   if (threads < 0 || threads > 4096) SDPO_REFUSE("Expected threads to be in [0, 4096], received %d", threads);
+  if (threads == 0 && where.kind == Location::host && !cpu_default_threads().problem.empty()) {
+    SDPO_REFUSE("%s", cpu_default_threads().problem.c_str());
+  }
   return threads;
 }
 
@@ -253,6 +256,11 @@ Problem read_problem(const sdpo_problem* given, int passes) {
   out.rejected = branch(p.rejected, p, passes, false);
   if ((passes & (Pass::moments | Pass::gradients)) != 0) {
     out.element_weights = tensor_view(p.element_weights, p.rows, p.size, "problem.element_weights");
+    out.rejected_element_weights =
+        tensor_view(p.rejected_element_weights, p.rows, p.size, "problem.rejected_element_weights");
+    if (out.rejected_element_weights.data != nullptr && out.element_weights.data == nullptr) {
+      SDPO_REFUSE("Expected problem.element_weights to be given beside rejected_element_weights, received NULL");
+    }
   }
   out.tensors = location(p.tensors, "problem.tensors");
   out.scalars = location(p.scalars, "problem.scalars");
@@ -269,11 +277,16 @@ Problem read_problem(const sdpo_problem* given, int passes) {
   } else if (p.options != nullptr && (passes & Pass::moments) != 0) {
     out.options = read_options(p.options);  // what a value that is not finite does
   }
+  if (out.rejected_element_weights.data != nullptr && (out.passes & Pass::cross) != 0) {
+    SDPO_REFUSE(
+        "Expected rejected_element_weights not to be given with a safeguard or cross, since the mean of d_c d_r pairs the "
+        "elements of both branches, received both");
+  }
   out.row_outputs = p.row_outputs;
   out.metrics = p.metrics;
   out.denominator = p.denominator == 0 ? static_cast<double>(p.rows) : p.denominator;
   out.gradient_scale = p.gradient_scale;
-  out.threads = thread_count(p.threads);
+  out.threads = thread_count(p.threads, out.tensors);
   out.stream = p.stream;
   return out;
 }

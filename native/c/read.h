@@ -33,7 +33,7 @@ Location location(const sdpo_location& given, const char* what);
 void check_count(int64_t value, const char* what);
 // Whether rows * size elements can be memory.
 void check_extent(int64_t rows, const char* rows_name, int64_t size, const char* size_name);
-int thread_count(int32_t threads);
+int thread_count(int32_t threads, const Location& where);
 const Backend& backend_of(const Location& where);
 
 TensorView tensor_view(const sdpo_tensor& given, int64_t rows, int64_t size, const char* what);

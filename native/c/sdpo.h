@@ -2,7 +2,9 @@
  *
  * Plain C (C99 and C++11 read it). No exception and no longjmp crosses it; every function that can fail returns an
  * sdpo_status and leaves a text behind that sdpo_last_error() gives. Calls may run at the same time on any number of
- * threads. Nothing is allocated for the caller and no pointer is kept after a call on host memory returns; a call on
+ * threads. A call on host memory takes at most 64 KiB of its thread's stack. It depends on nothing of the thread's
+ * floating-point environment (rounding, flushing of subnormals, traps), which is the same after the call, flags
+ * included. Nothing is allocated for the caller and no pointer is kept after a call on host memory returns; a call on
  * device memory only enqueues work on its stream, so its memory must stay valid until the stream has passed it.
  *
  * Closed lists (dtypes, objectives, fields, ...) are numbered by their position in a named list that sdpo_name() and
@@ -135,7 +137,8 @@ typedef struct sdpo_problem {
   int64_t size; /* D, elements of a row */
   sdpo_branch chosen;
   sdpo_branch rejected;
-  sdpo_tensor element_weights; /* not given: all 1; row_stride 0: one row of D weights serves all rows */
+  sdpo_tensor element_weights; /* of both branches, or of chosen where `rejected_element_weights` are given; not given:
+                                  all 1; row_stride 0: one row of D weights serves all rows */
   sdpo_location tensors;
   sdpo_location scalars;
   const sdpo_column* columns; /* NULL: every row input has its default */
@@ -152,6 +155,9 @@ typedef struct sdpo_problem {
   int32_t cross;    /* 1: also the mean of d_c d_r, into the row output "cross" (a safeguard asks for it by itself) */
   int32_t reserved; /* 0 */
   void* stream;     /* CUDA: the cudaStream_t that the work is enqueued on */
+  sdpo_tensor rejected_element_weights; /* of rejected, beside those of chosen in `element_weights`: each branch has its
+                                           own means, and `cross` and a safeguard, whose mean pairs the elements of both
+                                           branches, are refused */
 } sdpo_problem;
 
 /* Which value a failure is about. */
@@ -168,7 +174,10 @@ SDPO_API const char* sdpo_version(void); /* of the package, as "0.1.0" */
 SDPO_API int sdpo_abi_version(void);
 SDPO_API int sdpo_has_cuda(void); /* 1: this build has a CUDA backend (whether a device is there is another question) */
 SDPO_API const char* sdpo_instruction_set(void); /* of the CPU backend: "baseline", "avx2", "avx512" */
-SDPO_API int sdpo_default_threads(void);         /* of the CPU backend: SDPO_NUM_THREADS, else all cores */
+/* Of the CPU backend: SDPO_NUM_THREADS; else the processors of the affinity of the thread that asks first, or fewer
+ * where a quota of its control group says so. 0: SDPO_NUM_THREADS is set to something else than an integer from 1 to
+ * 4096, as sdpo_last_error() says, and calls on host memory that leave their threads to it are refused. */
+SDPO_API int sdpo_default_threads(void);
 
 /* Text of the last failure on this thread, or "" when the last call on it succeeded. Valid until the next call on this
  * thread. */
@@ -207,13 +216,15 @@ SDPO_API sdpo_status sdpo_reserve(const sdpo_problem* problem);
  * whatever needs a barrier between them (docs/mathematics.md, section 6).
  *
  * sdpo_moments writes the moments of the elements that it is given into the row outputs errorChosen ... driftRejected,
- * deltaChosen, deltaRejected, cross (where asked for) and elementSum (D, or the sum of the element weights).
+ * deltaChosen, deltaRejected, cross (where asked for), elementSumChosen and elementSumRejected (D, or the sum of the
+ * branch's element weights).
  * sdpo_combine_moments joins those of parts: `parts` are `count` arrays of row outputs of the same rows, on the host.
  * sdpo_objective reads them and no tensor, and writes all other row outputs and the metrics. aChosen, aRejected,
  * bChosen and bRejected are the coefficients of the gradient, gradient_scale / denominator included. sdpo_gradients
  * writes (2/D)(a d + b h) for the elements that it is given, from the coefficients in row_outputs: those of
- * sdpo_objective, scaled by the caller as it likes. D is elementSum where that is above 0, so that a part is divided by
- * the elements of the whole, else what the tensors have. gradient_scale and denominator are not applied again. */
+ * sdpo_objective, scaled by the caller as it likes. D is elementSumChosen or elementSumRejected where that is above 0,
+ * so that a part is divided by the elements of the whole, else what the tensors have. gradient_scale and denominator
+ * are not applied again. */
 SDPO_API sdpo_status sdpo_moments(const sdpo_problem* problem, sdpo_failure* failure);
 SDPO_API sdpo_status sdpo_combine_moments(int64_t rows, int32_t count, const double* const* parts, double* row_outputs);
 SDPO_API sdpo_status sdpo_objective(const sdpo_problem* problem, sdpo_failure* failure);

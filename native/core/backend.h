@@ -132,8 +132,16 @@ struct Backend {
 
 const Backend& cpu_backend();
 
+// How many threads a call on the CPU has where it does not say: the processors that this process may use, or what
+// SDPO_NUM_THREADS says. `problem` is the text of an error where that is set to something else than an integer from 1
+// to 4096, else empty; the functions of a backend do not look at it, whoever reads the arguments of a call does.
+struct ThreadSetting {
+  int count;
+  std::string problem;
+};
+
 // The instruction set the CPU backend uses ("baseline", "avx2", "avx512"), and its default number of threads.
 const char* cpu_instruction_set();
-int cpu_default_threads();
+const ThreadSetting& cpu_default_threads();
 
 }  // namespace sdpo

@@ -58,24 +58,34 @@ SDPO_HD inline double batch_metric(int metric, const ObjectiveOptions& options, 
 // The moments of a row from those of its parts: each is a mean over elements, so sums over all of them divided by all.
 // `parts` are row outputs of the same rows. delta and its kin are not formed of differences, so nothing cancels.
 inline void combine_moments(int64_t rows, int64_t row, int64_t count, const double* const* parts, double* out) {
-  constexpr RowOutput::Index kMeans[] = {RowOutput::errorChosen,   RowOutput::errorRejected, RowOutput::deltaChosen,
-                                         RowOutput::deltaRejected, RowOutput::driftChosen,   RowOutput::driftRejected,
-                                         RowOutput::cross};
+  // Each mean with the elements it is over. Where the mean over pairs of elements is known there is one weighting.
+  struct Mean {
+    RowOutput::Index field, elements;
+  };
+  constexpr Mean kMeans[] = {{RowOutput::errorChosen, RowOutput::elementSumChosen},
+                             {RowOutput::deltaChosen, RowOutput::elementSumChosen},
+                             {RowOutput::driftChosen, RowOutput::elementSumChosen},
+                             {RowOutput::errorRejected, RowOutput::elementSumRejected},
+                             {RowOutput::deltaRejected, RowOutput::elementSumRejected},
+                             {RowOutput::driftRejected, RowOutput::elementSumRejected},
+                             {RowOutput::cross, RowOutput::elementSumChosen}};
   const auto at = [&](const double* outputs, int field) { return outputs[field * rows + row]; };
-  double elements = 0;
-  for (int64_t k = 0; k < count; ++k) elements += at(parts[k], RowOutput::elementSum);
-  for (const RowOutput::Index field : kMeans) {
+  for (const RowOutput::Index field : {RowOutput::elementSumChosen, RowOutput::elementSumRejected}) {
+    double elements = 0;
+    for (int64_t k = 0; k < count; ++k) elements += at(parts[k], field);
+    out[field * rows + row] = elements;
+  }
+  for (const Mean& mean : kMeans) {
     double sum = 0;
     for (int64_t k = 0; k < count; ++k) {
-      const double n = at(parts[k], RowOutput::elementSum);
-      if (n > 0) sum += n * at(parts[k], field);
+      const double n = at(parts[k], mean.elements);
+      if (n > 0) sum += n * at(parts[k], mean.field);
     }
-    out[field * rows + row] = sum / elements;
+    out[mean.field * rows + row] = sum / at(out, mean.elements);
   }
   out[RowOutput::referenceErrorChosen * rows + row] = at(out, RowOutput::errorChosen) - at(out, RowOutput::deltaChosen);
   out[RowOutput::referenceErrorRejected * rows + row] =
       at(out, RowOutput::errorRejected) - at(out, RowOutput::deltaRejected);
-  out[RowOutput::elementSum * rows + row] = elements;
 }
 
 }  // namespace sdpo

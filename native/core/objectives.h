@@ -10,6 +10,7 @@
 #include <cmath>
 
 #include "columns.h"
+#include "elementary.h"
 #include "host_device.h"
 #include "options.h"
 
@@ -37,8 +38,8 @@ struct ObjectiveRules {
 };
 
 inline ObjectiveRules make_rules(const ObjectiveOptions& options) {
-  return {options, std::log(options.clip_low), std::log(options.clip_high), std::log(options.log_ratio_clip_low),
-          std::log(options.log_ratio_clip_high)};
+  return {options, elementary::log(options.clip_low), elementary::log(options.clip_high),
+          elementary::log(options.log_ratio_clip_low), elementary::log(options.log_ratio_clip_high)};
 }
 
 // What an objective is given of a branch.
@@ -66,10 +67,10 @@ struct ValueAndDerivative {
 // ---- Links f(z)
 
 // log(1 + e^x) without overflow or loss of small values.
-SDPO_HD inline double softplus(double x) { return fmax(x, 0.0) + log1p(exp(-fabs(x))); }
+SDPO_HD inline double softplus(double x) { return fmax(x, 0.0) + elementary::log1p(elementary::exp(-fabs(x))); }
 
 SDPO_HD inline double sigmoid(double x) {
-  const double e = exp(-fabs(x));
+  const double e = elementary::exp(-fabs(x));
   return x >= 0 ? 1 / (1 + e) : e / (1 + e);
 }
 
@@ -114,7 +115,7 @@ SDPO_HD inline ClippedWeight clip_weight(const ObjectiveRules& rules, double log
   const bool below = log_weight < rules.log_clip_low;
   const bool above = log_weight > rules.log_clip_high;
   // One exponential for the three cases: each one more costs the kernels registers.
-  const double w = exp(below ? rules.log_clip_low : above ? rules.log_clip_high : log_weight);
+  const double w = elementary::exp(below ? rules.log_clip_low : above ? rules.log_clip_high : log_weight);
   const bool inside = log_weight > rules.log_clip_low && log_weight < rules.log_clip_high;
   return {w, inside ? rules.options.weight_exponent * w : 0, below || above ? 1 : 0};
 }
@@ -277,7 +278,7 @@ struct Dmpo {
     RowTerms out;
     const double z = c.psi - r.psi;
     const double p = sigmoid(z), rest = sigmoid(-z);
-    const double log_right = log1p(-options.dmpo_alpha), log_wrong = log(options.dmpo_alpha);
+    const double log_right = elementary::log1p(-options.dmpo_alpha), log_wrong = elementary::log(options.dmpo_alpha);
     out.logit = z;
     out.loss = p * (-softplus(-z) - log_right) + rest * (-softplus(z) - log_wrong);
     out.chosen.psi = p * rest * (z - (log_right - log_wrong));
@@ -293,7 +294,7 @@ SDPO_HD inline ValueAndDerivative odds(double x) {
     return {1 - x / 2 + x2 / 12 - x2 * x2 / 720 + x2 * x2 * x2 / 30240,
             -0.5 + x / 6 - x * x2 / 180 + x * x2 * x2 / 5040};
   }
-  const double inverse = 1 / expm1(x);  // 0 where the exponential overflows
+  const double inverse = 1 / elementary::expm1(x);  // 0 where the exponential overflows
   return {x * inverse, (1 - x * (1 + inverse)) * inverse};
 }
 

@@ -5,11 +5,7 @@
 #include <cmath>
 #include <cstdint>
 
-#if defined(__CUDACC__)
-#define SDPO_PHILOX_HD __host__ __device__
-#else
-#define SDPO_PHILOX_HD
-#endif
+#include "elementary.h"
 
 namespace sdpo {
 
@@ -18,7 +14,7 @@ struct Philox4 {
 };
 
 // The four words of a 128-bit counter (block, 0) under a 64-bit key: ten rounds, key schedule by Weyl constants.
-SDPO_PHILOX_HD inline Philox4 philox4x32_10(uint64_t block, uint64_t key) {
+SDPO_HD inline Philox4 philox4x32_10(uint64_t block, uint64_t key) {
   uint32_t c0 = static_cast<uint32_t>(block), c1 = static_cast<uint32_t>(block >> 32), c2 = 0, c3 = 0;
   uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
   for (int round = 0; round < 10; ++round) {
@@ -37,28 +33,21 @@ SDPO_PHILOX_HD inline Philox4 philox4x32_10(uint64_t block, uint64_t key) {
 }
 
 // How far apart the normals of a host and a device may lie, relative to their radius r. Libraries of mathematics differ
-// in the last place, and the host rounds the angle. With u = 2^-53, and one ulp of x being 2 u |x| at most:
-//   the host's angle, below 8:   2 pi rounded (4 u) times u2 < 1, and the product rounded (4 u)           8 u r
-//   sine, cosine:                1 ulp on the host, 2 ulp of sincospi on a device                     2 u r + 4 u r
-//   the radius, on each:         log within 1 ulp, halved by the root (u), which is rounded (u)           4 u r
-//   the product, on each:        rounded (u)                                                              2 u r
+// in the last place. With u = 2^-53, and one ulp of x being 2 u |x| at most:
+//   sine, cosine:                1.25 ulp on the host, 2 ulp of sincospi on a device                2.5 u r + 4 u r
+//   the radius:                  log within 1.25 and 1 ulp, halved by the root, which is rounded    2.25 u r + 2 u r
+//   the product, on each:        rounded (u)                                                        2 u r
 // The radius is at most that of the smallest uniform, 2^-33: sqrt(66 log 2), 6.76.
-constexpr double kNormalError = 20 * 0x1p-53;
+constexpr double kNormalError = 13 * 0x1p-53;
 
 // Two independent standard normals from two words; the uniforms lie strictly inside (0, 1), so the logarithm is finite.
-SDPO_PHILOX_HD inline void box_muller(uint32_t x0, uint32_t x1, double out[2]) {
+SDPO_HD inline void box_muller(uint32_t x0, uint32_t x1, double out[2]) {
   const double u1 = (static_cast<double>(x0) + 0.5) * 0x1p-32;
   const double u2 = (static_cast<double>(x1) + 0.5) * 0x1p-32;
-  const double radius = sqrt(-2.0 * log(u1));
-#if defined(__CUDA_ARCH__)
-  sincospi(2.0 * u2, &out[1], &out[0]);  // needs no argument reduction, and so no stack
+  const double radius = sqrt(-2.0 * elementary::log(u1));
+  elementary::cos_sin_of_turns(u2, &out[0], &out[1]);
   out[0] *= radius;
   out[1] *= radius;
-#else
-  const double angle = 6.283185307179586476925286766559 * u2;
-  out[0] = radius * cos(angle);
-  out[1] = radius * sin(angle);
-#endif
 }
 
 }  // namespace sdpo

@@ -14,15 +14,16 @@ namespace sdpo {
 // ---- What a call gives per row, float64, stored field by field: field f of row i is at [f * rows + i].
 
 // The public statistics first, in the order of the API; then what the passes hand to each other (delta, coefficients a
-// and b of the batch loss, mean of d_c*d_r, D or the sum of element weights), the numbers of weights and of log-ratios
-// that a clip changed, and 1 where the row was not finite. Without the moments pass, elementSum is what the caller says
-// that a whole row has, or 0 for what the tensors of this call have.
+// and b of the batch loss, mean of d_c*d_r, D or the sum of element weights of each branch), the numbers of weights and
+// of log-ratios that a clip changed, and 1 where the row was not finite. Without the moments pass, the element sums are
+// what the caller says that a whole row has, or 0 for what the tensors of this call have.
 // clang-format off
 #define SDPO_ROW_OUTPUTS(X)                                                                                    \
   X(loss) X(logit) X(mask) X(rewardChosen) X(rewardRejected) X(logWeightChosen) X(logWeightRejected)           \
   X(weightChosen) X(weightRejected) X(errorChosen) X(errorRejected) X(referenceErrorChosen)                    \
   X(referenceErrorRejected) X(driftChosen) X(driftRejected) X(deltaChosen) X(deltaRejected) X(aChosen)         \
-  X(aRejected) X(bChosen) X(bRejected) X(cross) X(elementSum) X(clipped) X(logRatioClipped) X(nonFinite)
+  X(aRejected) X(bChosen) X(bRejected) X(cross) X(elementSumChosen) X(elementSumRejected) X(clipped)           \
+  X(logRatioClipped) X(nonFinite)
 // clang-format on
 
 constexpr int kRowStatistics = 15;  // how many of the row outputs are public statistics with a mean in the metrics
@@ -94,7 +95,8 @@ struct Problem {
   int64_t rows = 0;
   int64_t size = 0;  // D, elements of a row
   Branch chosen, rejected;
-  TensorView element_weights;  // data == nullptr: all one; row_stride 0: one row of D for all
+  TensorView element_weights;           // data == nullptr: all one; row_stride 0: one row of D for all
+  TensorView rejected_element_weights;  // of rejected alone; data == nullptr: `element_weights` are of both branches
   Location tensors, scalars;
   RowColumns columns;
   double* row_outputs = nullptr;  // [RowOutput::count][rows]
@@ -105,6 +107,10 @@ struct Problem {
   int threads = 0;                              // CPU: 0 = default
   void* stream = nullptr;                       // CUDA: cudaStream_t
   const std::atomic<int32_t>* abort = nullptr;  // polled; non-zero ends the call early
+
+  const TensorView& weights_of(bool of_rejected) const {
+    return of_rejected && rejected_element_weights.data != nullptr ? rejected_element_weights : element_weights;
+  }
 };
 
 // ---- How a call ends

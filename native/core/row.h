@@ -29,13 +29,13 @@ struct RowRules {
   bool drift_chosen = false, drift_rejected = false;  // whether q exists
 };
 
-// `size` is D or the sum of element weights; `safeguard` multiplies the rejected gradient.
+// `safeguard` multiplies the rejected gradient.
 template <class T>
 SDPO_HD RowResult evaluate_row_as(const RowRules& of, const RowScalars& row, const BranchMoments& chosen,
-                                  const BranchMoments& rejected, double size, double safeguard) {
+                                  const BranchMoments& rejected, const StoredSizes& size, double safeguard) {
   const ObjectiveOptions& options = of.rules.options;
-  const BranchResult c = branch_terms(of.rules, row.chosen, chosen, size);
-  const BranchResult r = branch_terms(of.rules, row.rejected, rejected, size);
+  const BranchResult c = branch_terms(of.rules, row.chosen, chosen, size.chosen);
+  const BranchResult r = branch_terms(of.rules, row.rejected, rejected, size.rejected);
   RowResult out{};
   out.chosen = c.terms;
   out.rejected = r.terms;
@@ -97,7 +97,7 @@ SDPO_HD RowResult evaluate_row_as(const RowRules& of, const RowScalars& row, con
 }
 
 SDPO_HD inline RowResult evaluate_row(const RowRules& of, const RowScalars& row, const BranchMoments& chosen,
-                                      const BranchMoments& rejected, double size, double safeguard) {
+                                      const BranchMoments& rejected, const StoredSizes& size, double safeguard) {
   switch (of.rules.options.objective) {
 #define SDPO_CASE(id, name, T) \
   case Objective::id:          \
@@ -131,6 +131,7 @@ struct RowTask {
   int64_t size = 0;  // D
   int passes = 0;
   bool weighted = false;        // there are element weights
+  bool weighted_apart = false;  // and each branch has its own
   bool wants_sums = false;      // the moments, or the sum of the element weights
   double batch_safeguard = -1;  // the factor of safeguardScope 'batch', where it is known already
 };
@@ -147,6 +148,7 @@ inline RowTask make_row_task(const Problem& problem) {
   task.size = problem.size;
   task.passes = problem.passes;
   task.weighted = problem.element_weights.data != nullptr;
+  task.weighted_apart = problem.rejected_element_weights.data != nullptr;
   task.wants_sums = (problem.passes & Pass::moments) != 0 || task.weighted;
   return task;
 }
@@ -169,7 +171,9 @@ SDPO_HD inline BranchMoments branch_moments(const BranchSums& sums, double size,
 }
 
 SDPO_HD inline void store_moments(const RowTask& task, int64_t row, const BranchMoments& c, const BranchMoments& r,
-                                  double cross, double size) {
+                                  double cross, const RowSizes& size) {
+  SDPO_OUT(elementSumChosen) = size.chosen;
+  SDPO_OUT(elementSumRejected) = size.rejected;
   SDPO_OUT(errorChosen) = c.m;
   SDPO_OUT(errorRejected) = r.m;
   SDPO_OUT(referenceErrorChosen) = c.m - c.delta;
@@ -179,13 +183,12 @@ SDPO_HD inline void store_moments(const RowTask& task, int64_t row, const Branch
   SDPO_OUT(deltaChosen) = c.delta;
   SDPO_OUT(deltaRejected) = r.delta;
   SDPO_OUT(cross) = cross;
-  SDPO_OUT(elementSum) = size;
 }
 
 // Whether store_moments writes the field.
 SDPO_HD inline bool is_moment(int field) {
   return (field >= RowOutput::errorChosen && field <= RowOutput::deltaRejected) || field == RowOutput::cross ||
-         field == RowOutput::elementSum;
+         field == RowOutput::elementSumChosen || field == RowOutput::elementSumRejected;
 }
 
 SDPO_HD inline void store_result(const RowTask& task, int64_t row, const RowResult& r) {
@@ -196,8 +199,8 @@ SDPO_HD inline void store_result(const RowTask& task, int64_t row, const RowResu
   SDPO_OUT(rewardRejected) = r.rejected.psi;
   SDPO_OUT(logWeightChosen) = r.chosen.lambda;
   SDPO_OUT(logWeightRejected) = r.rejected.lambda;
-  SDPO_OUT(weightChosen) = exp(r.chosen.log_weight);
-  SDPO_OUT(weightRejected) = exp(r.rejected.log_weight);
+  SDPO_OUT(weightChosen) = elementary::exp(r.chosen.log_weight);
+  SDPO_OUT(weightRejected) = elementary::exp(r.rejected.log_weight);
   SDPO_OUT(aChosen) = r.a_chosen;
   SDPO_OUT(aRejected) = r.a_rejected;
   SDPO_OUT(bChosen) = r.b_chosen;
@@ -207,26 +210,35 @@ SDPO_HD inline void store_result(const RowTask& task, int64_t row, const RowResu
   SDPO_OUT(nonFinite) = r.non_finite ? 1 : 0;
 }
 
+// What the elements of this call come to.
+SDPO_HD inline RowSizes sizes_of(const RowTask& task, const RowSums& sums) {
+  const double chosen = task.weighted ? sums.weights : static_cast<double>(task.size);
+  return {chosen, task.weighted_apart ? sums.rejected_weights : chosen};
+}
+
 // Whether the element weights of a row are what they may be: finite, none below 0, and of positive sum, unless the row
 // is a part of one whose other elements may have the weight. The objective alone looks at what a whole row has.
 SDPO_HD inline bool acceptable_weights(const RowTask& task, const RowSums& sums, int64_t row) {
-  if (!(task.passes & (Pass::moments | Pass::gradients))) return SDPO_OUT(elementSum) > 0;
+  const auto whole = [&] { return SDPO_OUT(elementSumChosen) > 0 && SDPO_OUT(elementSumRejected) > 0; };
+  if (!(task.passes & (Pass::moments | Pass::gradients))) return whole();
   if (!task.weighted || !task.wants_sums) return true;
-  if (!(is_finite(sums.weights) && sums.lowest_weight >= 0)) return false;
+  const RowSizes size = sizes_of(task, sums);
+  if (!(is_finite(size.chosen) && is_finite(size.rejected) && sums.lowest_weight >= 0)) return false;
   const bool moments_alone = (task.passes & (Pass::objective | Pass::gradients)) == 0;
-  return sums.weights > 0 || moments_alone || (!(task.passes & Pass::moments) && SDPO_OUT(elementSum) > 0);
+  return (size.chosen > 0 && size.rejected > 0) || moments_alone || (!(task.passes & Pass::moments) && whole());
 }
 
 // What every element of a row is divided by: of the whole row where this is a part of one, else what the call has.
-SDPO_HD inline double whole_size(const RowTask& task, int64_t row, double size) {
-  return SDPO_OUT(elementSum) > 0 ? SDPO_OUT(elementSum) : size;
+SDPO_HD inline RowSizes whole_sizes(const RowTask& task, int64_t row, const RowSizes& size) {
+  const double chosen = SDPO_OUT(elementSumChosen), rejected = SDPO_OUT(elementSumRejected);
+  return {chosen > 0 ? chosen : size.chosen, rejected > 0 ? rejected : size.rejected};
 }
 
 // The coefficients of the gradient pass of a row whose A and B are known.
-SDPO_HD inline RowCoefficients row_coefficients(const RowTask& task, int64_t row, double size) {
-  const double scale = 2 / size;
-  return {scale * SDPO_OUT(aChosen), scale * SDPO_OUT(bChosen), scale * SDPO_OUT(aRejected),
-          scale * SDPO_OUT(bRejected)};
+SDPO_HD inline RowCoefficients row_coefficients(const RowTask& task, int64_t row, const RowSizes& size) {
+  const double chosen = 2 / size.chosen, rejected = 2 / size.rejected;
+  return {chosen * SDPO_OUT(aChosen), chosen * SDPO_OUT(bChosen), rejected * SDPO_OUT(aRejected),
+          rejected * SDPO_OUT(bRejected)};
 }
 
 // What nobody looks at before it is used must not be what was there before. Given moments stay: other rows may be
@@ -238,10 +250,11 @@ SDPO_HD inline void store_nothing(const RowTask& task, int64_t row) {
   SDPO_OUT(nonFinite) = 1;
 }
 
-// Writes the outputs of a row, and its coefficients where the call forms a gradient and does not fail.
+// Writes the outputs of a row, and its coefficients where the call forms a gradient and does not fail. `kOneSize`: both
+// branches are known to have the same elements, so that a kernel without element weights keeps one number for them.
+template <bool kOneSize>
 SDPO_HD inline RowEnd finish_row(const RowTask& task, int64_t row, const RowSums& sums, RowCoefficients* coefficients) {
   const auto wants = [&](int pass) { return (task.passes & pass) != 0; };
-  double size = task.weighted ? sums.weights : static_cast<double>(task.size);
   if (!acceptable_weights(task, sums, row)) {
     if (wants(Pass::moments | Pass::objective)) store_nothing(task, row);
     return RowEnd::element_weights;
@@ -250,15 +263,19 @@ SDPO_HD inline RowEnd finish_row(const RowTask& task, int64_t row, const RowSums
   bool finite = true;
   if (wants(Pass::moments)) {
     const RowColumn* fields = task.columns.fields;
-    chosen = branch_moments(sums.chosen, size, task.of.drift_chosen, fields[RowInput::referenceErrorChosen], row);
-    rejected =
-        branch_moments(sums.rejected, size, task.of.drift_rejected, fields[RowInput::referenceErrorRejected], row);
-    store_moments(task, row, chosen, rejected, wants(Pass::cross) ? (size == 0 ? 0 : sums.cross / size) : NAN, size);
+    RowSizes size = sizes_of(task, sums);
+    if (kOneSize) size.rejected = size.chosen;
+    chosen =
+        branch_moments(sums.chosen, size.chosen, task.of.drift_chosen, fields[RowInput::referenceErrorChosen], row);
+    rejected = branch_moments(sums.rejected, size.rejected, task.of.drift_rejected,
+                              fields[RowInput::referenceErrorRejected], row);
+    // One weighting: a mean over pairs of elements has no other.
+    const double cross = wants(Pass::cross) ? (size.chosen == 0 ? 0 : sums.cross / size.chosen) : NAN;
+    store_moments(task, row, chosen, rejected, cross, size);
     finite = finite_moments(chosen, task.of.drift_chosen) && finite_moments(rejected, task.of.drift_rejected);
   } else {
     chosen = {SDPO_OUT(errorChosen), SDPO_OUT(deltaChosen), SDPO_OUT(driftChosen)};
     rejected = {SDPO_OUT(errorRejected), SDPO_OUT(deltaRejected), SDPO_OUT(driftRejected)};
-    size = whole_size(task, row, size);
   }
   const ObjectiveOptions& options = task.of.rules.options;
   if (wants(Pass::objective)) {
@@ -267,6 +284,8 @@ SDPO_HD inline RowEnd finish_row(const RowTask& task, int64_t row, const RowSums
       safeguard = needs_all_moments(options) ? batch_safeguard_factor(options.safeguard, task.outputs, task.rows)
                                              : safeguard_factor(options.safeguard, chosen.m, SDPO_OUT(cross));
     }
+    const StoredSizes size = {SDPO_OUT(elementSumChosen),
+                              kOneSize ? SDPO_OUT(elementSumChosen) : SDPO_OUT(elementSumRejected)};
     const RowScalars scalars = load_row(task.columns, options, row, size);
     const RowResult result = evaluate_row(task.of, scalars, chosen, rejected, size, safeguard);
     store_result(task, row, result);
@@ -274,7 +293,12 @@ SDPO_HD inline RowEnd finish_row(const RowTask& task, int64_t row, const RowSums
   }
   // After all outputs are there: with results on a device the output nonFinite is what tells of it.
   if (!finite && options.non_finite == NonFinite::fail) return RowEnd::non_finite;
-  if (wants(Pass::gradients)) *coefficients = row_coefficients(task, row, size);
+  if (wants(Pass::gradients)) {
+    // Without element weights a gradient alone does not come here, so that the size of the whole row is there.
+    const double whole = SDPO_OUT(elementSumChosen);
+    *coefficients =
+        row_coefficients(task, row, kOneSize ? RowSizes{whole, whole} : whole_sizes(task, row, sizes_of(task, sums)));
+  }
   return RowEnd::done;
 }
 
@@ -282,7 +306,8 @@ SDPO_HD inline RowEnd finish_row(const RowTask& task, int64_t row, const RowSums
 // looking: |d| <= sqrt(D m), and with element weights e |d| <= (sum e) sqrt(m).
 inline bool may_overflow(const RowTask& task, int64_t row, bool chosen, DType dtype) {
   constexpr double kLargest[] = {DBL_MAX, FLT_MAX, 65504, 0x1.fep127};  // by DType
-  const double elements = SDPO_OUT(elementSum), reach = task.weighted ? elements : sqrt(elements);
+  const double elements = chosen ? SDPO_OUT(elementSumChosen) : SDPO_OUT(elementSumRejected);
+  const double reach = task.weighted ? elements : sqrt(elements);
   const double a = 2 / elements * fabs(chosen ? SDPO_OUT(aChosen) : SDPO_OUT(aRejected));
   const double b = 2 / elements * fabs(chosen ? SDPO_OUT(bChosen) : SDPO_OUT(bRejected));
   const double m = chosen ? SDPO_OUT(errorChosen) : SDPO_OUT(errorRejected);

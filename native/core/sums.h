@@ -11,9 +11,10 @@ struct BranchSums {
 
 struct RowSums {
   BranchSums chosen, rejected;
-  double cross = 0;          // e d_c d_r
-  double weights = 0;        // e
-  double lowest_weight = 0;  // negative: an element weight below zero
+  double cross = 0;             // e d_c d_r
+  double weights = 0;           // e
+  double rejected_weights = 0;  // e of rejected, where that branch has its own
+  double lowest_weight = 0;     // negative: an element weight below zero
 };
 
 }  // namespace sdpo

@@ -5,7 +5,7 @@
 //   l      = -delta / 2 (constant) | -omega delta (elbo)          clamped to the log-ratio clip
 //   psi    = beta s l                                             s = betaScale
 //   lambda = kappa (offset - omega (m | delta | m - delta) + sqrt(2 omega m / D) xi)
-// and with the 'sum' reduction omega, offset and noise times D (or the sum of element weights).
+// and with the 'sum' reduction omega, offset and noise times D (or the branch's sum of element weights).
 #pragma once
 
 #include "objectives.h"
@@ -32,6 +32,17 @@ struct BranchScales {
   bool no_density;  // omega is infinite: there is no density ratio
 };
 
+// D, or the sum of the element weights, of each branch.
+struct RowSizes {
+  double chosen, rejected;
+};
+
+// The same where they lie in the row outputs: read where they are needed, which few options do, they take no registers
+// of a device.
+struct StoredSizes {
+  const double &chosen, &rejected;
+};
+
 struct RowScalars {
   BranchScales chosen, rejected;
   double margin, log_mask_floor, row_weight;
@@ -41,7 +52,7 @@ struct RowScalars {
 // ---- From columns to scales
 
 SDPO_HD inline BranchScales branch_scales(const ObjectiveOptions& options, double omega, double beta_scale,
-                                          double offset, double noise, double size) {
+                                          double offset, double noise, const double& size) {
   const bool elbo = options.timestep_weighting == TimestepWeighting::elbo;
   const double reduce = options.log_ratio_reduction == LogRatioReduction::sum ? size : 1;
   const double kappa = options.weight_sharpness;
@@ -60,7 +71,7 @@ SDPO_HD inline BranchScales branch_scales(const ObjectiveOptions& options, doubl
 // The scalars of a row. A value that a column may not have makes the row's weight NaN, so that the row counts as not
 // finite whatever mask or objective would have made of the value.
 SDPO_HD inline RowScalars load_row(const RowColumns& columns, const ObjectiveOptions& options, int64_t row,
-                                   double size) {
+                                   const StoredSizes& size) {
   double value[RowInput::count];
   bool good = true;
   const auto load = [&](int field, RowCheck check) {
@@ -85,11 +96,11 @@ SDPO_HD inline RowScalars load_row(const RowColumns& columns, const ObjectiveOpt
   }
   RowScalars out;
   out.chosen = branch_scales(options, omega[0], value[RowInput::betaScaleChosen], value[RowInput::offsetChosen],
-                             value[RowInput::noiseChosen], size);
+                             value[RowInput::noiseChosen], size.chosen);
   out.rejected = branch_scales(options, omega[1], value[RowInput::betaScaleRejected], value[RowInput::offsetRejected],
-                               value[RowInput::noiseRejected], size);
+                               value[RowInput::noiseRejected], size.rejected);
   out.margin = value[RowInput::margin];
-  out.log_mask_floor = log(value[RowInput::maskThreshold]);
+  out.log_mask_floor = elementary::log(value[RowInput::maskThreshold]);
   out.row_weight = good ? value[RowInput::rowWeight] : NAN;
   out.wanted = wanted;
   return out;
@@ -105,7 +116,7 @@ struct BranchResult {
 };
 
 SDPO_HD inline BranchResult branch_terms(const ObjectiveRules& rules, const BranchScales& s, const BranchMoments& x,
-                                         double size) {
+                                         const double& size) {
   const ObjectiveOptions& options = rules.options;
   BranchResult out;
   BranchTerms& terms = out.terms;

@@ -1,19 +1,34 @@
 // The CPU backend: its row in the table of backends, and the instruction set chosen once per process.
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include <cstdlib>
 #include <cstring>
 
 #include "cpu.h"
-#include "threads.h"
+#include "processors.h"
 
 namespace sdpo {
 namespace cpu {
 namespace {
 
+#if defined(__x86_64__)
+// Clang before 19 does not take "f16c" in __builtin_cpu_supports.
+bool has_f16c() {
+  unsigned a = 0;
+  unsigned b = 0;
+  unsigned c = 0;
+  unsigned d = 0;
+  return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+}
+#endif
+
 const KernelTable* choose() {
   const char* wanted = std::getenv("SDPO_ISA");
   const auto allowed = [&](const char* name) { return wanted == nullptr || std::strcmp(wanted, name) == 0; };
 #if defined(__x86_64__)
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
+  const bool avx2 = __builtin_cpu_supports("avx2") && has_f16c();
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
   if (avx512 && allowed("avx512")) return avx512_kernels();
@@ -41,6 +56,6 @@ const Backend& cpu_backend() {
 
 const char* cpu_instruction_set() { return cpu::kernels().name; }
 
-int cpu_default_threads() { return cpu::default_threads(); }
+const ThreadSetting& cpu_default_threads() { return cpu::default_threads(); }
 
 }  // namespace sdpo

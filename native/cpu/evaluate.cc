@@ -7,9 +7,11 @@
 #include <new>
 #include <vector>
 
+#include "../core/float_environment.h"
 #include "../core/metrics.h"
 #include "../core/row.h"
 #include "cpu.h"
+#include "processors.h"
 #include "rows.h"
 #include "threads.h"
 
@@ -41,10 +43,11 @@ class Evaluation {
 
   Status run(Failure* failure) {
     const int threads = participants();
+    CallScratch scratches(kernels_.stages() ? threads : 0);
     if (threads == 1 || problem_.rows >= kRowsPerThread * threads || spans_.count() <= 1) {
-      share_rows(threads);
+      share_rows(threads, scratches);
     } else {
-      share_spans(threads);
+      share_spans(threads, scratches);
     }
     const int64_t bad = first_bad_.load();
     if (bad != kNoRow) return diagnose(bad, failure);
@@ -66,28 +69,29 @@ class Evaluation {
     const bool small = problem_.rows == 0 || problem_.size < (kAloneBelow + problem_.rows - 1) / problem_.rows;
     if (small) return 1;
     const int64_t pieces = problem_.rows * spans_.count();
-    const int wanted = problem_.threads > 0 ? problem_.threads : default_threads();
+    const int wanted = problem_.threads > 0 ? problem_.threads : default_threads().count;
     return static_cast<int>(std::min<int64_t>(wanted, pieces));
   }
 
   // ---- Two ways to hand out work; both go through the same sums in the same order.
 
-  void share_rows(int threads) {
+  void share_rows(int threads, CallScratch& scratches) {
     std::atomic<int64_t> ticket{0};
     run_on_threads(threads, [&] {
+      Scratch* const scratch = scratches.take();
       for (int64_t row; (row = ticket.fetch_add(1, std::memory_order_relaxed)) < problem_.rows;) {
         if (stopped(row)) continue;
         RowSums total;
         if (task_.wants_sums) {
           for (int64_t s = 0; s < spans_.count() && !aborted(); ++s) {
-            add(total, kernels_.sums(row, spans_.begin(s), spans_.end(s)));
+            add(total, kernels_.sums(row, spans_.begin(s), spans_.end(s), scratch));
           }
         }
         if (aborted()) continue;
         RowCoefficients coefficients;
         if (!finish(row, total, &coefficients) || !wants(Pass::gradients)) continue;
         // What was read last is still cached.
-        for (int64_t s = spans_.count(); s-- > 0 && !aborted();) write_gradient(row, s, coefficients);
+        for (int64_t s = spans_.count(); s-- > 0 && !aborted();) write_gradient(row, s, coefficients, scratch);
       }
     });
   }
@@ -95,7 +99,7 @@ class Evaluation {
   // Tickets in row order: the sums of a row's spans, then its gradients. A gradient waits (asleep) for the row's last
   // sum; that sum was handed out earlier to a thread that is at work on it, so the wait is short and cannot form a
   // circle.
-  void share_spans(int threads) {
+  void share_spans(int threads, CallScratch& scratches) {
     struct RowState {
       std::vector<RowSums> sums;
       std::atomic<int64_t> remaining{0};
@@ -116,13 +120,14 @@ class Evaluation {
     std::atomic<int64_t> ticket{0};
 
     run_on_threads(threads, [&] {
+      Scratch* const scratch = scratches.take();
       for (int64_t next; (next = ticket.fetch_add(1, std::memory_order_relaxed)) < problem_.rows * tickets_per_row;) {
         const int64_t row = next / tickets_per_row, step = next % tickets_per_row;
         RowState& state = states[static_cast<size_t>(row)];
         if (step < sum_tickets) {
           // A stopped ticket counts down all the same: somebody may be waiting for this row.
           if (task_.wants_sums && !stopped(row)) {
-            state.sums[static_cast<size_t>(step)] = kernels_.sums(row, spans_.begin(step), spans_.end(step));
+            state.sums[static_cast<size_t>(step)] = kernels_.sums(row, spans_.begin(step), spans_.end(step), scratch);
           }
           if (state.remaining.fetch_sub(1, std::memory_order_acq_rel) == 1) {
             if (!stopped(row)) {
@@ -143,7 +148,8 @@ class Evaluation {
           rows_ready.wait(lock, [&] { return state.ready.load(std::memory_order_acquire); });
         }
         if (state.valid && !aborted()) {
-          write_gradient(row, tickets_per_row - 1 - step, state.coefficients);  // last span first, as above
+          // The last span first, as above.
+          write_gradient(row, tickets_per_row - 1 - step, state.coefficients, scratch);
         }
       }
     });
@@ -153,7 +159,7 @@ class Evaluation {
 
   // False where the call has to fail.
   bool finish(int64_t row, const RowSums& sums, RowCoefficients* coefficients) {
-    if (finish_row(task_, row, sums, coefficients) == RowEnd::done) return true;
+    if (finish_row<false>(task_, row, sums, coefficients) == RowEnd::done) return true;
     // Rows are handed out in order, so every row before a bad one has been started and will be finished: the lowest bad
     // row is always the one reported.
     int64_t current = first_bad_.load(std::memory_order_relaxed);
@@ -162,17 +168,24 @@ class Evaluation {
     return false;
   }
 
-  void write_gradient(int64_t row, int64_t span, const RowCoefficients& c) const {
-    write_gradient(problem_.chosen, row, span, c.a_chosen, c.b_chosen);
-    write_gradient(problem_.rejected, row, span, c.a_rejected, c.b_rejected);
+  void write_gradient(int64_t row, int64_t span, const RowCoefficients& c, Scratch* scratch) const {
+    if (problem_.chosen.gradient.data != nullptr) write_gradient(false, row, span, c.a_chosen, c.b_chosen, scratch);
+    if (problem_.rejected.gradient.data != nullptr)
+      write_gradient(true, row, span, c.a_rejected, c.b_rejected, scratch);
   }
 
-  void write_gradient(const Branch& branch, int64_t row, int64_t span, double a, double b) const {
-    if (branch.gradient.data == nullptr) return;
-    if (a == 0 && b == 0) {
-      kernels_.zero_gradient(branch, row, spans_.begin(span), spans_.end(span));
-    } else {
-      kernels_.gradient(branch, row, spans_.begin(span), spans_.end(span), a, b);
+  void write_gradient(bool of_rejected, int64_t row, int64_t span, double a, double b, Scratch* scratch) const {
+    const Branch& branch = of_rejected ? problem_.rejected : problem_.chosen;
+    const int64_t begin = spans_.begin(span), end = spans_.end(span);
+    if (a == 0 && b == 0) return kernels_.zero_gradient(of_rejected, row, begin, end);
+    if (std::isnan(a) || (std::isnan(b) && branch.reference.data != nullptr))
+      return kernels_.nan_gradient(of_rejected, row, begin, end, scratch);
+    kernels_.gradient(of_rejected, row, begin, end, a, b, scratch);
+    // A row that is finite has finite elements, and NaN only where products of them overflow; if that fails the call,
+    // nobody looks at the bits.
+    if (wants(Pass::objective) && problem_.options.non_finite != NonFinite::fail &&
+        may_overflow(task_, row, !of_rejected, branch.gradient.dtype)) {
+      kernels_.make_nans_equal(of_rejected, row, begin, end);
     }
   }
 
@@ -181,8 +194,10 @@ class Evaluation {
   Status diagnose(int64_t row, Failure* failure) const {
     failure->row = row;
     RowSums total;
+    CallScratch scratches(kernels_.stages() ? 1 : 0);
+    Scratch* const scratch = scratches.take();
     for (int64_t s = 0; problem_.element_weights.data != nullptr && s < spans_.count(); ++s)
-      add(total, kernels_.sums(row, spans_.begin(s), spans_.end(s)));
+      add(total, kernels_.sums(row, spans_.begin(s), spans_.end(s), scratch));
     if (!acceptable_weights(task_, total, row)) return Status::element_weights;
     const Branch* branches[] = {&problem_.chosen, &problem_.rejected};
     for (failure->branch = 0; failure->branch < 2; ++failure->branch) {
@@ -219,9 +234,9 @@ class Evaluation {
         const MutableTensorView& gradient = branches[branch]->gradient;
         if (gradient.data == nullptr || !may_overflow(task_, row, branch == 0, gradient.dtype)) continue;
         const TensorView view{gradient.data, gradient.row_stride, gradient.dtype};
+        failure->branch = branch;
         if (!find_non_finite(view, row, FailureTensor::gradient, failure)) continue;
         failure->row = row;
-        failure->branch = branch;
         return Status::non_finite;
       }
     }
@@ -237,7 +252,8 @@ class Evaluation {
     for (int64_t element = 0; element < problem_.size; element += kTile) {
       const int64_t n = std::min(kTile, problem_.size - element);
       widen(view, element, n, values.data());
-      if (problem_.element_weights.data != nullptr) widen(problem_.element_weights, element, n, weights.data());
+      const TensorView& e = problem_.weights_of(failure->branch != 0);
+      if (e.data != nullptr) widen(e, element, n, weights.data());
       for (int64_t i = 0; i < n; ++i) {
         if (!std::isfinite(values[static_cast<size_t>(i)]) && weights[static_cast<size_t>(i)] != 0) {
           failure->tensor = tensor;
@@ -257,20 +273,43 @@ class Evaluation {
   std::atomic<int64_t> first_bad_{kNoRow};
 };
 
+Status evaluate_passes(const Problem& problem, Failure* failure) {
+  constexpr int kBoth = Pass::moments | Pass::objective;
+  if ((problem.passes & kBoth) != kBoth || !needs_all_moments(problem.options)) {
+    return Evaluation(problem, kernels()).run(failure);
+  }
+  Problem part = problem;
+  part.passes = Pass::moments | Pass::cross;
+  const Status status = Evaluation(part, kernels()).run(failure);
+  if (status != Status::ok) return status;
+  part.passes = problem.passes & ~part.passes;
+  return Evaluation(part, kernels()).run(failure);
+}
+
+// Gives every NaN of the results the same bits: the sign of one that arithmetic makes depends on the processor.
+void make_nans_equal(const Problem& problem) {
+  const auto fix = [](double* values, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) {
+      if (std::isnan(values[i])) values[i] = std::numeric_limits<double>::quiet_NaN();
+    }
+  };
+  const bool objective = (problem.passes & Pass::objective) != 0;
+  for (int field = 0; field < RowOutput::count; ++field) {
+    if (objective || ((problem.passes & Pass::moments) && is_moment(field))) {
+      fix(problem.row_outputs + field * problem.rows, problem.rows);
+    }
+  }
+  if (objective) fix(problem.metrics, Metric::count);
+}
+
 }  // namespace
 
 Status evaluate(const Problem& problem, Failure* failure) {
-  constexpr int kBoth = Pass::moments | Pass::objective;
+  const FloatEnvironment environment;
   try {
-    if ((problem.passes & kBoth) != kBoth || !needs_all_moments(problem.options)) {
-      return Evaluation(problem, kernels()).run(failure);
-    }
-    Problem part = problem;
-    part.passes = Pass::moments | Pass::cross;
-    const Status status = Evaluation(part, kernels()).run(failure);
-    if (status != Status::ok) return status;
-    part.passes = problem.passes & ~part.passes;
-    return Evaluation(part, kernels()).run(failure);
+    const Status status = evaluate_passes(problem, failure);
+    make_nans_equal(problem);
+    return status;
   } catch (const std::bad_alloc&) {
     return Status::out_of_memory;
   }

@@ -4,6 +4,7 @@
 
 #include "../core/problem.h"
 #include "kernels.h"
+#include "scratch.h"
 
 namespace sdpo::cpu {
 
@@ -26,25 +27,40 @@ class RowKernels {
  public:
   RowKernels(const Problem& problem, const KernelTable& table);
 
+  // Whether tensors are converted on the way, for which the functions below need scratch.
+  bool stages() const { return stages_; }
+
   // Sums over the elements [begin, end) of a row; only those of the weights where the moments pass is not asked for.
-  RowSums sums(int64_t row, int64_t begin, int64_t end) const;
+  RowSums sums(int64_t row, int64_t begin, int64_t end, Scratch* scratch) const;
 
   // Writes e (a d + b h) of a branch for the elements [begin, end); a coefficient of the caller includes the 2/D.
-  void gradient(const Branch& branch, int64_t row, int64_t begin, int64_t end, double a, double b) const;
+  void gradient(bool of_rejected, int64_t row, int64_t begin, int64_t end, double a, double b, Scratch* scratch) const;
 
   // Writes zeros, without reading anything: the gradient of a removed row.
-  void zero_gradient(const Branch& branch, int64_t row, int64_t begin, int64_t end) const;
+  void zero_gradient(bool of_rejected, int64_t row, int64_t begin, int64_t end) const;
+
+  // Writes NaN, and zeros where the weight is 0, with the same bits on every processor: the gradient of a NaN
+  // coefficient.
+  void nan_gradient(bool of_rejected, int64_t row, int64_t begin, int64_t end, Scratch* scratch) const;
+
+  // Gives every NaN of a gradient the same bits: which one arithmetic makes depends on the instructions.
+  void make_nans_equal(bool of_rejected, int64_t row, int64_t begin, int64_t end) const;
 
  private:
-  const void* weights(int64_t row, int64_t element, int64_t n, void* buffer) const;
-  const void* staged(const TensorView& view, int64_t row, int64_t element, int64_t n, void* buffer) const;
+  const void* weights(bool of_rejected, int64_t row, int64_t element, int64_t n, Scratch* scratch) const;
+  void add_weights(const void* weights, int64_t n, double* sum, double* lowest) const;
+  const void* staged(const TensorView& view, int64_t row, int64_t element, int64_t n, Scratch* scratch, int tile) const;
   bool direct(const Branch& branch) const;
-  BranchSums moments_of_tile(const Branch& branch, int64_t row, int64_t element, int64_t n, const void* weights) const;
+  BranchSums moments_of_tile(const Branch& branch, int64_t row, int64_t element, int64_t n, const void* weights,
+                             Scratch* scratch) const;
+
+  const Branch& branch(bool of_rejected) const { return of_rejected ? problem_.rejected : problem_.chosen; }
 
   const Problem& problem_;
   const KernelTable& table_;
   DType compute_;  // float64 when any tensor of the batch is, else float32
-  bool streams_;   // gradients are written past the caches: the tensors of the batch do not fit there
+  bool stages_ = false;
+  bool streams_;  // gradients are written past the caches: the tensors of the batch do not fit there
 };
 
 }  // namespace sdpo::cpu

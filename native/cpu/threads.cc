@@ -1,16 +1,11 @@
 // A pool of sleeping helper threads, made lazily and kept for the life of the process.
 #include "threads.h"
 
-#include <pthread.h>
-#include <unistd.h>
-
-#include <algorithm>
-#include <atomic>
 #include <condition_variable>
-#include <cstdlib>
 #include <list>
 #include <mutex>
-#include <thread>
+
+#include "../core/float_environment.h"
 
 namespace sdpo::cpu {
 namespace {
@@ -46,8 +41,7 @@ class Pool {
       pthread_attr_t attributes;
       if (pthread_attr_init(&attributes) != 0) return;
       pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-      pthread_attr_setstacksize(&attributes,
-                                1 << 20);  // tiles are staged on the stack; musl's default of 128 KiB is too small
+      pthread_attr_setstacksize(&attributes, 256 << 10);  // a call takes 64 KiB; musl's default is 128 KiB
       pthread_t thread;
       const int error = pthread_create(&thread, &attributes, &Pool::main, this);
       pthread_attr_destroy(&attributes);
@@ -57,6 +51,7 @@ class Pool {
   }
 
   static void* main(void* self) {
+    const FloatEnvironment environment;
     static_cast<Pool*>(self)->serve();
     return nullptr;
   }
@@ -89,36 +84,12 @@ class Pool {
   int size_ = 0;
 };
 
-// Never destroyed: at exit helpers still wait on its members. A forked child has none of the parent's threads and maybe
-// a locked mutex, so it starts with a new pool and leaves the old one alone.
-std::atomic<Pool*> g_pool{nullptr};
-
 Pool& pool() {
-  static const int registered =
-      pthread_atfork(nullptr, nullptr, [] { g_pool.store(nullptr, std::memory_order_relaxed); });
-  static_cast<void>(registered);
-  Pool* current = g_pool.load(std::memory_order_acquire);
-  if (current == nullptr) {
-    Pool* made = new Pool;
-    if (g_pool.compare_exchange_strong(current, made, std::memory_order_acq_rel)) return *made;
-    delete made;
-  }
-  return *current;
+  static ForkedAnew<Pool> instance;
+  return instance.get();
 }
 
 }  // namespace
-
-int default_threads() {
-  static const int count = [] {
-    if (const char* text = std::getenv("SDPO_NUM_THREADS")) {
-      char* end = nullptr;
-      const long value = std::strtol(text, &end, 10);
-      if (end != text && *end == '\0' && value > 0 && value <= 4096) return static_cast<int>(value);
-    }
-    return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-  }();
-  return count;
-}
 
 void run_on_threads(int threads, const std::function<void()>& work) {
   if (threads <= 1) {

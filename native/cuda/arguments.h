@@ -11,9 +11,21 @@
 
 namespace sdpo::cuda {
 
-// Sums over elements, in the order in which tiles hand them on. The last three exist in the general kernel only.
+// Sums over elements, in the order in which tiles hand them on. Those from `cross` on exist in the general kernel only.
 struct Sum {
-  enum Index : int { error_c, delta_c, drift_c, error_r, delta_r, drift_r, cross, weights, lowest_weight, count };
+  enum Index : int {
+    error_c,
+    delta_c,
+    drift_c,
+    error_r,
+    delta_r,
+    drift_r,
+    cross,
+    weights,
+    weights_r,  // of rejected, where it has its own
+    lowest_weight,
+    count
+  };
 };
 constexpr int kPlainSums = Sum::cross;
 
@@ -54,7 +66,7 @@ struct Workspace {
 // The rows as every backend sees them, with all pointers in device memory, and what a launch adds.
 struct LossArguments : RowTask {
   Branch chosen, rejected;
-  TensorView element_weights;
+  TensorView element_weights, rejected_element_weights;
   int64_t tile_elements;
   int packs;         // per thread and tile
   bool wants_drift;  // the gradient may read the reference again
@@ -89,6 +101,7 @@ inline LossArguments make_arguments(const Problem& p, int pack, int64_t blocks, 
   a.chosen = p.chosen;
   a.rejected = p.rejected;
   a.element_weights = p.element_weights;
+  a.rejected_element_weights = p.rejected_element_weights;
   a.tile_elements = tiles.elements;
   a.packs = tiles.packs;
   const bool gradients =

@@ -81,7 +81,7 @@ __global__ void __launch_bounds__(kThreads* kClusterGroups, 1)
     __syncthreads();
     if (threadIdx.x == 0) {
       unsigned long long failure = 0;
-      shared.flag = finish_row(a, row, shared.sums.warp[0], &shared.coefficients, &failure);
+      shared.flag = finish_row<true>(a, row, shared.sums.warp[0], &shared.coefficients, &failure);
       if (shared.flag == RowFlag::invalid) atomicMax(&a.workspace.control->failure, failure);
     }
     __syncthreads();

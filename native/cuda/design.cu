@@ -34,7 +34,8 @@ Dtypes dtypes_of(const Problem& p) {
     see(branch->target.data, branch->target.dtype, true);
     see(branch->gradient.data, branch->gradient.dtype, false);
   }
-  if (p.element_weights.data != nullptr && p.element_weights.dtype == DType::float64 && out.type != DType::float64) {
+  for (const TensorView* e : {&p.element_weights, &p.rejected_element_weights}) {
+    if (e->data == nullptr || e->dtype != DType::float64 || out.type == DType::float64) continue;
     out.uniform = false;
     wide = true;
   }
@@ -44,6 +45,8 @@ Dtypes dtypes_of(const Problem& p) {
 
 bool is_plain(const Problem& p) {
   const bool references = p.chosen.reference.data != nullptr && p.rejected.reference.data != nullptr;
+  // The objective alone has the moments of a caller, whose branches may have been weighted apart.
+  if (p.passes == Pass::objective) return false;
   return p.element_weights.data == nullptr && !(p.passes & Pass::cross) && (references || !(p.passes & Pass::moments));
 }
 

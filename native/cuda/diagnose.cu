@@ -36,11 +36,11 @@ __global__ void search(const char* row, DType type, const char* weights, DType w
 }
 
 // *element: the index, or -1.
-Status search_row(const Problem& problem, const TensorView& view, int device, cudaStream_t stream, int64_t row,
-                  unsigned long long* scratch, int64_t* element) {
+Status search_row(const Problem& problem, bool of_rejected, const TensorView& view, int device, cudaStream_t stream,
+                  int64_t row, unsigned long long* scratch, int64_t* element) {
   *element = -1;
   if (view.data == nullptr) return Status::ok;
-  const TensorView& e = problem.element_weights;
+  const TensorView& e = problem.weights_of(of_rejected);
   unsigned long long found = kNone;
   CUDA_TRY(cudaMemcpyAsync(scratch, &found, sizeof found, cudaMemcpyHostToDevice, stream), "diagnosing a row", device,
            std::string());
@@ -88,7 +88,8 @@ Status find_non_finite(const Problem& problem, int device, cudaStream_t stream, 
     const TensorView* views[] = {&branch.policy, &branch.reference, &branch.target};
     const FailureTensor names[] = {FailureTensor::policy, FailureTensor::reference, FailureTensor::target};
     for (int k = 0; k < 3; ++k) {
-      const Status status = search_row(problem, *views[k], device, stream, row, scratch, &failure->element);
+      const Status status =
+          search_row(problem, failure->branch != 0, *views[k], device, stream, row, scratch, &failure->element);
       if (status != Status::ok) return status;
       if (failure->element < 0) continue;
       failure->tensor = names[k];
@@ -136,7 +137,7 @@ Status find_overflow(const Problem& problem, int device, cudaStream_t stream, un
       if (gradient.data == nullptr || !may_overflow(task, row, branch == 0, gradient.dtype)) continue;
       const TensorView view{gradient.data, gradient.row_stride, gradient.dtype};
       int64_t element = -1;
-      const Status status = search_row(problem, view, device, stream, row, scratch, &element);
+      const Status status = search_row(problem, branch != 0, view, device, stream, row, scratch, &element);
       if (status != Status::ok) return status;
       if (element < 0) continue;
       *failure = {row, branch, FailureTensor::gradient, element};

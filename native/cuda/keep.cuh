@@ -111,7 +111,7 @@ SDPO_CUDA_HD void kept_gradient_of_tile(const LossArguments& a, const CacheHints
     const Branch& b = branch == 0 ? a.chosen : a.rejected;
     const double wide_a = branch == 0 ? x.a_chosen : x.a_rejected, wide_b = branch == 0 ? x.b_chosen : x.b_rejected;
     if (wide_b != 0) {
-      gradient_of_branch<E, true>(a, hints, b, row, tile, thread, wide_a, wide_b);
+      gradient_of_branch<E, true>(a, hints, branch != 0, row, tile, thread, wide_a, wide_b);
       continue;
     }
     if (b.gradient.data == nullptr) continue;

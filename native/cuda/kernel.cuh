@@ -20,7 +20,8 @@ namespace sdpo::cuda {
 struct KernelShared {
   BlockSums sums;
   unsigned long long ticket;
-  uint32_t word;  // what thread 0 found out for the block
+  unsigned long long next;  // thread 0's alone: the ticket behind it
+  uint32_t word;            // what thread 0 found out for the block
 };
 
 // ---- Phases
@@ -38,7 +39,8 @@ __device__ __forceinline__ void finish_row_as_block(const LossArguments& a, int6
   if (threadIdx.x == 0) {
     a.workspace.arrived[row] = 0;
     unsigned long long failure = 0;
-    const RowFlag::Value flag = finish_row(a, row, shared.sums.warp[0], &a.workspace.coefficients[row], &failure);
+    const RowFlag::Value flag =
+        finish_row<kPlain>(a, row, shared.sums.warp[0], &a.workspace.coefficients[row], &failure);
     if (flag == RowFlag::invalid) atomicMax(&a.workspace.control->failure, failure);
     store_release(&a.workspace.flags[row], flag);
     shared.word = arrive(&a.workspace.control->rows_done) == a.rows - 1;
@@ -51,7 +53,8 @@ __device__ __forceinline__ void finish_row_as_block(const LossArguments& a, int6
 }
 
 template <class E, bool kPlain>
-__device__ __forceinline__ void run_moments(const LossArguments& a, const Step& step, KernelShared& shared) {
+__device__ __forceinline__ void run_moments(const LossArguments& a, const Step& step, unsigned long long next,
+                                            KernelShared& shared) {
   constexpr int kSums = kSumsOf<kPlain>;
   const Workspace& w = a.workspace;
   typename E::Compute sums[kSums];
@@ -60,6 +63,8 @@ __device__ __forceinline__ void run_moments(const LossArguments& a, const Step& 
   // than this one.
   if (threadIdx.x == 0 && step.index >= w.ring) wait_for_row(&w.flags[(step.index - w.ring) / a.order.moment_tiles]);
   const double total = block_total(sums, shared.sums);
+  // Out of the registers, of which the objective of a row has none to spare.
+  if (threadIdx.x == 0) shared.next = next;
   if (threadIdx.x < 32) {
     if (threadIdx.x < kSums) w.partials[step.index % w.ring * kSums + threadIdx.x] = total;
     __threadfence();
@@ -74,7 +79,7 @@ template <class E, bool kPlain>
 __device__ __forceinline__ void run_gradient(const LossArguments& a, const Step& step, KernelShared& shared) {
   RowCoefficients coefficients;
   if (a.order.moment_tiles == 0) {  // A and B are the caller's
-    coefficients = row_coefficients(a, step.row, whole_size(a, step.row, static_cast<double>(a.size)));
+    coefficients = row_coefficients(a, step.row, whole_sizes(a, step.row, sizes_of(a, RowSums())));
   } else {
     if (threadIdx.x == 0) shared.word = wait_for_row(&a.workspace.flags[step.row]);
     __syncthreads();
@@ -105,21 +110,22 @@ __global__ void __launch_bounds__(kThreads, min_blocks(kPlain ? Variant::plain :
     evaluate_kernel(const __grid_constant__ LossArguments a) {
   __shared__ KernelShared shared;
   const unsigned long long tickets = static_cast<unsigned long long>(a.order.tickets());
-  unsigned long long next = 0;
-  if (threadIdx.x == 0) next = atomicAdd(&a.workspace.control->ticket, 1ull);
+  if (threadIdx.x == 0) shared.next = atomicAdd(&a.workspace.control->ticket, 1ull);
   for (;;) {
-    if (threadIdx.x == 0) shared.ticket = next;
+    if (threadIdx.x == 0) shared.ticket = shared.next;
     __syncthreads();
     const unsigned long long ticket = shared.ticket;
     if (ticket >= tickets) break;
     // Drawn before the work, so that its latency passes behind it. A block then holds two tickets, the second behind
     // the first; since waiting only ever goes from a ticket to smaller ones, that closes no circle.
+    unsigned long long next = 0;
     if (threadIdx.x == 0) next = atomicAdd(&a.workspace.control->ticket, 1ull);
     const Step step = a.order.at(static_cast<int64_t>(ticket));
     if (step.gradient) {
       run_gradient<E, kPlain>(a, step, shared);
+      if (threadIdx.x == 0) shared.next = next;
     } else {
-      run_moments<E, kPlain>(a, step, shared);
+      run_moments<E, kPlain>(a, step, next, shared);
     }
     __syncthreads();  // shared memory is free again
   }

@@ -4,121 +4,16 @@
 // compile for the host too, where a test runs them thread by thread.
 #pragma once
 
+#include "access.cuh"
 #include "arguments.h"
-#include "pack.cuh"
-#include "policy.h"
 
 namespace sdpo::cuda {
 
-// ---- Access to elements. Uniform: every tensor of the call holds T. Mixed: each holds its own dtype and is computed
-// in S.
+// ---- Element weights and packs
 
-template <class T>
-struct Uniform {
-  using Compute = typename Format<T>::Compute;
-  static constexpr int kPack = kAccessBytes / static_cast<int>(sizeof(T));
-  static constexpr Variant kGeneral = Variant::general;
-  using Source = const T*;  // the row's first element
-  using Raw = Words<T, kPack>;
-
-  SDPO_CUDA_HD static Source source(const void* data, int64_t row_stride, DType, int64_t row) {
-    return static_cast<const T*>(data) + row * row_stride;
-  }
-  SDPO_CUDA_HD static bool aligned(Source s) { return is_aligned(s, kAccessBytes); }
-  SDPO_CUDA_HD static Raw load(Source s, int64_t element, uint64_t hint) {
-    return load_words<T, kPack>(s + element, hint);
-  }
-  SDPO_CUDA_HD static Compute get(const Raw& raw, int i) { return raw.get(i); }
-  SDPO_CUDA_HD static Compute load_one(Source s, int64_t element) { return load_element(s + element); }
-  SDPO_CUDA_HD static void store(Source s, int64_t element, const Compute (&values)[kPack], uint64_t hint) {
-    store_values<T, kPack>(const_cast<T*>(s) + element, values, hint);
-  }
-  SDPO_CUDA_HD static void store_one(Source s, int64_t element, Compute value) {
-    store_element(const_cast<T*>(s) + element, value);
-  }
-};
-
-// A row of a run-time dtype.
-struct AnySource {
-  const char* row;
-  DType type;
-};
-
-SDPO_CUDA_HD AnySource any_source(const void* data, int64_t row_stride, DType type, int64_t row) {
-  return {static_cast<const char*>(data) + row * row_stride * bytes_of(type), type};
-}
-
-template <int N>
-SDPO_CUDA_HD bool aligned_pack(const AnySource& s) {
-  const int bytes = N * bytes_of(s.type);
-  return is_aligned(s.row, bytes < kAccessBytes ? bytes : kAccessBytes);
-}
-
-// N elements, widened to S.
-template <class S, int N>
-SDPO_CUDA_HD void load_any(const AnySource& s, int64_t element, uint64_t hint, S (&out)[N]) {
-  with_format(s.type, [&](auto storage) {
-    using T = decltype(storage);
-    const Words<T, N> words = load_words<T, N>(reinterpret_cast<const T*>(s.row) + element, hint);
-    SDPO_UNROLL
-    for (int i = 0; i < N; ++i) out[i] = static_cast<S>(words.get(i));
-  });
-}
-
-template <class S>
-SDPO_CUDA_HD S load_any_one(const AnySource& s, int64_t element) {
-  S out = 0;
-  with_format(s.type, [&](auto storage) {
-    using T = decltype(storage);
-    out = static_cast<S>(load_element(reinterpret_cast<const T*>(s.row) + element));
-  });
-  return out;
-}
-
-template <class S>
-struct Mixed {
-  using Compute = S;
-  static constexpr int kPack = kAccessBytes / static_cast<int>(sizeof(S));
-  static constexpr Variant kGeneral = Variant::mixed;
-  using Source = AnySource;
-  struct Raw {
-    S v[kPack];
-  };
-
-  SDPO_CUDA_HD static Source source(const void* data, int64_t row_stride, DType type, int64_t row) {
-    return any_source(data, row_stride, type, row);
-  }
-  SDPO_CUDA_HD static bool aligned(const Source& s) { return aligned_pack<kPack>(s); }
-  SDPO_CUDA_HD static Raw load(const Source& s, int64_t element, uint64_t hint) {
-    Raw raw;
-    load_any<S, kPack>(s, element, hint, raw.v);
-    return raw;
-  }
-  SDPO_CUDA_HD static S get(const Raw& raw, int i) { return raw.v[i]; }
-  SDPO_CUDA_HD static S load_one(const Source& s, int64_t element) { return load_any_one<S>(s, element); }
-  SDPO_CUDA_HD static void store(const Source& s, int64_t element, const S (&values)[kPack], uint64_t hint) {
-    with_format(s.type, [&](auto storage) {
-      using T = decltype(storage);
-      store_values<T, kPack>(reinterpret_cast<T*>(const_cast<char*>(s.row)) + element, values, hint);
-    });
-  }
-  SDPO_CUDA_HD static void store_one(const Source& s, int64_t element, S value) {
-    with_format(s.type, [&](auto storage) {
-      using T = decltype(storage);
-      store_element(reinterpret_cast<T*>(const_cast<char*>(s.row)) + element, value);
-    });
-  }
-};
-
-template <class E>
-SDPO_CUDA_HD typename E::Source source_of(const TensorView& view, int64_t row) {
-  return E::source(view.data, view.row_stride, view.dtype, row);
-}
-
-// The row of element weights, whose dtype may differ from that of the tensors even in a uniform call. `row` is null:
-// all one.
-SDPO_CUDA_HD AnySource weights_of(const LossArguments& a, int64_t row) {
-  const TensorView& view = a.element_weights;
+// A row of element weights, whose dtype may differ from that of the tensors even in a uniform call. `row` is null: all
+// one, or for rejected that it has none of its own.
+SDPO_CUDA_HD AnySource weights_source(const TensorView& view, int64_t row) {
   if (view.data == nullptr) return {nullptr, view.dtype};
   return any_source(view.data, view.row_stride, view.dtype, row);
 }
@@ -145,7 +40,7 @@ SDPO_CUDA_HD void for_packs(const LossArguments& a, int64_t tile, int thread, bo
 template <class E>
 struct MomentSources {
   typename E::Source policy_c, reference_c, target_c, policy_r, reference_r, target_r;
-  AnySource weights;
+  AnySource weights, weights_r;
   bool has_reference_c, has_reference_r;
   uint64_t keep, pass;  // hints for what the gradient reads again and for what it does not
 };
@@ -173,8 +68,8 @@ SDPO_CUDA_HD void add_cross(S e, S uc, S tc, S ur, S tr, S* sums) {
 }
 
 template <class S>
-SDPO_CUDA_HD void add_weight(S e, S* sums) {
-  sums[Sum::weights] = add(sums[Sum::weights], e);
+SDPO_CUDA_HD void add_weight(S e, Sum::Index field, S* sums) {
+  sums[field] = add(sums[field], e);
   if (e < sums[Sum::lowest_weight]) sums[Sum::lowest_weight] = e;
 }
 
@@ -203,34 +98,46 @@ SDPO_CUDA_HD void plain_moments(const LossArguments& a, const MomentSources<E>& 
       });
 }
 
+// A pack of element weights, which also go into their sum.
+template <class E>
+SDPO_CUDA_HD void load_weights(const AnySource& s, int64_t element, uint64_t hint, Sum::Index field,
+                               typename E::Compute (&e)[E::kPack], typename E::Compute* sums) {
+  load_any<typename E::Compute, E::kPack>(s, element, hint, e);
+  SDPO_UNROLL
+  for (int i = 0; i < E::kPack; ++i) add_weight(e[i], field, sums);
+}
+
 template <class E>
 SDPO_CUDA_HD void general_moments(const LossArguments& a, const MomentSources<E>& s, int64_t tile, int thread,
                                   bool vector, typename E::Compute* sums) {
   using S = typename E::Compute;
-  const bool weighted = s.weights.row != nullptr, moments = a.passes & Pass::moments, cross = a.passes & Pass::cross;
+  const bool weighted = s.weights.row != nullptr, apart = s.weights_r.row != nullptr;
+  const bool moments = a.passes & Pass::moments, cross = a.passes & Pass::cross;
   for_packs<E>(
       a, tile, thread, vector,
       [&](int64_t element) {
         S e[E::kPack];
         SDPO_UNROLL
         for (int i = 0; i < E::kPack; ++i) e[i] = 1;
-        if (weighted) {
-          load_any<S, E::kPack>(s.weights, element, s.keep, e);
-          SDPO_UNROLL
-          for (int i = 0; i < E::kPack; ++i) add_weight(e[i], sums);
+        if (weighted) load_weights<E>(s.weights, element, s.keep, Sum::weights, e, sums);
+        if (!moments) {
+          if (apart) load_weights<E>(s.weights_r, element, s.keep, Sum::weights_r, e, sums);
+          return;
         }
-        if (!moments) return;
         const auto uc = E::load(s.policy_c, element, s.keep), tc = E::load(s.target_c, element, s.keep);
         const auto ur = E::load(s.policy_r, element, s.keep), tr = E::load(s.target_r, element, s.keep);
         auto rc = uc, rr = ur;
         if (s.has_reference_c) rc = E::load(s.reference_c, element, s.pass);
         if (s.has_reference_r) rr = E::load(s.reference_r, element, s.pass);
         SDPO_UNROLL
-        for (int i = 0; i < E::kPack; ++i) {
+        for (int i = 0; i < E::kPack; ++i)
           add_weighted_moments(e[i], E::get(uc, i), E::get(rc, i), E::get(tc, i), s.has_reference_c, sums);
+        // In the registers of the others: a second pack would be one too many.
+        if (apart) load_weights<E>(s.weights_r, element, s.keep, Sum::weights_r, e, sums);
+        SDPO_UNROLL
+        for (int i = 0; i < E::kPack; ++i)
           add_weighted_moments(e[i], E::get(ur, i), E::get(rr, i), E::get(tr, i), s.has_reference_r,
                                sums + Sum::error_r);
-        }
         if (!cross) return;
         SDPO_UNROLL
         for (int i = 0; i < E::kPack; ++i)
@@ -238,14 +145,16 @@ SDPO_CUDA_HD void general_moments(const LossArguments& a, const MomentSources<E>
       },
       [&](int64_t i) {
         const S e = weighted ? load_any_one<S>(s.weights, i) : S(1);
-        if (weighted) add_weight(e, sums);
+        if (weighted) add_weight(e, Sum::weights, sums);
+        const S er = apart ? load_any_one<S>(s.weights_r, i) : e;
+        if (apart) add_weight(er, Sum::weights_r, sums);
         if (!moments) return;
         const S uc = E::load_one(s.policy_c, i), tc = E::load_one(s.target_c, i);
         const S ur = E::load_one(s.policy_r, i), tr = E::load_one(s.target_r, i);
         const S rc = s.has_reference_c ? E::load_one(s.reference_c, i) : uc,
                 rr = s.has_reference_r ? E::load_one(s.reference_r, i) : ur;
         add_weighted_moments(e, uc, rc, tc, s.has_reference_c, sums);
-        add_weighted_moments(e, ur, rr, tr, s.has_reference_r, sums + Sum::error_r);
+        add_weighted_moments(er, ur, rr, tr, s.has_reference_r, sums + Sum::error_r);
         if (cross) add_cross(e, uc, tc, ur, tr, sums);
       });
 }
@@ -273,8 +182,10 @@ SDPO_CUDA_HD void moments_of_tile(const LossArguments& a, const CacheHints& hint
   if constexpr (kPlain) {
     plain_moments<E>(a, s, tile, thread, vector, sums);
   } else {
-    s.weights = weights_of(a, row);
-    vector = vector && (s.weights.row == nullptr || aligned_pack<E::kPack>(s.weights));
+    s.weights = weights_source(a.element_weights, row);
+    s.weights_r = weights_source(a.rejected_element_weights, row);
+    vector = vector && (s.weights.row == nullptr || aligned_pack<E::kPack>(s.weights)) &&
+             (s.weights_r.row == nullptr || aligned_pack<E::kPack>(s.weights_r));
     general_moments<E>(a, s, tile, thread, vector, sums);
   }
 }
@@ -294,9 +205,10 @@ SDPO_CUDA_HD GradientSources<E> gradient_sources(const Branch& branch, int64_t r
 
 // Any branch: zeros for a removed row (nothing is read then), with or without drift, with or without element weights.
 template <class E, bool kPlain>
-SDPO_CUDA_HD void gradient_of_branch(const LossArguments& a, const CacheHints& hints, const Branch& branch, int64_t row,
+SDPO_CUDA_HD void gradient_of_branch(const LossArguments& a, const CacheHints& hints, bool of_rejected, int64_t row,
                                      int64_t tile, int thread, double wide_a, double wide_b) {
   using S = typename E::Compute;
+  const Branch& branch = of_rejected ? a.rejected : a.chosen;
   if (branch.gradient.data == nullptr) return;
   const GradientSources<E> s = gradient_sources<E>(branch, row);
   if (wide_a == 0 && wide_b == 0) {  // a NaN is not 0 and passes
@@ -311,7 +223,9 @@ SDPO_CUDA_HD void gradient_of_branch(const LossArguments& a, const CacheHints& h
   }
   const S ca = static_cast<S>(wide_a), cb = static_cast<S>(wide_b);
   const bool drift = wide_b != 0 && branch.reference.data != nullptr;
-  const AnySource weights = kPlain ? AnySource{nullptr, DType::float32} : weights_of(a, row);
+  const AnySource weights =
+      kPlain ? AnySource{nullptr, DType::float32}
+             : weights_source(of_rejected && a.weighted_apart ? a.rejected_element_weights : a.element_weights, row);
   const bool vector = E::aligned(s.policy) && E::aligned(s.target) && E::aligned(s.gradient) &&
                       (!drift || E::aligned(s.reference)) &&
                       (weights.row == nullptr || aligned_pack<E::kPack>(weights));
@@ -385,8 +299,8 @@ SDPO_CUDA_HD void gradient_of_tile(const LossArguments& a, const CacheHints& hin
   }
   SDPO_NO_UNROLL
   for (int branch = 0; branch < 2; ++branch) {
-    gradient_of_branch<E, kPlain>(a, hints, branch == 0 ? a.chosen : a.rejected, row, tile, thread,
-                                  branch == 0 ? x.a_chosen : x.a_rejected, branch == 0 ? x.b_chosen : x.b_rejected);
+    gradient_of_branch<E, kPlain>(a, hints, branch != 0, row, tile, thread, branch == 0 ? x.a_chosen : x.a_rejected,
+                                  branch == 0 ? x.b_chosen : x.b_rejected);
   }
 }
 

@@ -37,6 +37,7 @@ Napi::Value evaluate_async(const Napi::CallbackInfo& info) {
 Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("evaluate", Napi::Function::New<evaluate>(env, "evaluate"));
   exports.Set("reserve", Napi::Function::New<reserve>(env, "reserve"));
+  exports.Set("sharesMemory", SharedMemory::available(env));
   exports.Set("evaluateAsync", Napi::Function::New<evaluate_async>(env, "evaluateAsync"));
   export_elementwise(env, exports);
   export_memory(env, exports);

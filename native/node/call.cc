@@ -78,8 +78,8 @@ Problem read_problem(const Napi::CallbackInfo& info, double** failure) {
   problem.size = whole(env, header[Header::size]);
   problem.denominator = header[Header::denominator];
   problem.gradient_scale = header[Header::gradientScale];
-  problem.threads = thread_count(env, header[Header::threads]);
   problem.tensors = location(env, header[Header::device]);
+  problem.threads = thread_count(env, header[Header::threads], problem.tensors);
   problem.stream = address(info[kStream]);
   problem.options = read_options(env, header + HeaderPart::options);
 
@@ -113,6 +113,7 @@ Problem read_problem(const Napi::CallbackInfo& info, double** failure) {
   read(problem.rejected.target, Operand::targetRejected);
   read(problem.rejected.gradient, Operand::gradientRejected);
   read(problem.element_weights, Operand::elementWeights);
+  read(problem.rejected_element_weights, Operand::elementWeightsRejected);
   for (const Branch* branch : {&problem.chosen, &problem.rejected}) {
     const bool reads = (problem.passes & (Pass::moments | Pass::gradients)) != 0;
     if (reads && (branch->policy.data == nullptr || branch->target.data == nullptr)) {

@@ -13,7 +13,8 @@ namespace sdpo {
 // clang-format off
 #define SDPO_OPERANDS(X)                                                                    \
   X(policyChosen) X(referenceChosen) X(targetChosen) X(gradientChosen) X(policyRejected)    \
-  X(referenceRejected) X(targetRejected) X(gradientRejected) X(elementWeights)
+  X(referenceRejected) X(targetRejected) X(gradientRejected) X(elementWeights)              \
+  X(elementWeightsRejected)
 // clang-format on
 SDPO_FIELDS(Operand, SDPO_OPERANDS)
 

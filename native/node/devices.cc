@@ -4,6 +4,7 @@
 
 #include "../core/backends.h"
 #include "exports.h"
+#include "values.h"
 
 namespace sdpo {
 namespace {
@@ -36,7 +37,7 @@ Napi::Value devices(const Napi::CallbackInfo& info) {
   Napi::Object cpu = Napi::Object::New(env);
   cpu.Set("name", cpu_backend().name);
   cpu.Set("type", "cpu");
-  cpu.Set("threads", cpu_default_threads());
+  cpu.Set("threads", default_threads(env));
   cpu.Set("instructionSet", cpu_instruction_set());
   out.Set(uint32_t{0}, cpu);
   const DeviceBackend* const backend = cuda_devices();

@@ -31,7 +31,7 @@ Napi::Value combine(const Napi::CallbackInfo& info) {
   problem.x = {tensor(5, x_stride), x_stride, type};
   problem.y = {tensor(7, y_stride), y_stride, type};
   problem.out = {tensor(9, problem.size), problem.size, type};
-  problem.threads = thread_count(env, number(info[10]));
+  problem.threads = thread_count(env, number(info[10]), problem.location);
   check_device(env, problem.location, backend_for(problem.location.kind)->combine(problem));
   return env.Undefined();
 }
@@ -45,8 +45,8 @@ Napi::Value noise(const Napi::CallbackInfo& info) {
   problem.offset = static_cast<uint64_t>(number(info[2]));
   problem.dtype = dtype(env, number(info[4]));
   problem.words = info[5].As<Napi::Boolean>();
-  problem.threads = thread_count(env, number(info[6]));
   problem.location = location_of(info[7]);
+  problem.threads = thread_count(env, number(info[6]), problem.location);
   problem.stream = address(info[8]);
   if (problem.location.kind != Location::host) {
     problem.count = whole(info[9]);

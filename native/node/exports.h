@@ -9,6 +9,6 @@ void export_elementwise(Napi::Env env, Napi::Object exports);  // combine, noise
 void export_tables(Napi::Env env, Napi::Object exports);       // tables
 void export_devices(Napi::Env env, Napi::Object exports);      // devices, cuda
 void export_memory(Napi::Env env, Napi::Object exports);       // memory and streams of devices, their errors
-void export_results(Napi::Env env, Napi::Object exports);      // resultBuffer, resultPool
+void export_results(Napi::Env env, Napi::Object exports);      // takeResult, keepResult, …
 
 }  // namespace sdpo

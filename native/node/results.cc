@@ -1,136 +1,135 @@
-// Array buffers for results, over memory that is kept between calls (cpu/blocks.h) and comes back with the garbage
-// collector.
+// Memory of results that is kept between calls: the addon has a share in it (shared_memory.h), and once that is the only
+// one it is the next result's.
+#include <algorithm>
 #include <atomic>
+#include <map>
 #include <memory>
-#include <unordered_set>
 #include <vector>
 
-#include "../cpu/blocks.h"
 #include "exports.h"
+#include "shared_memory.h"
 #include "values.h"
 
 namespace sdpo {
 namespace {
 
-struct Lease;
+// Kept in all threads.
+std::atomic<size_t> total{0};
 
-// Array buffers of one environment whose finalizers have not run; touched on its thread only. Leases hold it as well,
-// since finalizers may run after the environment's data is gone.
-struct Leases {
-  std::unordered_set<Lease*> out;  // whose blocks have not come back
-  size_t unfinished = 0;           // finalizers that have not run
-  napi_ref canary = nullptr;       // a weak reference to garbage: alive as long as nothing was collected
+// Results of one size.
+struct Ring {
+  struct Kept {
+    Share memory;
+    bool used;  // since the last sweep
+  };
+  std::vector<Kept> kept;
+  size_t next = 0;  // the one whose last use is the longest ago
 };
 
-struct Lease {
-  std::shared_ptr<Leases> leases;
-  void* block;
-  size_t bytes;
-  napi_ref buffer;  // weak
+// Of one environment, on its thread. To drop a share is safe at any time: memory of a result that is still held is then
+// one that only V8 counts.
+class Results {
+ public:
+  ~Results() { clear(); }
+
+  // A buffer over memory that nobody else has a share in; null where none was found.
+  napi_value take(napi_env env, size_t bytes) {
+    const auto found = rings_.find(bytes);
+    if (found == rings_.end()) return nullptr;
+    Ring& ring = found->second;
+    // Buffers mostly go in the order in which they came, many with one garbage collection.
+    for (size_t looks = std::min(kLooks, ring.kept.size()); looks > 0; --looks) {
+      Ring::Kept& kept = ring.kept[ring.next];
+      ring.next = (ring.next + 1) % ring.kept.size();
+      if (kept.memory.use_count() != 1) continue;
+      // What the last of the others wrote, perhaps on another thread, comes before what is written from here on.
+      std::atomic_thread_fence(std::memory_order_acquire);
+      // A transfer to another length may have changed that of the memory itself.
+      if (SharedMemory::bytes(env, kept.memory) != bytes) continue;
+      kept.used = true;
+      return SharedMemory::buffer(env, kept.memory);
+    }
+    return nullptr;
+  }
+
+  // Takes a share in the memory of a new buffer, within the bound.
+  void keep(Share memory, size_t bytes, size_t bound) {
+    if (bytes > bound) return;
+    if (total + bytes > bound) forget_others(bytes);
+    Ring& ring = rings_[bytes];
+    const bool full = total + bytes > bound || ring.kept.size() >= std::max(kFewest, kEnough / bytes);
+    if (!full) {
+      ring.kept.insert(ring.kept.begin() + static_cast<std::ptrdiff_t>(ring.next), {std::move(memory), true});
+      ring.next = (ring.next + 1) % ring.kept.size();
+      total += bytes;
+    } else if (!ring.kept.empty()) {
+      // One that is held longer than the others takes longer still, as far as anybody knows.
+      ring.kept[ring.next] = {std::move(memory), true};
+      ring.next = (ring.next + 1) % ring.kept.size();
+    }
+  }
+
+  // Drops what no call came for since the last sweep; whether anything is left.
+  bool sweep() {
+    for (auto ring = rings_.begin(); ring != rings_.end();) {
+      auto& kept = ring->second.kept;
+      const auto rest = std::stable_partition(kept.begin(), kept.end(), [](const auto& k) { return k.used; });
+      total -= static_cast<size_t>(kept.end() - rest) * ring->first;
+      kept.erase(rest, kept.end());
+      for (auto& k : kept) k.used = false;
+      ring->second.next = 0;
+      ring = kept.empty() ? rings_.erase(ring) : std::next(ring);
+    }
+    return !rings_.empty();
+  }
+
+  void clear() {
+    for (const auto& [bytes, ring] : rings_) total -= ring.kept.size() * bytes;
+    rings_.clear();
+  }
+
+ private:
+  static constexpr size_t kLooks = 16;
+  // V8 collects after 32 MiB of new results, or after a few. What is kept beyond that would be used once in a round that
+  // it only makes longer.
+  static constexpr size_t kEnough = size_t{96} << 20, kFewest = 8;
+
+  void forget_others(size_t bytes) {
+    for (auto ring = rings_.begin(); ring != rings_.end();) {
+      if (ring->first != bytes) total -= ring->second.kept.size() * ring->first;
+      ring = ring->first == bytes ? std::next(ring) : rings_.erase(ring);
+    }
+  }
+
+  std::map<size_t, Ring> rings_;  // by bytes
 };
-
-// Finalizers run in turns of the event loop. What a loop without turns leaves for them is bounded: their number here, a
-// few hundred bytes each, and where blocks have to wait for them, the memory.
-constexpr size_t kMostUnfinished = 16384;
-constexpr size_t kMostWaiting = size_t{256} << 20;
-
-bool collected(napi_env env, napi_ref weak) {
-  napi_value value = nullptr;
-  return napi_get_reference_value(env, weak, &value) == napi_ok && value == nullptr;
-}
-
-void come_back(napi_env env, Lease* lease) noexcept {
-  if (lease->block == nullptr) return;
-  cpu::give_block(lease->block, lease->bytes);
-  lease->block = nullptr;
-  lease->leases->out.erase(lease);
-  napi_delete_reference(env, lease->buffer);
-}
-
-// Nothing can reach the memory any more; or the environment ends, and Node has detached the buffer.
-void finalize(napi_env env, void*, void* hint) noexcept {
-  auto* const lease = static_cast<Lease*>(hint);
-  --lease->leases->unfinished;
-  come_back(env, lease);
-  delete lease;
-}
-
-// A collection since the last look, told by one weak reference in place of all.
-bool was_collected(napi_env env, Leases* leases) {
-  if (leases->canary != nullptr) {
-    if (!collected(env, leases->canary)) return false;
-    napi_delete_reference(env, leases->canary);
-    leases->canary = nullptr;
-  }
-  napi_value garbage;
-  if (napi_create_object(env, &garbage) == napi_ok) napi_create_reference(env, garbage, 0, &leases->canary);
-  return true;
-}
-
-// The blocks of buffers that the collector has taken, before their finalizers run.
-void fetch(napi_env env, Leases* leases) {
-  if (leases->out.empty() || !was_collected(env, leases)) return;
-  std::vector<Lease*> gone;
-  for (Lease* lease : leases->out) {
-    if (collected(env, lease->buffer)) gone.push_back(lease);
-  }
-  for (Lease* lease : gone) come_back(env, lease);
-}
-
-size_t waiting_bytes(napi_env env, const Leases& leases) {
-  size_t bytes = 0;
-  for (const Lease* lease : leases.out) {
-    if (collected(env, lease->buffer)) bytes += lease->bytes;
-  }
-  return bytes;
-}
-
-// resultBuffer(bytes, movable): an array buffer, or undefined where there is none to be had. `movable`: the memory may
-// outlive its buffer, in another one (ArrayBuffer.prototype.transfer), so that the finalizer alone tells its end.
-Napi::Value result_buffer(const Napi::CallbackInfo& info, const std::shared_ptr<Leases>& leases) {
-  const Napi::Env env = info.Env();
-  const auto bytes = static_cast<size_t>(whole(info[0]));
-  static std::atomic<bool> allowed{true};
-  if (!allowed || bytes == 0 || leases->unfinished >= kMostUnfinished) return env.Undefined();
-  if (info[1].As<Napi::Boolean>()) {
-    // Looked at in full, as there are few: each is a megabyte at least.
-    if (waiting_bytes(env, *leases) > kMostWaiting) return env.Undefined();
-  } else {
-    fetch(env, leases.get());
-  }
-  void* const block = cpu::take_block(bytes);
-  if (block == nullptr) return env.Undefined();
-  auto lease = std::make_unique<Lease>(Lease{leases, block, bytes, nullptr});
-  napi_value buffer = nullptr;
-  const napi_status status = napi_create_external_arraybuffer(env, block, bytes, finalize, lease.get(), &buffer);
-  if (status != napi_ok) {
-    cpu::give_block(block, bytes);
-    if (status == napi_no_external_buffers_allowed) allowed = false;
-    return env.Undefined();
-  }
-  ++leases->unfinished;
-  Lease* const own = lease.release();  // the finalizer's from here on
-  if (napi_create_reference(env, buffer, 0, &own->buffer) != napi_ok) throw Napi::Error::New(env);
-  leases->out.insert(own);
-  return Napi::Value(env, buffer);
-}
-
-// resultPool(): [bytes in use, bytes idle, bound].
-Napi::Value result_pool(const Napi::CallbackInfo& info) {
-  const cpu::BlockUse use = cpu::block_use();
-  Napi::Array out = Napi::Array::New(info.Env());
-  for (const size_t bytes : {use.out, use.idle, use.bound}) out.Set(out.Length(), static_cast<double>(bytes));
-  return out;
-}
 
 }  // namespace
 
 void export_results(Napi::Env env, Napi::Object exports) {
-  const auto leases = std::make_shared<Leases>();
-  exports.Set("resultBuffer", Napi::Function::New(
-                                  env, [leases](const Napi::CallbackInfo& info) { return result_buffer(info, leases); },
-                                  "resultBuffer"));
-  exports.Set("resultPool", Napi::Function::New<result_pool>(env, "resultPool"));
+  const auto results = std::make_shared<Results>();
+  // Before the environment's allocator goes, which frees the memory.
+  env.AddCleanupHook([results] { results->clear(); });
+  const auto set = [&](const char* name, auto function) { exports.Set(name, Napi::Function::New(env, function, name)); };
+  // takeResult(bytes): an array buffer with whatever was written there before, or undefined.
+  set("takeResult", [results](const Napi::CallbackInfo& info) {
+    const napi_value buffer = results->take(info.Env(), static_cast<size_t>(whole(info[0])));
+    return buffer == nullptr ? info.Env().Undefined() : Napi::Value(info.Env(), buffer);
+  });
+  // keepResult(buffer, bound): keeps the memory of a new result for others, as long as all that is kept is within it.
+  set("keepResult", [results](const Napi::CallbackInfo& info) {
+    Share memory = SharedMemory::of(info.Env(), info[0]);
+    if (memory == nullptr) return;
+    const size_t bytes = SharedMemory::bytes(info.Env(), memory);
+    results->keep(std::move(memory), bytes, static_cast<size_t>(whole(info[1])));
+  });
+  // sweepResults(): as Results::sweep.
+  set("sweepResults",
+      [results](const Napi::CallbackInfo& info) { return Napi::Boolean::New(info.Env(), results->sweep()); });
+  // keptResults(): bytes that are kept, in all threads.
+  set("keptResults", [](const Napi::CallbackInfo& info) {
+    return Napi::Number::New(info.Env(), static_cast<double>(total.load()));
+  });
 }
 
 }  // namespace sdpo

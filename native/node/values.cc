@@ -21,6 +21,19 @@ int64_t whole(Napi::Env env, double number) {
   return static_cast<int64_t>(number);
 }
 
+int default_threads(Napi::Env env) {
+  const ThreadSetting& setting = cpu_default_threads();
+  if (setting.problem.empty()) return setting.count;
+  Napi::Error error = Napi::RangeError::New(env, setting.problem);
+  error.Set("code", "ERR_SDPO_INVALID_ARG_VALUE");
+  throw error;
+}
+
+int thread_count(Napi::Env env, double number, const Location& where) {
+  const int threads = static_cast<int>(whole(env, number) & 0xffff);
+  return threads == 0 && where.kind == Location::host ? default_threads(env) : threads;
+}
+
 int position(Napi::Env env, double number, size_t count) {
   if (!(number >= 0 && number < static_cast<double>(count))) fail(env, "an enumerator is out of range");
   return static_cast<int>(number);

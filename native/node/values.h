@@ -18,7 +18,11 @@ namespace sdpo {
 int64_t whole(Napi::Env env, double number);
 inline int64_t whole(const Napi::Value& value) { return whole(value.Env(), value.As<Napi::Number>().DoubleValue()); }
 
-inline int thread_count(Napi::Env env, double number) { return static_cast<int>(whole(env, number) & 0xffff); }
+// A number of threads, 0 for the default; throws where the call is on the host and SDPO_NUM_THREADS gives none.
+int thread_count(Napi::Env env, double number, const Location& where);
+
+// The default number of threads; throws a RangeError ERR_SDPO_INVALID_ARG_VALUE where SDPO_NUM_THREADS gives none.
+int default_threads(Napi::Env env);
 
 // A position in a list of `count` names.
 int position(Napi::Env env, double number, size_t count);

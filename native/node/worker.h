@@ -5,17 +5,22 @@
 #include <napi.h>
 
 #include "call.h"
+#include "shared_memory.h"
 
 namespace sdpo {
 
 // Life: constructed and queued on the main thread -> Execute on a pool thread -> OnOK or OnError on the main thread ->
-// deleted. The reference keeps every array of the call alive and in place until then.
+// deleted. The reference keeps every array of the call alive until then, and the shares its memory, whoever takes it
+// from the array meanwhile.
 class EvaluateWorker : public Napi::AsyncWorker {
  public:
   static Napi::Value start(const Napi::CallbackInfo& info, const Problem& problem, double* failure) {
     auto* worker = new EvaluateWorker(info.Env(), problem, failure);
     Napi::Array kept = Napi::Array::New(info.Env(), info.Length());
-    for (size_t i = 0; i < info.Length(); ++i) kept.Set(static_cast<uint32_t>(i), info[i]);
+    for (size_t i = 0; i < info.Length(); ++i) {
+      kept.Set(static_cast<uint32_t>(i), info[i]);
+      if (info[i].IsTypedArray()) worker->memory_.add(info.Env(), info[i]);
+    }
     worker->kept_ = Napi::Persistent(static_cast<Napi::Object>(kept));
     napi_value promise = nullptr;
     if (napi_create_promise(info.Env(), &worker->deferred_, &promise) != napi_ok) {
@@ -50,6 +55,7 @@ class EvaluateWorker : public Napi::AsyncWorker {
   double* const failure_out_;
   napi_deferred deferred_ = nullptr;
   Napi::ObjectReference kept_;
+  SharedMemory memory_;
   Status status_ = Status::ok;
   Failure failure_;
 };

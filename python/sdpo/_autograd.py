@@ -11,7 +11,7 @@ from ._errors import SdpoError
 from ._levels import HAS_CUSTOM_OPERATORS, transforming
 from ._native import COEFFICIENTS
 from ._numbers import OmegaTensor, RowNumbers
-from ._operands import TENSOR_FIELDS, Operands, empty_like, lay_out
+from ._operands import TENSOR_COUNT, Operands, empty_like, lay_out
 from ._tables import METRIC, ROW_OUTPUT
 
 Gradient = Tuple[Optional[torch.Tensor], Optional[torch.Tensor]]
@@ -49,7 +49,7 @@ class Call:
 
 
 def laid_out(operands: Operands) -> Operands:
-    tensors, row_strides = lay_out(operands[:7])
+    tensors, row_strides = lay_out(operands.tensors)
     return Operands(*tensors, operands.layout, row_strides)  # type: ignore[arg-type]
 
 
@@ -115,7 +115,7 @@ class _Loss(torch.autograd.Function):
         if not call.keep_reference:
             operands = operands._replace(reference_chosen=None, reference_rejected=None)
         # Kept as saved tensors, so that a change in place before backward is noticed.
-        ctx.save_for_backward(*operands[:7])
+        ctx.save_for_backward(*operands.tensors)
         ctx.call = call
         ctx.layout = operands.layout
         call.operands = call.numbers = None  # type: ignore[assignment]
@@ -159,10 +159,10 @@ def evaluate(call: Call, fuse: bool) -> torch.Tensor:
 
 _TENSORS = (
     "Tensor policy_chosen, Tensor? policy_rejected, Tensor target_chosen, Tensor? target_rejected, "
-    "Tensor? reference_chosen, Tensor? reference_rejected, Tensor? element_weights"
+    "Tensor? reference_chosen, Tensor? reference_rejected, Tensor? element_weights, Tensor? element_weights_rejected"
 )
 _BACKENDS = (_native, _torch)
-assert len(_TENSORS.split(",")) == len(TENSOR_FIELDS)
+assert len(_TENSORS.split(",")) == TENSOR_COUNT
 
 
 def traced(call: Call) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -177,7 +177,7 @@ def operator_arguments(call: Call) -> Tuple[Any, ...]:
     lists = torch.stack([numbers.lists[field].to(torch.float64) for field in fields]) if fields else None
     table = None if numbers.table is None else numbers.table.on(call.operands.device)
     return (
-        *call.operands[:7], lists, table, fields, list(numbers.values), list(call.options),
+        *call.operands.tensors, lists, table, fields, list(numbers.values), list(call.options),
         call.operands.layout, call.denominator, call.threads, call.per_row, call.keep_reference, call.backend is _torch,
     )  # fmt: skip
 
@@ -222,11 +222,12 @@ def _gradients_fake(*arguments: Any) -> Any:
 
 
 def _setup(ctx: Any, inputs: Any, output: Any) -> None:
-    operands = Operands(*inputs[:7], inputs[12], None)
-    if not inputs[16]:
+    *tensors, lists, table, fields, values, options, layout, denominator, threads, per_row, keep_reference, plain = inputs
+    operands = Operands(*tensors, layout, None)
+    if not keep_reference:
         operands = operands._replace(reference_chosen=None, reference_rejected=None)
-    ctx.save_for_backward(output[1], *operands[:7])
-    ctx.layout, ctx.threads, ctx.plain = inputs[12], inputs[14], inputs[17]
+    ctx.save_for_backward(output[1], *operands.tensors)
+    ctx.layout, ctx.threads, ctx.plain, ctx.inputs = layout, threads, plain, len(inputs)
     ctx.mark_non_differentiable(output[1], output[2])
 
 
@@ -235,7 +236,7 @@ def _backward(ctx: Any, grad_output: torch.Tensor, *_: Any) -> Any:
     wanted = [bool(needed) and tensor is not None for needed, tensor in zip(ctx.needs_input_grad[:2], tensors)]
     run = _TransformableGradients.apply if transforming() or not HAS_CUSTOM_OPERATORS else torch.ops.sdpo.gradients
     found = run(*tensors, row_outputs, grad_output, ctx.layout, *wanted, ctx.threads, ctx.plain)
-    return (*(gradient if each else None for gradient, each in zip(found, wanted)), *(None,) * 16)
+    return (*(gradient if each else None for gradient, each in zip(found, wanted)), *(None,) * (ctx.inputs - 2))
 
 
 def _refuse_vmap(*_: Any, **__: Any) -> NoReturn:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Mapping, NamedTuple, Tuple
+from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple
 
 import torch
 
@@ -41,9 +41,9 @@ def read_branches(chosen: Any, rejected: Any, element_weights: Any, options: Any
             if tensor.shape != first.shape or tensor.device != first.device:
                 _fail_unlike(f"{branch}.{field}", tensor, first, "chosen.policy")
             tensors.append(tensor)
-    weights = None if element_weights is None else _read_element_weights(element_weights, first)
+    weights = _read_element_weights(element_weights, first)
     c, r = fields
-    operands = Operands(c["policy"], r["policy"], c["target"], r["target"], c.get("reference"), r.get("reference"), weights, "branches", None)
+    operands = Operands(c["policy"], r["policy"], c["target"], r["target"], c.get("reference"), r.get("reference"), *weights, "branches", None)
     errors = {f"reference_error_{branch}": given.get("reference_error") for branch, given in zip(BRANCHES, fields)}
     return Batch(operands, errors, "chosen.policy", traced, _reference_is_wider(operands))
 
@@ -66,8 +66,8 @@ def read_stacked(given: Mapping[str, Any], layout: Any, element_weights: Any, op
             _fail_unlike(field, tensor, policy, "policy")
     if policy.shape[0] % 2 != 0:
         fail_length("policy", "of an even number of rows, chosen and rejected", policy)
-    weights = None if element_weights is None else _read_element_weights(element_weights, half(policy, "halves", 0))
-    operands = Operands(policy, None, given["target"], None, given["reference"], None, weights, layout, None)
+    weights = _read_element_weights(element_weights, half(policy, "halves", 0))
+    operands = Operands(policy, None, given["target"], None, given["reference"], None, *weights, layout, None)
     errors = _stacked_errors(given["reference_error"], layout, policy.shape[0])
     return Batch(operands, errors, "policy", traced, _reference_is_wider(operands))
 
@@ -154,19 +154,46 @@ def _fail_unlike(name: str, tensor: torch.Tensor, first: torch.Tensor, other: st
     fail_value(name, f"on {first.device} as {other}", f"a tensor on {tensor.device}")
 
 
-def _read_element_weights(value: Any, policy: Any) -> torch.Tensor:
-    check_plain("element_weights", value)
+def _read_element_weights(value: Any, policy: Any) -> Tuple[Optional[torch.Tensor], Optional[torch.Tensor]]:
+    """Of both branches, or of chosen and those of rejected."""
+    if value is None:
+        return None, None
+    if not isinstance(value, (tuple, list, Mapping)):
+        return _read_weights("element_weights", value, policy), None
+    if isinstance(value, Mapping):
+        given = check_fields("element_weights", value, BRANCHES)
+        value = tuple(given.get(branch) for branch in BRANCHES)
+    if len(value) != 2:
+        fail_length("element_weights", "a tensor, (chosen, rejected), or a mapping with these fields", value)
+    first, other = value
+    if first is other and first is not None:
+        return _read_weights("element_weights", first, policy), None
+    return _read_weights("element_weights.chosen", first, policy), _read_weights("element_weights.rejected", other, policy)
+
+
+def refuse_cross(operands: Operands, asker: str) -> None:
+    """The mean of d_c d_r pairs the elements of both branches, so it has one weighting or none."""
+    if operands.weighted_apart:
+        raise SdpoRangeError(
+            "ERR_SDPO_INVALID_OPTION",
+            f"Expected element_weights to be one weighting of both branches where {asker} is given, since the mean of d_c d_r that it needs pairs their "
+            "elements, received weights of each branch",
+        )
+
+
+def _read_weights(argument: str, value: Any, policy: Any) -> torch.Tensor:
+    check_plain(argument, value)
     if value.dtype in (torch.bool, torch.uint8):
         value = value.to(torch.float32)
     if value.dtype not in DTYPES:
-        fail_type("element_weights", "of a float dtype, or a boolean or uint8 mask", value)
+        fail_type(argument, "of a float dtype, or a boolean or uint8 mask", value)
     if value.device != policy.device:
-        fail_value("element_weights", f"on {policy.device} as the policy", f"a tensor on {value.device}")
+        fail_value(argument, f"on {policy.device} as the policy", f"a tensor on {value.device}")
     if value.dim() == policy.dim() - 1:
         value = value.unsqueeze(0)
     fits = value.dim() == policy.dim() and all(mine in (1, theirs) for mine, theirs in zip(value.shape, policy.shape))
     if not fits:
-        fail_length("element_weights", f"of shape {list(policy.shape)} or {list(policy.shape[1:])}, with 1 for an axis that shares its weights", value)
+        fail_length(argument, f"of shape {list(policy.shape)} or {list(policy.shape[1:])}, with 1 for an axis that shares its weights", value)
     return value.detach().expand(value.shape[0], *policy.shape[1:])
 
 
@@ -176,5 +203,5 @@ def _reference_is_wider(operands: Operands) -> bool:
     references = (operands.reference_chosen, operands.reference_rejected)
     if not any(reference is not None and reference.dtype == double for reference in references):
         return False
-    others = (*operands[:4], operands.element_weights)
+    others = (*operands[:4], operands.element_weights, operands.element_weights_rejected)
     return not any(tensor is not None and tensor.dtype == double for tensor in others)

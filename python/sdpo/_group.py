@@ -32,7 +32,7 @@ class SpreadCall(Call):
         # A rank that throws before the exchange would leave the others waiting in it. So a bad value travels, and all ranks throw together.
         quiet = tuple(_PROPAGATE if i == _NON_FINITE else value for i, value in enumerate(self.options))
         local = self.backend.moments(operands, self.numbers, quiet, self.threads, self.options[_SAFEGUARD] >= 0)
-        self.row_outputs = combine_packed(_gather(pack(moments_of(local, True)), self.group))
+        self.row_outputs = combine_packed(_gather(pack(moments_of(local, True, operands.weighted_apart)), self.group))
         self.metrics = self.backend.objective(self.row_outputs, self.numbers, quiet if is_throwing(self.options) else self.options, self.denominator)
         if is_throwing(self.options):
             throw_non_finite(self.row_outputs, operands, self.numbers)
@@ -54,7 +54,7 @@ class _SpreadLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: SpreadCall, *policies: torch.Tensor) -> torch.Tensor:
         loss = call.evaluate(False)
-        ctx.save_for_backward(*call.operands[:7])
+        ctx.save_for_backward(*call.operands.tensors)
         ctx.call = call
         return loss
 

@@ -94,6 +94,11 @@ class TransitionRule(NamedTuple):
     eta: float
 
 
+def _finite(product: float, other: float) -> float:
+    """A product, or the same of other factors where it is infinity times 0 with these: the noise level of a first step may be as small as numbers get."""
+    return other if math.isnan(product) else product
+
+
 def transition_weight(signal_previous: float, sigma_previous: float, sigma: float, gap: float, rule: TransitionRule, derivative: float) -> float:
     """omega of a transition, with gap = 1-rho²; lib/schedule/levels.ts has the formulas."""
     # Tested before any arithmetic: the products below would be infinity * 0 for these.
@@ -101,11 +106,11 @@ def transition_weight(signal_previous: float, sigma_previous: float, sigma: floa
         return math.inf
     ratio = signal_previous / sigma_previous
     if rule.variance == "fresh":
-        return ratio * ratio * derivative * derivative / 2
+        return _finite(ratio * ratio * derivative * derivative, (ratio * derivative) ** 2) / 2
     if rule.variance == "forward":
         forward = signal_previous * derivative / sigma
         return forward * forward * gap / 2
-    scale = ratio * ratio * gap * derivative * derivative
+    scale = _finite(ratio * ratio * gap * derivative * derivative, (ratio * derivative) ** 2 * gap)
     if rule.eta == 1:
         return scale / 2
     squared = rule.eta * rule.eta

@@ -74,6 +74,7 @@ class Problem(ctypes.Structure):
         ("cross", c_int32),
         ("reserved", c_int32),
         ("stream", c_void_p),
+        *_flat("rejected_element_weights", Tensor),
     ]
 
 

@@ -9,13 +9,12 @@ from typing import Any, List, Optional, Tuple
 
 import torch
 
-from . import _library
+from . import _library, _threads
 from ._failures import is_throwing, throw_non_finite
 from ._levels import compiling, to_device
 from ._numbers import RowNumbers
 from ._operands import Operands, elements_per_row, empty_like, lay_out
 from ._tables import LISTS, METRIC, ROW_OUTPUT
-from ._threads import default_threads
 from ._validate import fail_length, fail_type
 
 DTYPES = {getattr(torch, name): index for index, name in enumerate(LISTS["dtypes"])}
@@ -42,7 +41,7 @@ def _on(device: torch.device) -> Any:
 
 
 def _thread_count(threads: int, device: torch.device) -> int:
-    return 0 if device.type == "cuda" else threads or default_threads()
+    return 0 if device.type == "cuda" else threads or _threads.default_threads()
 
 
 # ---- A tensor as the library reads it
@@ -115,7 +114,7 @@ def _run(
     device = row_outputs.device
     where = (_CUDA, device.index or 0) if device.type == "cuda" else (_HOST, 0)
     if operands is None:
-        size, views, weights = 0, (_ABSENT,) * 8, _ABSENT
+        size, views, weights, rejected_weights = 0, (_ABSENT,) * 8, _ABSENT, _ABSENT
     else:
         size, layout = operands.size, operands.layout
         policy = _branch_views(operands.policy_chosen, operands.policy_rejected, layout, rows)
@@ -123,7 +122,7 @@ def _run(
         target = _branch_views(operands.target_chosen, operands.target_rejected, layout, rows)
         grads = _branch_views(gradient[0], gradient[1], layout, rows)
         views = (policy[0], reference[0], target[0], grads[0], policy[1], reference[1], target[1], grads[1])
-        weights = _view(operands.element_weights, rows)
+        weights, rejected_weights = _view(operands.element_weights, rows), _view(operands.element_weights_rejected, rows)
     columns, table, count = None, None, 0
     if numbers is not None:
         columns = _columns(numbers)[0] if numbers.lists else _constant_columns(numbers.values)
@@ -135,11 +134,11 @@ def _run(
         *views[0], *views[1], *views[2], *views[3], *views[4], *views[5], *views[6], *views[7], *weights,
         *where, *where,
         None if columns is None else ctypes.addressof(columns), 0 if columns is None else len(columns),
-        0 if where[0] == _CUDA else threads or _default_threads(),
+        0 if where[0] == _CUDA else threads or _threads.within(_thread_limit()),
         table, count,
         row_outputs.data_ptr(), None if metrics is None else metrics.data_ptr(),
         None if native is None else ctypes.addressof(native),
-        denominator, 1.0, cross, 0, _stream(device),
+        denominator, 1.0, cross, 0, _stream(device), *rejected_weights,
     )  # fmt: skip
     if function == "sdpo_reserve":
         with _on(device):
@@ -151,7 +150,7 @@ def _run(
         _library.run(function, problem)
 
 
-_default_threads = functools.lru_cache(maxsize=None)(default_threads)
+_thread_limit = functools.lru_cache(maxsize=None)(_threads.limit)
 
 
 def evaluate(

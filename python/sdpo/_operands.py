@@ -14,7 +14,7 @@ class Operands(NamedTuple):
     """Tensors of one shape on one device whose rows are contiguous in one order of elements.
 
     layout "branches": [rows, …] each. "halves" and "interleaved": [2 rows, …] in the fields of chosen, those of rejected are None.
-    reference None: its error is a number per row. element_weights [rows or 1, …].
+    reference None: its error is a number per row. element_weights [rows or 1, …], of both branches where element_weights_rejected is None.
     """
 
     policy_chosen: torch.Tensor
@@ -24,6 +24,7 @@ class Operands(NamedTuple):
     reference_chosen: Optional[torch.Tensor]
     reference_rejected: Optional[torch.Tensor]
     element_weights: Optional[torch.Tensor]
+    element_weights_rejected: Optional[torch.Tensor]
     layout: str
     row_strides: Optional[Tuple[int, ...]]  # of the dimensions behind the first, where memory order is not index order
 
@@ -39,8 +40,20 @@ class Operands(NamedTuple):
     def device(self) -> torch.device:
         return self.policy_chosen.device
 
+    @property
+    def tensors(self) -> Tuple[Optional[torch.Tensor], ...]:
+        return self[:TENSOR_COUNT]
 
-TENSOR_FIELDS = Operands._fields[:7]
+    @property
+    def weighted_apart(self) -> bool:
+        """Whether each branch has element weights of its own."""
+        return self.element_weights_rejected is not None
+
+    def weights_of(self, branch: str) -> Optional[torch.Tensor]:
+        return self.element_weights_rejected if branch == "rejected" and self.weighted_apart else self.element_weights
+
+
+TENSOR_COUNT = Operands._fields.index("layout")
 
 
 def elements_per_row(tensor: torch.Tensor) -> int:

@@ -36,8 +36,16 @@ def _compute_dtype(operands: Operands) -> torch.dtype:
     return torch.float64 if double else torch.float32
 
 
-def _element_weights(operands: Operands, dtype: torch.dtype) -> Optional[torch.Tensor]:
-    return None if operands.element_weights is None else operands.element_weights.to(dtype)
+def _element_weights(operands: Operands, branch: str, dtype: torch.dtype) -> Optional[torch.Tensor]:
+    weights = operands.weights_of(branch)
+    return None if weights is None else weights.to(dtype)
+
+
+def _elements(operands: Operands, weights: Optional[torch.Tensor], like: torch.Tensor) -> Rows:
+    """D, or the sum of the element weights, of every row."""
+    if weights is None:
+        return torch.full((operands.rows,), float(operands.size), dtype=like.dtype, device=like.device)
+    return weights.reshape(weights.shape[0], -1).sum(1, dtype=like.dtype).expand(operands.rows)
 
 
 def _errors(branch: Dict[str, Any], dtype: torch.dtype) -> Tuple[torch.Tensor, Optional[torch.Tensor]]:
@@ -51,13 +59,8 @@ def moments(operands: Operands, numbers: RowNumbers, options: Tuple[float, ...],
     """Row outputs with the moments and the elements of the tensors given; all other fields are 0."""
     dtype, device, rows = _compute_dtype(operands), operands.device, operands.rows
     out = torch.zeros((len(ROW_OUTPUT), rows), dtype=row_dtype(device), device=device)
-    weights = _element_weights(operands, dtype)
-    if weights is None:
-        elements = torch.full((rows,), float(operands.size), dtype=out.dtype, device=device)
-    else:
-        elements = weights.reshape(weights.shape[0], -1).sum(1, dtype=out.dtype).expand(rows)
 
-    def mean(values: torch.Tensor) -> Rows:
+    def mean(values: torch.Tensor, weights: Optional[torch.Tensor], elements: Rows) -> Rows:
         if weights is not None:  # an element of weight 0 counts for nothing, whatever its value
             values = torch.where(weights != 0, values * weights, torch.zeros_like(values))
         total = values.reshape(rows, operands.size).sum(1, dtype=out.dtype)
@@ -67,18 +70,20 @@ def moments(operands: Operands, numbers: RowNumbers, options: Tuple[float, ...],
     for name, branch in zip(BRANCHES, branches_of(operands)):
         d, h = _errors(branch, dtype)
         errors.append(d)
-        m = mean(d * d)
+        weights = _element_weights(operands, name, dtype)
+        over = weights, _elements(operands, weights, out)
+        m = mean(d * d, *over)
         if h is None:
             delta = m - _column(numbers, f"reference_error_{name}", rows, out)
             q = torch.full_like(m, float("nan"))
         else:
             # Not a difference of two means: m and r agree to many digits early in training.
-            delta, q = mean(h * (2 * d - h)), mean(h * h)
-        for field, value in (("error", m), ("delta", delta), ("reference_error", m - delta), ("drift", q)):
+            delta, q = mean(h * (2 * d - h), *over), mean(h * h, *over)
+        for field, value in (("error", m), ("delta", delta), ("reference_error", m - delta), ("drift", q), ("element_sum", over[1])):
             out[ROW_OUTPUT[f"{field}_{name}"]] = value
-    x = mean(errors[0] * errors[1]) if cross or decode(options).safeguard >= 0 else torch.full((rows,), float("nan"), dtype=out.dtype, device=device)
-    out[ROW_OUTPUT["cross"]] = x
-    out[ROW_OUTPUT["element_sum"]] = elements
+    # Asked for with one weighting only, which is then that of the last branch too.
+    wants_cross = cross or decode(options).safeguard >= 0
+    out[ROW_OUTPUT["cross"]] = mean(errors[0] * errors[1], *over) if wants_cross else float("nan")
     finite = torch.ones((rows,), dtype=torch.bool, device=device)
     for name, branch in zip(BRANCHES, branches_of(operands)):
         for field in ("error", "delta", *(() if branch["reference"] is None else ("drift",))):
@@ -91,10 +96,12 @@ def moments(operands: Operands, numbers: RowNumbers, options: Tuple[float, ...],
 
 def _bad_element_weights(operands: Operands) -> torch.Tensor:
     """Per row, whether its weights are negative, not finite or without a positive sum."""
-    assert operands.element_weights is not None
-    weights = operands.element_weights.reshape(operands.element_weights.shape[0], -1).double()
-    bad = ~torch.isfinite(weights).all(1) | (weights < 0).any(1) | ~(weights.sum(1) > 0)
-    return bad.expand(operands.rows)
+    bad = torch.zeros((operands.rows,), dtype=torch.bool, device=operands.device)
+    for given in (operands.element_weights, operands.element_weights_rejected):
+        if given is not None:
+            weights = given.reshape(given.shape[0], -1).double()
+            bad = bad | ~torch.isfinite(weights).all(1) | (weights < 0).any(1) | ~(weights.sum(1) > 0)
+    return bad
 
 
 def _column(numbers: RowNumbers, name: str, rows: int, like: torch.Tensor) -> Rows:
@@ -284,8 +291,10 @@ def objective(
     names = [f"{field}_{branch}" for branch in BRANCHES for field in ("error", "delta", "drift")]
     with torch.enable_grad(), _differentiating():
         leaves = [out[ROW_OUTPUT[name]].detach().clone().requires_grad_() for name in names]
-        size = out[ROW_OUTPUT["element_sum"]].detach().clone()
-        c, r = _branch(o, numbers, "chosen", *leaves[:3], size), _branch(o, numbers, "rejected", *leaves[3:], size)
+        c, r = (
+            _branch(o, numbers, name, *moments_of_branch, out[ROW_OUTPUT[f"element_sum_{name}"]].detach().clone())
+            for name, moments_of_branch in zip(BRANCHES, (leaves[:3], leaves[3:]))
+        )
         terms = OBJECTIVES[o.objective](o, c, r, _column(numbers, "margin", rows, out))
         partials = _partials(terms.loss, leaves)
     kept, unreadable = _kept(o, numbers, c, r, traits["weights"] > 0)
@@ -436,10 +445,6 @@ def evaluate(
 def gradients(operands: Operands, row_outputs: torch.Tensor, threads: int, gradient: Tuple[Optional[torch.Tensor], Optional[torch.Tensor]]) -> None:
     """The gradient of these elements, by the coefficients and the elements per row in `row_outputs`."""
     dtype = _compute_dtype(operands)
-    weights = _element_weights(operands, dtype)
-    size = row_outputs[ROW_OUTPUT["element_sum"]]
-    if weights is None:
-        size = torch.where(size > 0, size, torch.full_like(size, float(operands.size)))
     outs: Tuple[Any, Any] = gradient
     if operands.layout != "branches":
         outs = (half(gradient[0], operands.layout, 0), half(gradient[0], operands.layout, 1))
@@ -448,6 +453,9 @@ def gradients(operands: Operands, row_outputs: torch.Tensor, threads: int, gradi
         if out is None:
             continue
         d, h = _errors(branch, dtype)
+        weights = _element_weights(operands, name, dtype)
+        size = row_outputs[ROW_OUTPUT[f"element_sum_{name}"]]
+        size = torch.where(size > 0, size, _elements(operands, weights, size))
         a, b = (row_outputs[ROW_OUTPUT[f"{letter}_{name}"]] for letter in "ab")
         scaled = [(2 * value / size).to(dtype).reshape(per_row) for value in (a, b)]
         value = scaled[0] * d

@@ -9,7 +9,7 @@ import torch
 from . import _autograd, _native
 from ._autograd import Call
 from ._backends import backend_for, check_backend
-from ._batch import Batch, read_branches, read_stacked
+from ._batch import Batch, read_branches, read_stacked, refuse_cross
 from ._group import SpreadCall, evaluate_spread
 from ._levels import tracing
 from ._numbers import Reader, read_numbers, write_omegas
@@ -23,6 +23,7 @@ from .schedule import NoiseSchedule
 Numbers = Union[float, torch.Tensor, Sequence[float]]
 PerBranch = Union[Numbers, Mapping[str, Numbers]]
 BranchInput = Union[Tuple[torch.Tensor, Optional[torch.Tensor], torch.Tensor], Mapping[str, Any]]
+ElementWeights = Union[torch.Tensor, Tuple[torch.Tensor, torch.Tensor], Mapping[str, torch.Tensor]]
 Range = Union[float, Tuple[float, float]]
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -42,7 +43,8 @@ class PreferenceLoss:
         label_smoothing (0), sft_weight (0), sft_scope ("all"), kl_weight (0), kl_scope ("all"), safeguard (off), safeguard_scope ("pair"),
         dmpo_alpha (0.01), mapo_scale (0.5), mapo_steps (T of the schedule, or 1000), linear_floor (0.01).
     non_finite: "throw", "skip" or "propagate"; default "throw" on the CPU and "propagate" elsewhere, where looking would synchronise.
-    threads: of a call on the CPU; default SDPO_NUM_THREADS, else the cores of the host divided by the ranks on it. Results do not depend on it.
+    threads: of a call on the CPU; default SDPO_NUM_THREADS, else the processors that this process may use divided by the ranks on the host, and no
+        more than torch.get_num_threads(). Results do not depend on it.
     backend: "native" (libsdpo), or "torch" (the same mathematics in plain PyTorch); default native where the library serves the device of the
         tensors, else torch with one warning.
     """
@@ -117,7 +119,7 @@ class PreferenceLoss:
         margins: Optional[Numbers] = None,
         keep: Optional[Numbers] = None,
         row_weights: Optional[Numbers] = None,
-        element_weights: Optional[torch.Tensor] = None,
+        element_weights: Optional[ElementWeights] = None,
         transition: Optional[Mapping[str, Any]] = None,
         weight_noise: Optional[Mapping[str, Numbers]] = None,
         denominator: Optional[float] = None,
@@ -138,7 +140,8 @@ class PreferenceLoss:
         beta_scale: a factor >= 0 on beta per row, or {"chosen": …, "rejected": …}. margins: subtracted from the logit. keep: 0 or False removes a row.
         row_weights: weight >= 0 of each row in the loss, anchors included.
         element_weights: weights e >= 0 of the elements, or a boolean or uint8 mask; [rows, …] or one row […], axes of size 1 stand for all of the axis:
-            m = sum e d² / sum e.
+            m = sum e d² / sum e. For both branches alike; as (chosen, rejected) or {"chosen": …, "rejected": …} each branch has means and gradient by its
+            own, and a safeguard, whose mean pairs the elements of both, is refused.
         transition: {"omega": …, "offset_chosen": …, "offset_rejected": …}, the caller's own transitions in place of the schedule's.
         weight_noise: {"chosen": …, "rejected": …}, one standard normal per row, for the sampled weight.
         denominator: what the sum over rows is divided by; default the number of rows. For gradient accumulation, and for ranks with
@@ -185,7 +188,7 @@ class PreferenceLoss:
         target: Optional[torch.Tensor] = None,
         reference_error: Optional[Numbers] = None,
         layout: Optional[str] = None,
-        element_weights: Optional[torch.Tensor] = None,
+        element_weights: Optional[ElementWeights] = None,
         **numbers: Any,
     ) -> None:
         """Makes room for a call of these arguments, and its backward, on the current stream of their device, and puts tables there.
@@ -198,6 +201,8 @@ class PreferenceLoss:
         stacked = {"policy": policy, "reference": reference, "target": target, "reference_error": reference_error}
         batch = self._read(chosen, rejected, stacked, layout, element_weights)
         operands = _autograd.laid_out(_detached(batch.operands))
+        if self.options.safeguard is not None:
+            refuse_cross(operands, "safeguard")
         on_host = operands.device.type == "cpu"
         given = read_numbers(self, Reader(operands.rows, operands.device, on_host), {**numbers, **batch.reference_errors}, operands.layout)
         if backend_for(operands.device, self.backend) is _native:
@@ -221,6 +226,8 @@ class PreferenceLoss:
 
     def _evaluate(self, batch: Batch, given: Mapping[str, Any], denominator: float, per_row: bool, group: Any) -> PreferenceOutput:
         operands = batch.operands
+        if self.options.safeguard is not None:
+            refuse_cross(operands, "safeguard")
         device = operands.device
         traced = tracing() or batch.traced
         on_host = device.type == "cpu" and not traced
@@ -255,7 +262,7 @@ class PreferenceLoss:
         *,
         chosen: BranchInput,
         rejected: BranchInput,
-        element_weights: Optional[torch.Tensor] = None,
+        element_weights: Optional[ElementWeights] = None,
         cross: Optional[bool] = None,
     ) -> Moments:
         """The moments of these elements of every row: a part of the rows, or all of them. No timesteps and no schedule are needed.
@@ -265,10 +272,12 @@ class PreferenceLoss:
         batch = read_branches(chosen, rejected, element_weights, self.options)
         operands = _autograd.laid_out(_detached(batch.operands))
         numbers = read_numbers(self, Reader(operands.rows, operands.device, operands.device.type == "cpu"), batch.reference_errors, "branches", complete=False)
-        cross = self.options.safeguard is not None if cross is None else cross
+        asker, cross = ("safeguard", self.options.safeguard is not None) if cross is None else ("cross", cross)
+        if cross:
+            refuse_cross(operands, asker)
         backend = backend_for(operands.device, self.backend)
         row_outputs = backend.moments(operands, numbers, self._encoded[operands.device.type == "cpu"], self._threads, cross)
-        return moments_of(row_outputs, cross)
+        return moments_of(row_outputs, cross, operands.weighted_apart)
 
     def objective(
         self,
@@ -291,7 +300,7 @@ class PreferenceLoss:
         if denominator is not None:
             check_above("denominator", denominator, 0)
         elif rows == 0:
-            fail_length("moments", "of at least one row", moments.elements)
+            fail_length("moments", "of at least one row", moments.chosen["error"])
         numbers = read_numbers(self, Reader(rows, device, device.type == "cpu"), given, "branches")
         if numbers.late is not None:
             write_omegas(numbers, self.options.schedule, Reader(rows, device, device.type == "cpu"), numbers.late)
@@ -305,12 +314,12 @@ class PreferenceLoss:
         chosen: BranchInput,
         rejected: BranchInput,
         coefficients: Coefficients,
-        elements: Optional[Numbers] = None,
-        element_weights: Optional[torch.Tensor] = None,
+        elements: Optional[PerBranch] = None,
+        element_weights: Optional[ElementWeights] = None,
     ) -> Dict[str, torch.Tensor]:
         """{"chosen": …, "rejected": …}: d loss / d policy of these elements, from the coefficients of `objective`.
 
-        elements: how many elements (or what sum of element weights) the whole of each row has; default: these are all.
+        elements: how many elements (or what sum of element weights) the whole of each row has, as `Moments.elements`; default: these are all.
         """
         batch = read_branches(chosen, rejected, element_weights, self.options)
         operands = _autograd.laid_out(_detached(batch.operands))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Dict, Mapping, Optional, Sequence
+from typing import Any, Mapping, Optional, Sequence, Union
 
 import torch
 
@@ -11,11 +11,12 @@ from ._errors import SdpoRangeError
 from ._native import COEFFICIENTS
 from ._operands import Operands
 from ._tables import LISTS, ROW_OUTPUT, snake
-from ._validate import fail_length, fail_type, fail_value
+from ._validate import check_fields, fail_length, fail_type, fail_value
 
 BRANCHES = ("chosen", "rejected")
 FIELDS = ("error", "delta", "drift")
 Coefficients = Mapping[str, torch.Tensor]
+Elements = Union[torch.Tensor, Mapping[str, torch.Tensor]]
 COEFFICIENT_NAMES = tuple(snake(name) for name in LISTS["rowOutputs"][COEFFICIENTS])
 
 
@@ -24,18 +25,33 @@ class Moments:
     """Means over the elements of every row, float64 [rows] each.
 
     chosen, rejected: {"error": m, "delta": δ = m - r accumulated without cancellation, "drift": q, NaN with a reference_error}.
-    cross: x = mean d_c d_r, where it was asked for. elements: D, or the sum of the element weights.
+    cross: x = mean d_c d_r, where it was asked for. elements: D, or the sum of the element weights; {"chosen": …, "rejected": …} where each branch has
+    weights of its own.
     """
 
     chosen: Mapping[str, torch.Tensor]
     rejected: Mapping[str, torch.Tensor]
-    elements: torch.Tensor
+    elements: Elements
     cross: Optional[torch.Tensor] = None
 
+    @property
+    def rows(self) -> int:
+        return self.chosen["error"].shape[0]
 
-def moments_of(row_outputs: torch.Tensor, cross: bool) -> Moments:
+    @property
+    def weighted_apart(self) -> bool:
+        """Whether each branch has elements of its own."""
+        return isinstance(self.elements, Mapping)
+
+
+def moments_of(row_outputs: torch.Tensor, cross: bool, apart: bool) -> Moments:
     branches = [{field: row_outputs[ROW_OUTPUT[f"{field}_{branch}"]] for field in FIELDS} for branch in BRANCHES]
-    return Moments(*branches, row_outputs[ROW_OUTPUT["element_sum"]], row_outputs[ROW_OUTPUT["cross"]] if cross else None)
+    sums = {branch: row_outputs[ROW_OUTPUT[f"element_sum_{branch}"]] for branch in BRANCHES}
+    return Moments(*branches, sums if apart else sums["chosen"], row_outputs[ROW_OUTPUT["cross"]] if cross else None)
+
+
+def _elements_of(elements: Elements, branch: str) -> torch.Tensor:
+    return elements[branch] if isinstance(elements, Mapping) else elements
 
 
 def combine_moments(parts: Sequence[Moments]) -> Moments:
@@ -48,35 +64,43 @@ def combine_moments(parts: Sequence[Moments]) -> Moments:
     for i, part in enumerate(parts):
         if not isinstance(part, Moments):
             fail_type(f"parts[{i}]", "moments, as PreferenceLoss.moments gives them", part)
-        if part.elements.shape != parts[0].elements.shape:
-            fail_length(f"parts[{i}]", f"of {parts[0].elements.shape[0]} rows, as parts[0]", part.elements)
+        if part.rows != parts[0].rows:
+            fail_length(f"parts[{i}]", f"of {parts[0].rows} rows, as parts[0]", part.chosen["error"])
         if (part.cross is None) != (parts[0].cross is None):
             fail_value("parts", "all with cross, or all without", f"parts[{i}] {'without' if part.cross is None else 'with'}")
+    apart = any(part.weighted_apart for part in parts)
+    if apart and parts[0].cross is not None:
+        fail_value("parts", "without cross where elements are those of each branch, since it pairs their elements", "parts with cross")
     stacked = torch.stack([pack(part) for part in parts])
-    return moments_of(combine_packed(stacked), parts[0].cross is not None)
+    return moments_of(combine_packed(stacked), parts[0].cross is not None, apart)
 
 
-_PACKED = (*(f"{field}_{branch}" for branch in BRANCHES for field in FIELDS), "cross", "element_sum")
+_SUMS = tuple(f"element_sum_{branch}" for branch in BRANCHES)
+# Every mean and the elements it is over. Where the mean over pairs of elements is known there is one weighting.
+_MEANS = {**{f"{field}_{branch}": f"element_sum_{branch}" for branch in BRANCHES for field in FIELDS}, "cross": _SUMS[0]}
+_PACKED = (*_MEANS, *_SUMS)
 
 
 def pack(moments: Moments) -> torch.Tensor:
     """[fields, rows], for one collective."""
-    cross = torch.zeros_like(moments.elements) if moments.cross is None else moments.cross
-    return torch.stack([*(getattr(moments, branch)[field] for branch in BRANCHES for field in FIELDS), cross, moments.elements])
+    means = [getattr(moments, branch)[field] for branch in BRANCHES for field in FIELDS]
+    cross = torch.zeros_like(means[0]) if moments.cross is None else moments.cross
+    return torch.stack([*means, cross, *(_elements_of(moments.elements, branch) for branch in BRANCHES)])
 
 
 def combine_packed(parts: torch.Tensor) -> torch.Tensor:
     """Row outputs with the joint moments, from the packed moments of parts [parts, fields, rows]."""
-    elements = torch.zeros_like(parts[0, -1])
-    for part in parts:
-        elements = elements + part[-1]
     out = torch.zeros((len(ROW_OUTPUT), parts.shape[2]), dtype=parts.dtype, device=parts.device)
-    for i, name in enumerate(_PACKED[:-1]):
-        total = torch.zeros_like(elements)
+    at = {name: i for i, name in enumerate(_PACKED)}
+    for name in _SUMS:
         for part in parts:
-            total = torch.where(part[-1] > 0, total + part[-1] * part[i], total)
-        out[ROW_OUTPUT[name]] = total / elements
-    out[ROW_OUTPUT["element_sum"]] = elements
+            out[ROW_OUTPUT[name]] += part[at[name]]
+    for name, over in _MEANS.items():
+        total = torch.zeros_like(parts[0, 0])
+        for part in parts:
+            elements = part[at[over]]
+            total = torch.where(elements > 0, total + elements * part[at[name]], total)
+        out[ROW_OUTPUT[name]] = total / out[ROW_OUTPUT[over]]
     for branch in BRANCHES:
         out[ROW_OUTPUT[f"reference_error_{branch}"]] = out[ROW_OUTPUT[f"error_{branch}"]] - out[ROW_OUTPUT[f"delta_{branch}"]]
     return out
@@ -86,6 +110,12 @@ def read_moments(moments: Any, options: Any) -> torch.Tensor:
     """Row outputs with the moments where the objective reads them."""
     if not isinstance(moments, Moments):
         fail_type("moments", "moments, as PreferenceLoss.moments and combine_moments give them", moments)
+    if options.safeguard is not None and moments.weighted_apart:
+        raise SdpoRangeError(
+            "ERR_SDPO_INVALID_OPTION",
+            "Expected moments.elements to be one tensor for both branches where safeguard is given, since the mean of d_c d_r that it needs pairs their "
+            "elements, received those of each branch",
+        )
     if options.safeguard is not None and moments.cross is None:
         raise SdpoRangeError(
             "ERR_SDPO_INVALID_OPTION",
@@ -94,9 +124,10 @@ def read_moments(moments: Any, options: Any) -> torch.Tensor:
     out = combine_packed(pack(moments).unsqueeze(0))
     if out.device.type != "cpu":
         return out
-    if not bool((moments.elements > 0).all()):
-        fail_value("moments.elements", "above 0 in every row", moments.elements.min().item())
     for branch in BRANCHES:
+        elements = _elements_of(moments.elements, branch)
+        if not bool((elements > 0).all()):
+            fail_value("moments.elements", "above 0 in every row", elements.min().item())
         if options.needs_drift is not None and bool(torch.isnan(getattr(moments, branch)["drift"]).any()):
             raise SdpoRangeError(
                 "ERR_SDPO_INVALID_OPTION",
@@ -111,15 +142,25 @@ def check_coefficients(coefficients: Any, elements: Any, operands: Operands) -> 
     if not isinstance(coefficients, Mapping):
         fail_type("coefficients", "the coefficients of an output", coefficients)
     out = torch.zeros((len(ROW_OUTPUT), operands.rows), dtype=torch.float64, device=operands.device)
-    given: Dict[str, Any] = {f"coefficients['{name}']": coefficients.get(name) for name in COEFFICIENT_NAMES}
-    if elements is not None:
-        given["elements"] = torch.as_tensor(elements, dtype=torch.float64, device=operands.device)
-    for (argument, value), field in zip(given.items(), (*COEFFICIENT_NAMES, "element_sum")):
+    for name in COEFFICIENT_NAMES:
+        argument, value = f"coefficients['{name}']", coefficients.get(name)
         if not isinstance(value, torch.Tensor):
             fail_type(argument, "a tensor [rows]", value)
-        if value.shape != (operands.rows,) and not (argument == "elements" and value.dim() == 0):
+        if value.shape != (operands.rows,):
             fail_length(argument, f"of length {operands.rows}, one per row", value)
-        out[ROW_OUTPUT[field]] = value
+        out[ROW_OUTPUT[name]] = value
+    if elements is None:
+        return out
+    apart = isinstance(elements, Mapping)
+    each = check_fields("elements", elements, BRANCHES) if apart else dict.fromkeys(BRANCHES, elements)
+    for branch in BRANCHES:
+        argument, given = f"elements['{branch}']" if apart else "elements", each.get(branch)
+        if given is None:
+            fail_type(argument, "a number or numbers per row", given)
+        value = torch.as_tensor(given, dtype=torch.float64, device=operands.device)
+        if value.shape not in ((), (operands.rows,)):
+            fail_length(argument, f"of length {operands.rows}, one per row", value)
+        out[ROW_OUTPUT[f"element_sum_{branch}"]] = value
     return out
 
 

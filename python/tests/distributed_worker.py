@@ -100,14 +100,15 @@ def check_spread(backend):
     weights = sdpo.noise(9, 0, torch.empty(16, dtype=torch.float64)).abs()
     for name, options in SPREAD.items():
         loss_fn = sdpo.PreferenceLoss(schedule=schedule, backend=backend, **options)
-        for element_weights in (None, weights):
+        apart = {"chosen": weights, "rejected": weights.flip(0) + 0.5}
+        for element_weights in (None, weights) if loss_fn.options.safeguard is not None else (None, weights, apart):
             data = {key: value.clone() for key, value in batch().items()}
             policies = [data[key].requires_grad_() for key in ("x_chosen", "x_rejected")]
             given = dict(timesteps=timesteps, beta_scale=[1.1, 1, 1, 1, 0.9, 1])
 
             def call(part, **more):
                 c, r = ([data[f"{key}_{side}"][:, part] for key in ("x", "ref", "t")] for side in ("chosen", "rejected"))
-                cut = None if element_weights is None else element_weights[part]
+                cut = None if element_weights is None else element_weights[part] if element_weights is weights else {k: w[part] for k, w in apart.items()}
                 return loss_fn(chosen=tuple(c), rejected=tuple(r), element_weights=cut, **given, **more)
 
             whole = call(slice(0, 16))

@@ -52,9 +52,12 @@ class Agreement(unittest.TestCase):
         numbers = {"keep": [1, 1, 0, 1], "row_weights": [1.0, 0.5, 1.0, 2.0]}
         elements = sdpo.noise(5, 0, torch.empty(3, 4, 2, dtype=torch.float64)).abs()
         elements[0] = 0
+        apart = {"chosen": elements, "rejected": elements.flip(0) + 0.5}
         seen = 0
-        for objective, variant, weights in itertools.product(LISTS["objectives"], VARIANTS, (None, elements)):
+        for objective, variant, weights in itertools.product(LISTS["objectives"], VARIANTS, (None, elements, apart)):
             options = used_by(objective, variant)
+            if weights is apart:
+                options = {name: value for name, value in options.items() if not name.startswith("safeguard")}
             if len(options) < len(variant):
                 options.pop("weight_gradient", None)
             given = dict(numbers, timesteps=timesteps, element_weights=weights)
@@ -112,11 +115,26 @@ class Agreement(unittest.TestCase):
         chosen, rejected, _ = support.batch(shape=(3,))
         for backend in support.BACKENDS:
             for weights in ([1.0, -1.0, 1.0], [0.0, 0.0, 0.0], [float("nan"), 1.0, 1.0]):
-                with self.assertRaisesRegex(sdpo.SdpoError, "element_weights to be finite.* row 0") as caught:
-                    sdpo.PreferenceLoss("diffusion-dpo", beta=1.0, backend=backend)(
-                        chosen=chosen, rejected=rejected, element_weights=torch.tensor(weights, dtype=torch.float64)
-                    )
-                self.assertEqual(caught.exception.code, "ERR_SDPO_ELEMENT_WEIGHTS")
+                bad = torch.tensor(weights, dtype=torch.float64)
+                for given in (bad, (torch.ones_like(bad), bad), (bad, torch.ones_like(bad))):
+                    with self.assertRaisesRegex(sdpo.SdpoError, "element_weights to be finite.* row 0") as caught:
+                        sdpo.PreferenceLoss("diffusion-dpo", beta=1.0, backend=backend)(chosen=chosen, rejected=rejected, element_weights=given)
+                    self.assertEqual(caught.exception.code, "ERR_SDPO_ELEMENT_WEIGHTS")
+
+    def test_gradients_alone_divide_by_the_weights_given(self):
+        chosen, rejected, _ = support.batch(shape=(6,))
+        weights = {"chosen": torch.arange(6.0), "rejected": torch.tensor([2.0, 0.0, 1.0, 1.0, 0.0, 3.0])}
+        plain = lambda branch: tuple(tensor.detach() for tensor in branch)
+        for given in (weights, weights["chosen"]):
+            found = []
+            for backend in support.BACKENDS:
+                loss_fn = sdpo.PreferenceLoss("diffusion-dpo", beta=5.0, backend=backend)
+                out, expected = self.evaluate(loss_fn, chosen, rejected, element_weights=given)
+                found.append(loss_fn.gradients(chosen=plain(chosen), rejected=plain(rejected), coefficients=out.coefficients, element_weights=given))
+                for branch, whole in zip(("chosen", "rejected"), expected):
+                    self.assertTrue(torch.allclose(3 * found[-1][branch], whole, rtol=1e-12))
+            for branch in ("chosen", "rejected"):
+                self.assertTrue(torch.allclose(found[0][branch], found[1][branch], rtol=1e-12))
 
 
 class Choice(unittest.TestCase):

@@ -145,6 +145,63 @@ class Numbers(unittest.TestCase):
         per_row = self.call(loss_fn, element_weights=frames)
         self.assertTrue(torch.allclose(per_row.loss, self.call(loss_fn, element_weights=frames.expand(4, 3, 8, 8).contiguous()).loss))
 
+    def test_element_weights_of_each_branch(self):
+        generator = torch.Generator().manual_seed(3)
+        weights = [torch.rand(shape, dtype=torch.float64, generator=generator) for shape in ((4, 3, 8, 8), (1, 8, 8))]
+        both = dict(zip(("chosen", "rejected"), weights))
+        for backend in support.BACKENDS:
+            loss_fn = sdpo.PreferenceLoss("sdpo", support.flat_schedule(), 50.0, kl_weight=0.1, backend=backend)
+            call = lambda **given: loss_fn(chosen=self.chosen, rejected=self.rejected, timesteps=self.timesteps, **given)
+            out = call(element_weights=both)
+            ones = [call(element_weights=each) for each in weights]
+            for name, values in out.rows.items():
+                for branch, alone in zip(both, ones):
+                    if name.endswith(branch):
+                        self.assertTrue(torch.equal(values, alone.rows[name]), name)
+            # The passes of each weighting by itself, put together.
+            parts = [loss_fn.moments(chosen=self.chosen, rejected=self.rejected, element_weights=each) for each in weights]
+            moments = loss_fn.moments(chosen=self.chosen, rejected=self.rejected, element_weights=tuple(weights))
+            self.assertTrue(torch.equal(moments.rejected["error"], parts[1].rejected["error"]))
+            for branch, part in zip(both, parts):
+                self.assertTrue(torch.equal(moments.elements[branch], part.elements))
+            again = loss_fn.objective(sdpo.combine_moments([moments]), timesteps=self.timesteps)
+            self.assertTrue(torch.allclose(again.loss, out.loss.detach(), rtol=1e-12))
+            grads = support.gradients(out.loss, self.chosen[0], self.rejected[0])
+            for branch, each, expected in zip(both, weights, grads):
+                found = loss_fn.gradients(chosen=self.chosen, rejected=self.rejected, coefficients=again.coefficients, element_weights=each)
+                self.assertTrue(torch.allclose(found[branch], expected, rtol=1e-12, atol=1e-16))
+            for layout in ("halves", "interleaved"):
+                stacked = stack(self.chosen, self.rejected, layout)
+                self.assertTrue(torch.equal(loss_fn(**stacked, timesteps=self.timesteps, element_weights=both).loss, out.loss))
+            # One tensor under both names is one weighting.
+            guarded = sdpo.PreferenceLoss("sdpo", support.flat_schedule(), 50.0, safeguard=0.5, backend=backend)
+            same = [guarded(chosen=self.chosen, rejected=self.rejected, timesteps=self.timesteps, element_weights=w) for w in (weights[0], (weights[0],) * 2)]
+            self.assertTrue(torch.equal(same[0].loss, same[1].loss))
+
+    def test_element_weights_of_each_branch_are_refused_where_elements_are_paired(self):
+        both = {"chosen": torch.ones(3, 8, 8), "rejected": torch.full((3, 8, 8), 2.0)}
+        branches = {"chosen": self.chosen, "rejected": self.rejected}
+        plain = sdpo.PreferenceLoss("diffusion-dpo", beta=5.0)
+        guarded = sdpo.PreferenceLoss("diffusion-dpo", beta=5.0, safeguard=0.5)
+        for name, call in {
+            "safeguard": lambda: guarded(**branches, element_weights=both),
+            "safeguard is": lambda: guarded.moments(**branches, element_weights=both),
+            "where safeguard is given, since": lambda: guarded.reserve(**branches, element_weights=both),
+            "cross": lambda: plain.moments(**branches, element_weights=both, cross=True),
+            "moments.elements to be one tensor": lambda: guarded.objective(plain.moments(**branches, element_weights=both)),
+        }.items():
+            with self.assertRaisesRegex(sdpo.SdpoError, name) as caught:
+                call()
+            self.assertEqual(caught.exception.code, "ERR_SDPO_INVALID_OPTION")
+        for given, message in (
+            ({"chosen": both["chosen"]}, r"element_weights.rejected to be a tensor"),
+            ({**both, "both": 1}, "element_weights"),
+            ((both["chosen"],) * 3, r"\(chosen, rejected\)"),
+            ((both["chosen"], torch.ones(5)), r"element_weights.rejected to be of shape"),
+        ):
+            with self.assertRaisesRegex(sdpo.SdpoError, message):
+                plain(**branches, element_weights=given)
+
 
 class Reductions(unittest.TestCase):
     def test_none_sum_and_mean(self):
@@ -216,7 +273,7 @@ class Gradients(unittest.TestCase):
         # Views of a stacked batch are read in place, and a stacked policy gets one gradient.
         chosen, rejected, _ = support.batch()
         batch = stack(chosen, rejected, "halves")
-        operands = _autograd.laid_out(_native.Operands(batch["policy"], None, batch["target"], None, batch["reference"], None, None, "halves", None))
+        operands = _autograd.laid_out(_native.Operands(batch["policy"], None, batch["target"], None, batch["reference"], None, None, None, "halves", None))
         self.assertEqual(operands.policy_chosen.data_ptr(), batch["policy"].data_ptr())
         views = _native._branch_views(operands.policy_chosen, None, "halves", 4)
         self.assertEqual(views[1][0] - views[0][0], 4 * 3 * 8 * 8 * 8)
@@ -226,18 +283,21 @@ class Parts(unittest.TestCase):
     def test_parts_of_any_kind(self):
         chosen, rejected, timesteps = support.batch(shape=(24,))
         weights = sdpo.noise(3, 0, torch.empty(4, 24, dtype=torch.float64)).abs()
-        for backend, safeguard in itertools.product(support.BACKENDS, (None, 0.5)):
+        other = {"chosen": weights, "rejected": 1.5 - weights.clamp(max=1)}
+        for backend, (safeguard, given) in itertools.product(support.BACKENDS, ((None, weights), (0.5, weights), (None, other))):
+            apart = given is other
             loss_fn = sdpo.PreferenceLoss("sdpo", support.flat_schedule(), 50.0, safeguard=safeguard, safeguard_scope="batch", backend=backend)
-            whole = loss_fn(chosen=chosen, rejected=rejected, timesteps=timesteps, element_weights=weights)
+            whole = loss_fn(chosen=chosen, rejected=rejected, timesteps=timesteps, element_weights=given)
             expected = support.gradients(whole.loss, chosen[0], rejected[0])
             pieces = [slice(0, 5), slice(5, 6), slice(6, 24)]
             part = lambda piece: {
                 "chosen": tuple(t.detach()[:, piece] for t in chosen),
                 "rejected": tuple(t.detach()[:, piece] for t in rejected),
-                "element_weights": weights[:, piece],
+                "element_weights": {branch: each[:, piece] for branch, each in given.items()} if apart else given[:, piece],
             }
             moments = sdpo.combine_moments([loss_fn.moments(**part(piece)) for piece in pieces])
-            self.assertTrue(torch.allclose(moments.elements, weights.sum(1), rtol=1e-14))
+            sums = moments.elements["rejected"] if apart else moments.elements
+            self.assertTrue(torch.allclose(sums, (given["rejected"] if apart else given).sum(1), rtol=1e-14))
             out = loss_fn.objective(moments, timesteps=timesteps)
             self.assertTrue(torch.allclose(out.loss, whole.loss.detach(), rtol=1e-12))
             for piece in pieces:

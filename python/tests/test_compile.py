@@ -74,11 +74,11 @@ class Compile(unittest.TestCase):
                 arguments = operator_arguments(loss_fn, **batch, timesteps=timesteps)
                 torch.library.opcheck(torch.ops.sdpo.objective.default, arguments)
                 loss, row_outputs, _ = torch.ops.sdpo.objective(*arguments)
-                tensors = [None if t is None else t.detach() for t in arguments[:7]]
+                tensors = [None if t is None else t.detach() for t in arguments[:8]]
                 two = arguments[1] is not None
                 torch.library.opcheck(
                     torch.ops.sdpo.gradients.default,
-                    (*tensors, row_outputs.detach(), torch.ones_like(loss.detach()), arguments[12], True, two, 0, arguments[17]),
+                    (*tensors, row_outputs.detach(), torch.ones_like(loss.detach()), arguments[13], True, two, 0, arguments[18]),
                 )
         x = [sdpo.noise(i, 0, torch.empty(2, 3, 4)) for i in range(2)]
         a = torch.tensor([0.5, 2.0], dtype=torch.float64)

@@ -93,7 +93,7 @@ class Loading(unittest.TestCase):
         # The same finding that the CPU backend makes by itself, here from the results alone.
         chosen, rejected, timesteps = support.batch()
         rejected[1][3, 1, 0, 0] = float("inf")
-        tensors = (chosen[0], rejected[0], chosen[2], rejected[2], chosen[1], rejected[1], None)
+        tensors = (chosen[0], rejected[0], chosen[2], rejected[2], chosen[1], rejected[1], None, None)
         operands = _operands.Operands(*(None if tensor is None else tensor.detach() for tensor in tensors), "branches", None)
         out = sdpo.PreferenceLoss("diffusion-dpo", support.flat_schedule(), 1.0, non_finite="propagate")(chosen=chosen, rejected=rejected, timesteps=timesteps)
         row_outputs = torch.zeros(len(_tables.ROW_OUTPUT), 4, dtype=torch.float64)
@@ -109,18 +109,44 @@ class Threads(unittest.TestCase):
         cores = _library.library().sdpo_default_threads()
         unset = dict.fromkeys(("SDPO_NUM_THREADS", *_threads._LOCAL_WORLD_SIZE), "")
         count = lambda **env: unittest.mock.patch.dict(os.environ, {**unset, **env})
-        for environment, expected in (
-            ({}, cores),
-            ({"LOCAL_WORLD_SIZE": "2"}, max(1, cores // 2)),
-            ({"LOCAL_WORLD_SIZE": "1000"}, 1),
-            ({"OMPI_COMM_WORLD_LOCAL_SIZE": str(cores)}, 1),
-            ({"SLURM_NTASKS_PER_NODE": "2(x3)"}, cores),
-            ({"LOCAL_WORLD_SIZE": "2", "SDPO_NUM_THREADS": str(cores)}, cores),
+        for environment, of_torch, expected in (
+            ({}, cores + 1, cores),
+            ({}, 1, 1),
+            ({"LOCAL_WORLD_SIZE": "2"}, cores, max(1, cores // 2)),
+            ({"LOCAL_WORLD_SIZE": "1000"}, cores, 1),
+            ({"OMPI_COMM_WORLD_LOCAL_SIZE": str(cores)}, cores, 1),
+            ({"SLURM_NTASKS_PER_NODE": "2(x3)"}, cores, cores),
+            ({"LOCAL_WORLD_SIZE": "2", "SDPO_NUM_THREADS": str(cores)}, 1, cores),
         ):
-            with count(**environment):
-                self.assertEqual(sdpo.default_threads(), expected, environment)
+            with count(**environment), unittest.mock.patch("torch.get_num_threads", lambda: of_torch):
+                self.assertEqual(sdpo.default_threads(), expected, (environment, of_torch))
         fresh = support.run_python("import sdpo; print(sdpo.default_threads())", env={"SDPO_NUM_THREADS": "5", "LOCAL_WORLD_SIZE": "2"})
         self.assertEqual(fresh.stdout.strip(), "5", fresh.stderr)
+
+    def test_calls_take_no_more_threads_than_pytorch(self):
+        seen = []
+        run = _library.run
+        with unittest.mock.patch("sdpo._library.run", lambda function, problem: (seen.append(problem.threads), run(function, problem))):
+            for of_torch in (1, 2):
+                with unittest.mock.patch("torch.get_num_threads", lambda: of_torch):
+                    tensors = [sdpo.noise(i, 0, torch.empty(2, 8)) for i in range(6)]
+                    loss = sdpo.PreferenceLoss("diffusion-dpo", support.flat_schedule(), 1.0)
+                    loss(chosen=tensors[0:3], rejected=tensors[3:6], timesteps=torch.zeros(2))
+        self.assertEqual(seen[0], 1)
+        self.assertLessEqual(seen[-1], 2)
+
+    def test_a_garbled_number_of_threads_is_an_error(self):
+        program = """
+import sdpo
+try:
+    sdpo.default_threads()
+except ValueError as error:
+    print(error.code, error)
+"""
+        for text in ("one", "0", "2 "):
+            found = support.run_python(program, env={"SDPO_NUM_THREADS": text})
+            expected = "Expected the environment variable SDPO_NUM_THREADS to be an integer from 1 to 4096, or not to be set"
+            self.assertEqual(found.stdout.strip(), f'ERR_SDPO_INVALID_ARG_VALUE {expected}, received "{text}"', found.stderr)
 
     def test_the_same_bits_for_any_number(self):
         tensors = [sdpo.noise(i, 0, torch.empty(3, 100001)) for i in range(6)]

@@ -84,7 +84,7 @@ export interface BestOfBudget extends BestSetting {
 }
 
 export function familyOf({ arms }: Pick<StudyConfig, 'arms'>, arm: string): string {
-  return arms[arm].family ?? arm;
+  return arms[arm]!.family ?? arm;
 }
 
 /** The family that the questions compare with most often. */
@@ -95,7 +95,7 @@ export function baselineFamily(config: StudyConfig): string {
     counts.set(family, (counts.get(family) ?? 0) + 1);
   }
   const [first] = [...counts].sort(([, a], [, b]) => b - a);
-  return first?.[0] ?? familyOf(config, Object.keys(config.arms)[0]);
+  return first?.[0] ?? familyOf(config, Object.keys(config.arms)[0]!);
 }
 
 /**
@@ -184,7 +184,7 @@ export function acrossSources(results: StudyResults): {
     cells.reduce((sum, cell) => sum + meanInterval(choosingValues(cell, metric, 'final')).mean, 0);
   const ranked = complete.map((setting) => ({ ...setting, score: score(setting) })).sort((a, b) => b.score - a.score);
   const settings = ranked.map(({ arm, beta, condition, cells }): SettingAcross => {
-    const differences = cells.map((cell, i) => pairedDifferences(cell, ranked[0].cells[i], metric, 'final'));
+    const differences = cells.map((cell, i) => pairedDifferences(cell, ranked[0]!.cells[i], metric, 'final'));
     const at = (moment: Moment) => meanOverCells(cells.map((cell) => valuesByReplicate(cell, metric, moment)));
     return { arm, beta, condition, final: at('final'), peak: at('peak'), difference: pairedDifference(differences) };
   });

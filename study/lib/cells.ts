@@ -66,7 +66,7 @@ function keyOf(source: string, beta: number, arm: string, condition: string): st
 
 function compare(a: readonly (number | string)[], b: readonly (number | string)[]): number {
   const at = a.findIndex((part, i) => part !== b[i]);
-  return at < 0 ? 0 : a[at] < b[at] ? -1 : 1;
+  return at < 0 ? 0 : a[at]! < b[at]! ? -1 : 1;
 }
 
 function measuresAt(run: StudyRun, moment: Moment): Measures {
@@ -79,15 +79,17 @@ export function valuesOf(cell: Cell, metric: string, moment: Moment): number[] {
 }
 
 export function valuesByReplicate(cell: Cell, metric: string, moment: Moment): Map<string, number> {
-  return new Map(Array.from(cell.runs, ([replicate, run]) => [replicate, measuresAt(run, moment)[metric]]));
+  return new Map(Array.from(cell.runs, ([replicate, run]) => [replicate, measuresAt(run, moment)[metric]!]));
 }
 
 /** The same on the sample set that choices are made on. */
 export function choosingValues(cell: Cell, metric: string, moment: Moment): number[] {
   return [...cell.runs.values()].map(({ trajectory }) => {
-    const values = trajectory.map(({ metrics }) => metrics[metric]);
+    const values = trajectory.map(({ metrics }) => metrics[metric]!);
     // The base itself, step 0, is no result of a run.
-    return moment === 'final' ? values[values.length - 1] : Math.max(...(values.length > 1 ? values.slice(1) : values));
+    return moment === 'final'
+      ? values[values.length - 1]!
+      : Math.max(...(values.length > 1 ? values.slice(1) : values));
   });
 }
 
@@ -102,7 +104,7 @@ export function pairedDifferences(
   for (const [replicate, run] of arm?.runs ?? []) {
     const other = baseline?.runs.get(replicate);
     if (other === undefined) continue;
-    differences.set(replicate, measuresAt(run, moment)[metric] - measuresAt(other, moment)[metric]);
+    differences.set(replicate, measuresAt(run, moment)[metric]! - measuresAt(other, moment)[metric]!);
   }
   return differences;
 }

@@ -18,9 +18,9 @@ export interface Focus {
 }
 
 export function focusOf({ config, runs }: Pick<StudyResults, 'config' | 'runs'>): Focus {
-  const [headline] = config.groups;
+  const headline = config.groups[0]!;
   const plain = runs.filter((run) => conditionText(extraSettings(config, run.cell)) === '');
-  const beta = mostFrequent(plain.map(({ cell }) => cell.beta)) ?? headline.betas[0];
+  const beta = mostFrequent(plain.map(({ cell }) => cell.beta)) ?? headline.betas[0]!;
   const present = new Set(plain.filter(({ cell }) => cell.beta === beta).map(({ cell }) => cell.source));
   const declared = [...new Set(config.groups.flatMap((group) => group.sources))];
   const [seed] = [...new Set(plain.map(({ cell }) => cell.seed))].sort((a, b) => a - b);
@@ -46,5 +46,5 @@ function mostFrequent(values: readonly number[]): number | undefined {
 
 /** How the arms are called in tables and plots. */
 export function titleOf({ arms }: Pick<StudyConfig, 'arms'>, arm: string, condition = ''): string {
-  return condition === '' ? arms[arm].title : `${arms[arm].title} (${condition})`;
+  return condition === '' ? arms[arm]!.title : `${arms[arm]!.title} (${condition})`;
 }

@@ -1,4 +1,8 @@
-/** `sdpo-study`: declares, runs and reports studies of many runs. */
+/**
+ * `sdpo-study`: declares, runs and reports studies of many runs.
+ *
+ * @module sdpo-study
+ */
 
 export {
   type Answer,

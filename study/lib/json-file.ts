@@ -34,6 +34,6 @@ export function readJsonFile<T>(path: string, what: string, schema: Schema): T {
   if (problem !== undefined) throw configError(`Expected ${file} to be ${SOUND_JSON}, received ${problem}`);
   const check = ajv.compile<T>(schema);
   if (check(value)) return value;
-  const [{ instancePath, message }] = check.errors!;
+  const { instancePath, message } = check.errors![0]!;
   throw configError(`Expected ${file} to hold ${what}: ${printable(instancePath) || 'it'} ${message}`);
 }

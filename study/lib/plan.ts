@@ -170,7 +170,7 @@ export function makeCell(
   { arm, source, beta, seed }: Pick<StudyCell, 'arm' | 'source' | 'beta' | 'seed'>,
   extra: Settings,
 ): StudyCell {
-  const { loss, settings } = config.arms[arm];
+  const { loss, settings } = config.arms[arm]!;
   const cell = { arm, source, beta, seed, loss, settings: { ...settings, ...extra } };
   const parts = Object.entries(extraSettings(config, cell)).map(([name, value]) => `${name}-${fileSafe(value)}`);
   return { id: [source, `beta${beta}`, arm, `seed${seed}`, ...parts].join('_'), ...cell };
@@ -181,7 +181,7 @@ export function extraSettings(
   { arms }: Pick<StudyConfig, 'arms'>,
   { arm, settings }: Pick<StudyCell, 'arm' | 'settings'>,
 ): Settings {
-  const own = arms[arm].settings ?? {};
+  const own = arms[arm]!.settings ?? {};
   const extra = Object.entries(settings).filter(([name, value]) => own[name] !== value);
   return Object.fromEntries(extra.sort(([a], [b]) => (a < b ? -1 : 1)));
 }
@@ -215,7 +215,7 @@ const FIELDS = ['group', 'source', 'beta', 'arm', 'seed'] as const;
 export function selectCells(planned: readonly PlannedCell[], only: readonly string[]): StudyCell[] {
   const conditions = only.map((text) => {
     const [, name, list] = /^(\w+)=(.*)$/.exec(text) ?? [];
-    if (name === undefined) return ({ cell }: PlannedCell) => cell.id.includes(text);
+    if (name === undefined || list === undefined) return ({ cell }: PlannedCell) => cell.id.includes(text);
     const field = FIELDS.find((known) => known === name);
     if (field === undefined) failValue('only', `a part of an id or one of ${FIELDS.join(', ')} with =`, text);
     const wanted = list.split(',');

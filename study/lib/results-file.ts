@@ -34,7 +34,7 @@ export function compactResults(results: StudyResults): StudyResults {
       .filter(({ step }, i) => plotted || i === 0 || i === last || step === peak.step)
       .map(({ step, metrics }) => ({
         step,
-        metrics: roundedMeasures(plotted ? metrics : { [decidingMetric]: metrics[decidingMetric] }),
+        metrics: roundedMeasures(plotted ? metrics : { [decidingMetric]: metrics[decidingMetric]! }),
       }));
     return {
       ...rest,
@@ -104,7 +104,7 @@ function encodeRun(run: StudyRun, measures: readonly string[], config: StudyResu
     seconds: run.seconds,
     ...(run.diverged === undefined ? {} : { diverged: run.diverged }),
     trajectory: run.trajectory.map(({ step, metrics }) =>
-      Object.keys(metrics).length === 1 ? [step, metrics[config.decidingMetric]] : [step, ...list(metrics)],
+      Object.keys(metrics).length === 1 ? [step, metrics[config.decidingMetric]!] : [step, ...list(metrics)],
     ),
     ...(Object.keys(run.bins).length > 0 ? { bins: run.bins } : {}),
     ...(run.samples.length > 0 ? { samples: images(run.samples) } : {}),

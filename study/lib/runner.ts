@@ -14,12 +14,12 @@ export interface StudyOptions {
   /** Folder of the results; made where it is missing. */
   out: string;
   /** Processes at a time. Default: the cores. */
-  jobs?: number;
+  jobs?: number | undefined;
   /** Conditions on the runs, all of which must hold: a part of the id, or `field=value,…` with group, source, beta, arm or seed. Default: all runs. */
-  only?: readonly string[];
+  only?: readonly string[] | undefined;
   /** Stops the study; the processes are ended and what is done stays. */
-  signal?: AbortSignal;
-  onProgress?(progress: StudyProgress): void;
+  signal?: AbortSignal | undefined;
+  onProgress?: ((progress: StudyProgress) => void) | undefined;
 }
 
 /** A cell is tried again once where its process died, which may be the machine's fault; an error that the experiment throws is its answer. */

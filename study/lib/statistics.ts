@@ -86,7 +86,7 @@ function estimateOver(cells: readonly CellValues[]) {
   const center = estimate(replicates.map((_, i) => i));
   const bounds = percentiles(replicates.length, estimate);
   /** Means of the replicates that have every cell. */
-  const complete = replicates.map((_, i) => mean(columns.map((column) => column[i]))).filter(Number.isFinite);
+  const complete = replicates.map((_, i) => mean(columns.map((column) => column[i]!))).filter(Number.isFinite);
   return { interval: { mean: center, ...bounds, count: replicates.length }, complete };
 }
 
@@ -113,7 +113,7 @@ function meanAt(values: ArrayLike<number>, places: ArrayLike<number>): number {
   let sum = 0;
   let count = 0;
   for (let i = 0; i < places.length; i++) {
-    const value = values[places[i]];
+    const value = values[places[i]!]!;
     if (Number.isNaN(value)) continue;
     sum += value;
     count++;

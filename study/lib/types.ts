@@ -86,10 +86,10 @@ export interface StudyRun {
   /** A few samples after the last step, [count, side · side] gray values 0…255. */
   readonly samples: readonly (readonly number[])[];
   /** The same samples, from the same noise, before the first step. */
-  readonly before?: readonly (readonly number[])[];
+  readonly before?: readonly (readonly number[])[] | undefined;
   /** Updates made; fewer than planned where the run diverged, and why. */
   readonly steps: number;
-  readonly diverged?: string;
+  readonly diverged?: string | undefined;
   readonly seconds: number;
 }
 

@@ -1,6 +1,6 @@
 /** The report of a study and of training runs: what is in the page, the tables and the sentences, and what is refused. */
 
-import { mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { logEntries, NoiseSchedule, PreferenceLoss } from 'sdpo';
 import t from 'tap';
@@ -279,6 +279,48 @@ t.test('training runs', async (t) => {
   has(t, html, '<td class="number">300</td>');
   await writeReport([a], { out });
   has(t, readFileSync(out, 'utf8'), '<h1>Training run a</h1>');
+
+  // Held-out pairs, and the best step by what the config of the run says.
+  const held = [3, 1, 2].map((loss, step) =>
+    JSON.stringify({
+      step,
+      kind: 'validation',
+      metrics: { loss, 'rewards/margins': loss, errorChosen: 0.5, driftChosen: null },
+    }),
+  );
+  writeFileSync(join(a, 'metrics.jsonl'), `${metricsLines(3, 1)}${held.join('\n')}\n`);
+  await writeReport([a], { out });
+  has(t, readFileSync(out, 'utf8'), '<h2 id="s-held-out-pairs-title">Held-out pairs</h2>');
+  has(t, readFileSync(out, 'utf8'), 'a: 3 steps (best on the held-out pairs: step 1, loss 1.000)');
+  has(t, readFileSync(out, 'utf8'), 'aria-label="Error of chosen over training');
+  writeFileSync(join(a, 'config.json'), JSON.stringify({ validation: { best: 'margin' } }));
+  await writeReport([a], { out });
+  has(t, readFileSync(out, 'utf8'), '(best on the held-out pairs: step 0, margin 3.000)');
+  writeFileSync(join(a, 'config.json'), '{');
+  await t.rejects(writeReport([a], { out }), { code: 'ERR_SDPO_CONFIG', message: /config\.json to be JSON/ });
+  writeFileSync(join(a, 'config.json'), 'null');
+  await writeReport([a], { out });
+  has(t, readFileSync(out, 'utf8'), 'step 1, loss 1.000)');
+
+  // Samples that the run drew: the first and the last step, and some between them.
+  mkdirSync(join(a, 'previews'));
+  for (let step = 0; step < 20; step++) writeFileSync(join(a, 'previews', `${step}-0.png`), `step ${step}`);
+  writeFileSync(join(a, 'previews', '19-1.webp'), 'RIFF');
+  writeFileSync(join(a, 'previews', 'notes.txt'), 'none');
+  await writeReport([a], { out });
+  const page = readFileSync(out, 'utf8');
+  has(t, page, '<h2 id="previews-title">Samples over training</h2>');
+  const rows = [...page.matchAll(/<figure class="strip"><figcaption>step (\d+)<\/figcaption>/g)].map(([, step]) =>
+    Number(step),
+  );
+  t.same(rows, [0, 3, 5, 8, 11, 14, 16, 19]);
+  has(
+    t,
+    page,
+    `<img src="data:image/png;base64,${Buffer.from('step 19').toString('base64')}" alt="Sample 0, step 19">`,
+  );
+  has(t, page, `<img src="data:image/webp;base64,${Buffer.from('RIFF').toString('base64')}" alt="Sample 1, step 19">`);
+  rmSync(join(a, 'previews'), { recursive: true });
 
   // A run that was killed while it wrote, and then went on from an earlier step.
   const again = JSON.stringify({ step: 2, kind: 'train', metrics: { loss: 123 } });

@@ -110,13 +110,18 @@ t.test('errors name the argument', async (t) => {
     'ERR_SDPO_INVALID_ARG_TYPE',
   );
   await refused(
-    (b) => ({ ...b, timesteps: 3 }),
-    /Expected batch\.timesteps to be an array/,
-    'ERR_SDPO_INVALID_ARG_TYPE',
+    (b) => ({ ...b, timesteps: [1, 2] }),
+    /Expected batch\.timesteps to be of length 5/,
+    'ERR_SDPO_INVALID_LENGTH',
+  );
+  await refused(
+    (b) => ({ ...b, rows: 4 }),
+    /Expected batch\.rows to be 5, the rows of the batch/,
+    'ERR_SDPO_INVALID_LENGTH',
   );
   await refused(
     (b) => ({ ...b, chosen: { ...b.chosen, inputs: x(rows + 1) }, rejected: { ...b.rejected, inputs: x(rows - 1) } }),
-    /Expected batch\.chosen\.inputs to be arrays of shape \[5, \.\.\.\], received "shape \[6, 4\]"/,
+    /Expected batch\.rejected\.inputs to be arrays of shape \[6, \.\.\.\], received "shape \[4, 4\]"/,
     'ERR_SDPO_INVALID_LENGTH',
   );
   await refused(

@@ -1,6 +1,7 @@
 /** The jax-js adapter's numbers: gradients against formulas written in jax-js and against finite differences, and every option. */
 
 import t from 'tap';
+import { PreferenceLoss } from '../../lib/index.js';
 import {
   differenceGradient,
   float32Tolerance,
@@ -18,6 +19,7 @@ import {
 } from '../helpers/adapters.js';
 import { batchVariants, randomBatch } from '../helpers/cases.js';
 import { Comparison, close } from '../helpers/close.js';
+import { weightsOf } from '../helpers/evaluate.js';
 import {
   apply,
   array,
@@ -169,7 +171,7 @@ t.test('every option, field of a batch and option of a call reaches the loss', a
       const { policy: _, ...rest } = batch[name];
       return { ...rest, reference: float32(rest.reference), target: float32(rest.target)! };
     };
-    const elementWeights = float32(batch.elementWeights);
+    const elementWeights = batch.elementWeights && weightsOf(batch.elementWeights, Float32Array);
     const shared = { ...batch, elementWeights };
     const policy = (name: 'chosen' | 'rejected') => ({ ...branch(name), policy: float32(batch[name].policy)! });
     const expected = loss.evaluate({ ...shared, chosen: policy('chosen'), rejected: policy('rejected') }, call);
@@ -229,6 +231,41 @@ t.test('stacked inputs, branches, a predicted reference and statistics alone agr
   t.same(alone.metrics, together.metrics);
   t.ok(together.lossMilliseconds > 0);
   tree.dispose(reference);
+  step.dispose();
+});
+
+t.test('rows are counted from the predictions, not from the timesteps', async (t) => {
+  const problem = makeProblem(5);
+  const step = preferenceValueAndGrad(apply, new PreferenceLoss({ objective: 'diffusion-dpo', beta: 2 }));
+  const branch = (name: 'chosen' | 'rejected') => ({
+    reference: problem[name].reference,
+    target: problem[name].target,
+  });
+  const branches = () => ({
+    chosen: { ...branch('chosen'), inputs: array(problem.chosen.inputs, [rows, inputSize]) },
+    rejected: { ...branch('rejected'), inputs: array(problem.rejected.inputs, [rows, inputSize]) },
+  });
+  const all = [...problem.chosen.inputs, ...problem.rejected.inputs];
+  const stacked = () => ({
+    inputs: array(all, [2 * rows, inputSize]),
+    chosen: branch('chosen'),
+    rejected: branch('rejected'),
+  });
+  const expected = await step(paramsOf(problem), { ...branches(), timesteps: new Float64Array(rows) });
+  const numbers = (gradients: Params) => parameterNames.map((name) => gradients[name].dataSync());
+  const gradients = numbers(expected.gradients);
+  for (const batch of [branches, stacked]) {
+    for (const more of [{}, { timesteps: 7 }, { rows }]) {
+      const out = await step(paramsOf(problem), { ...batch(), ...more });
+      t.equal(out.loss, expected.loss);
+      t.same(numbers(out.gradients), gradients);
+    }
+  }
+  const odd = { ...stacked(), inputs: array(all.slice(inputSize), [2 * rows - 1, inputSize]) };
+  await t.rejects(step(paramsOf(problem), odd), {
+    code: 'ERR_SDPO_INVALID_LENGTH',
+    message: /apply\(params, inputs\) to be of shape \[2 x rows, \.\.\.\], all chosen rows before all rejected ones/,
+  });
   step.dispose();
 });
 

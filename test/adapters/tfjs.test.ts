@@ -4,7 +4,7 @@ import * as tf from '@tensorflow/tfjs';
 import '@tensorflow/tfjs-backend-wasm';
 import t from 'tap';
 import { preferenceLoss, type TfjsCallOptions } from '../../lib/adapters/tfjs.js';
-import type { Statistics } from '../../lib/index.js';
+import { PreferenceLoss, type Statistics } from '../../lib/index.js';
 import {
   differenceGradient,
   float32Tolerance,
@@ -20,6 +20,7 @@ import {
 } from '../helpers/adapters.js';
 import { batchVariants, randomBatch } from '../helpers/cases.js';
 import { Comparison, close } from '../helpers/close.js';
+import { weightsOf } from '../helpers/evaluate.js';
 import { batchOf, predict, predictionShape, type Variables, variablesOf } from '../helpers/tfjs-problem.js';
 import type { OracleOptions } from '../oracle/oracle.js';
 
@@ -201,7 +202,8 @@ t.test('every option, field of a batch and option of a call reaches the loss', a
       const { policy: _, ...others } = batch[name];
       return { ...others, reference: float32(others.reference), target: float32(others.target)! };
     };
-    const shared = { ...batch, elementWeights: float32(batch.elementWeights) };
+    const elementWeights = batch.elementWeights && weightsOf(batch.elementWeights, Float32Array);
+    const shared = { ...batch, elementWeights };
     const policy = (name: 'chosen' | 'rejected') => ({ ...rest(name), policy: float32(batch[name].policy)! });
     const expected = loss.evaluate({ ...shared, chosen: policy('chosen'), rejected: policy('rejected') }, call);
     let actual: Statistics | undefined;
@@ -234,4 +236,17 @@ t.test('every option, field of a batch and option of a call reaches the loss', a
   const timesteps = { chosen: base.timesteps, rejected: base.timesteps.map((at) => at + 300) };
   check('timesteps of their own', { objective: 'sdpo', beta: 3 }, { ...scheduled, timesteps });
   compared.end(t, 'as evaluate on the same predictions');
+});
+
+t.test('rows are counted from the policies, not from the timesteps', async (t) => {
+  await tf.setBackend('cpu');
+  const problem = makeProblem(5);
+  const variables = variablesOf(problem);
+  const f = preferenceLoss(new PreferenceLoss({ objective: 'diffusion-dpo', beta: 2 }));
+  const { timesteps, transition: _, ...batch } = batchOf(problem, variables);
+  const expected = f({ ...batch, timesteps }).dataSync()[0];
+  t.equal(f(batch).dataSync()[0], expected);
+  t.equal(f({ ...batch, timesteps: 7, rows }).dataSync()[0], expected);
+  t.throws(() => f({ ...batch, rows: rows + 1 }), { message: /batch\.rows to be 5/ });
+  tf.dispose(variables);
 });

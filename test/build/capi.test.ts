@@ -27,6 +27,23 @@ function parseHex(text: string): number {
   return (sign === '-' ? -1 : 1) * mantissa * 2 ** Number(exponent);
 }
 
+t.test('the program of docs/c.md', (t) => {
+  const [, text] = /^```c\n(.*?)^```$/ms.exec(readFileSync(join(root, 'docs/c.md'), 'utf8'))!;
+  const [source, program] = [join(folder, 'pairs.c'), join(folder, 'pairs')];
+  writeFileSync(source, text);
+  const rpath = `-Wl,-rpath,${join(root, 'build/Release')}`;
+  execFileSync('cc', ['-std=c99', ...strict, include, source, '-o', program, library, '-lm', rpath]);
+  const tensor = (seed: number) => noise(seed, 0, new Float32Array(2 * 16384));
+  const { loss } = new PreferenceLoss({ objective: 'diffusion-dpo', beta: 10 }).evaluate({
+    rows: 2,
+    chosen: { policy: tensor(0), reference: tensor(1), target: tensor(2) },
+    rejected: { policy: tensor(3), reference: tensor(4), target: tensor(5) },
+  });
+  const [, printed] = /^loss (\S+)$/m.exec(execFileSync(program, { encoding: 'utf8' }))!;
+  t.equal(Number(printed), Number(loss.toPrecision(6)), 'it prints the loss of the same numbers');
+  t.end();
+});
+
 t.test('a C99 program', (t) => {
   const program = join(folder, 'capi');
   const source = join(root, 'test/build/c/capi.c');

@@ -124,6 +124,7 @@ if ('missing' in fake) {
       const loss = new PreferenceLoss({ ...options, objective: 'sdpo' });
       const stream = new Stream(D);
       const weighted = makeBatch({ ...shape, elementWeights: true }, 4, D).batch;
+      const apart = makeBatch({ ...shape, elementWeights: 'of each branch' }, 4, D).batch;
       const stacked = makeBatch({ ...shape, layout: 'halves' }, 5, D).batch;
       const actual = loss.evaluate(stacked, { results: 'device', stream });
       // Work of another stream on what the call reads and writes comes after it.
@@ -131,6 +132,8 @@ if ('missing' in fake) {
       const later = loss.evaluate(stacked, { results: 'device', into: actual, stream: new Stream(D) });
       show({
         weighted: unequal(loss.evaluate(weighted, { results: 'device', stream }), loss.evaluate(weighted)),
+        apart: unequal(loss.evaluate(apart, { results: 'device', stream }), loss.evaluate(apart)),
+        differ: loss.evaluate(apart).rows.errorRejected[0] !== loss.evaluate(weighted).rows.errorRejected[0],
         stacked: unequal(actual, expected),
         packed: actual.packed.shape, dtype: actual.packed.dtype, device: actual.loss.device,
         stackedShape: actual.gradients.stacked.shape,
@@ -139,8 +142,10 @@ if ('missing' in fake) {
       });`);
     t.same(result, {
       weighted: [],
+      apart: [],
+      differ: true,
       stacked: [],
-      packed: [5 * 26 + 22],
+      packed: [5 * 27 + 22],
       dtype: 'float64',
       device: 'cuda:0',
       stackedShape: [10, 1003],
@@ -315,6 +320,6 @@ if ('missing' in fake) {
       const full = used();
       const failed = thrown(() => loss.evaluate(big.batch, { results: 'device' })).code;
       show({ withResult, afterUsing, failed, left: used() - full });`);
-    t.same(result, { withResult: 8 * (5 * 26 + 22), afterUsing: 0, failed: 'ERR_SDPO_OUT_OF_MEMORY', left: 0 });
+    t.same(result, { withResult: 8 * (5 * 27 + 22), afterUsing: 0, failed: 'ERR_SDPO_OUT_OF_MEMORY', left: 0 });
   });
 }

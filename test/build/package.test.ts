@@ -1,10 +1,10 @@
 /** The package as npm would publish it: exports, files and manifest agree. `npm run package` installs and runs the tarball itself. */
-import { execFileSync } from 'node:child_process';
-import { existsSync, readFileSync, statSync } from 'node:fs';
+import { execFileSync, spawnSync } from 'node:child_process';
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import t from 'tap';
-import { firstExample, tarballProblems } from '../../scripts/tarball.js';
+import { firstExample, publishedManifest, tarballProblems } from '../../scripts/tarball.js';
 
 const root = fileURLToPath(new URL('../..', import.meta.url)).replace(/\/$/, '');
 const read = (file: string) => readFileSync(join(root, file), 'utf8');
@@ -81,6 +81,64 @@ t.test('the addon is stated where the tools look for it', (t) => {
     'the README states the minimum glibc',
   );
   t.ok(firstExample(read('README.md')).includes("from 'sdpo'"));
+  t.end();
+});
+
+t.test('the published manifest has what users need, and nothing that only a checkout can run', (t) => {
+  const published = publishedManifest(manifest);
+  t.same(
+    Object.keys(manifest)
+      .filter((name) => !(name in published))
+      .sort(),
+    ['devDependencies', 'scripts', 'tap', 'workspaces'],
+  );
+  t.match(published, { exports: manifest.exports, dependencies: manifest.dependencies, sdpo: manifest.sdpo });
+  const { status, stderr } = spawnSync('npm', ['publish', '--dry-run'], { cwd: root, encoding: 'utf8' });
+  t.not(status, 0, 'a checkout cannot be published as it is');
+  t.match(stderr, /pack --all makes the tarballs/);
+  t.end();
+});
+
+t.test('every system can install it, and every Node that it asks for is tried', (t) => {
+  t.notOk(
+    'os' in manifest || 'cpu' in manifest,
+    'what does not import it works everywhere; importing it says what helps',
+  );
+  const oldest = /^>=([\d.]+)$/.exec(manifest.engines.node)?.[1];
+  t.equal(JSON.parse(read('study/package.json')).engines.node, manifest.engines.node);
+  for (const file of ['ci.yml', 'release.yml']) {
+    t.match(read(`.github/workflows/${file}`), `node: ['${oldest}', 22, 24, 26]`, file);
+  }
+  for (const file of ['README.md', 'docs/install.md', 'CONTRIBUTING.md', 'lib/native/binding.ts']) {
+    t.match(read(file), new RegExp(`Node (≥ )?${oldest?.replace('.', '\\.')}`), file);
+  }
+  t.end();
+});
+
+t.test('TypeScript finds every entry by any way of resolving', (t) => {
+  const flat = manifest.typesVersions['*'] as Record<string, string[]>;
+  const entries = Object.keys(manifest.exports).filter((path) => path !== '.' && !path.endsWith('.json'));
+  t.same(Object.keys(flat).sort(), entries.map((path) => path.slice(2)).sort());
+  for (const [file] of Object.values(flat)) t.ok(existsSync(join(root, file!)), file);
+  t.end();
+});
+
+t.test('actions are pinned by commit', (t) => {
+  for (const file of readdirSync(join(root, '.github/workflows'))) {
+    for (const [, action] of read(`.github/workflows/${file}`).matchAll(/uses: (.+)/g)) {
+      t.match(action, /^[\w-]+\/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$/, `${file}: ${action}`);
+    }
+  }
+  t.end();
+});
+
+t.test('what the binaries contain of others is named, in the wheel too', (t) => {
+  const notices = read('THIRD_PARTY_NOTICES.md');
+  for (const part of ['libcudart_static', 'libstdc++', 'libgcc', 'napi.h']) t.ok(notices.includes(part), part);
+  const license = read('node_modules/node-addon-api/LICENSE.md').trim();
+  t.ok(notices.includes(license), 'with the license of node-addon-api, which has to go with it');
+  const lists = read('pyproject.toml').match(/^(license-files|sdist\.include) = .*$/gm) ?? [];
+  t.equal(lists.filter((line) => line.includes('THIRD_PARTY_NOTICES.md')).length, 2);
   t.end();
 });
 

@@ -56,6 +56,21 @@ t.test('the table and the lines to paste', async (t) => {
   t.match(all.stdout, /^warning: the given κ and τ keep 100\.0 % of the rows, above 99 %/m);
 });
 
+t.test('β is measured by a trial, or assumed', async (t) => {
+  const folder = t.testdir();
+  const loss = { objective: 'diffusion-dpo', weightSharpness: undefined };
+  const config = writeConfig(folder, { loss, training: { steps: 100, learningRate: { peak: 1e-2 } } });
+  const measured = await calibrate([config]);
+  t.match(measured, { betaFrom: 'trial', trial: { steps: 16, learningRate: 1e-3, drift: Number } });
+  const { drift } = (measured as unknown as { trial: { drift: number } }).trial;
+  // Ten updates at 1e-2 against sixteen at 1e-3.
+  t.ok(Math.abs(measured.beta * drift * (0.1 / 0.016) - 1) < 1e-9);
+  const shorter = await calibrate([config, '--trial', '4']);
+  t.match(shorter, { trial: { steps: 4 } });
+  t.match(await calibrate([config, '--trial', '0']), { betaFrom: 'assumption', trial: undefined });
+  for (const wrong of ['1', '-2', 'x']) t.match(await sdpo(['calibrate', config, '--trial', wrong]), { status: 2 });
+});
+
 t.test('what cannot be calibrated ends it with 2', async (t) => {
   const config = writeConfig(t.testdir());
   const wrong: [string[], RegExp][] = [

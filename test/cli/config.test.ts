@@ -20,6 +20,7 @@ import { SHIFT_OPTIONS } from '../../lib/schedule/shift.js';
 import { MAX_SEED, SAMPLINGS, TIMESTEP_SAMPLING } from '../../lib/trainer/draws.js';
 import { DECAYS } from '../../lib/trainer/learning-rate.js';
 import { NOISES, ON_NON_FINITE, resolveTrainerOptions } from '../../lib/trainer/options.js';
+import { VALIDATION_CRITERIA } from '../../lib/trainer/validation-options.js';
 import { sdpo, smallConfig, writeConfig } from '../helpers/cli-runs.js';
 
 interface Schema {
@@ -79,6 +80,7 @@ t.test('the other parts of the schema agree with the library', async (t) => {
   t.equal(properties.schedule.properties.eta.default, NoiseSchedule.preset('sd15').eta);
   t.equal(properties.seed.maximum, MAX_SEED);
   t.same(training.properties.noise.enum, NOISES);
+  t.same(properties.validation.properties.best.enum, VALIDATION_CRITERIA);
   t.same(training.properties.sampling.enum, SAMPLINGS);
   t.same(training.properties.onNonFinite.enum, ON_NON_FINITE);
   t.same(training.properties.learningRate.properties.decay.enum, DECAYS);
@@ -197,6 +199,30 @@ t.test('mistakes are named with path, expectation and what came', async (t) => {
       'Expected data.shape to be an array that is not empty, each entry an integer >= 1, received nothing',
     ],
     [['reference.kind=cache'], 'Expected reference.folder to be a string that is not empty, received nothing'],
+    [
+      ['validation={"every":1,"data":{"format":"parquet","files":["a"],"shape":[0]}}'],
+      'Expected validation.data.shape[0] to be an integer >= 1, received 0',
+    ],
+    [
+      ['validation={"data":{"format":"csv"}}'],
+      'Expected validation.data.format to be one of "safetensors", "parquet", "module", received "csv"',
+    ],
+    [['validation={"every":2}'], 'Expected validation.data to be an object, received nothing'],
+    [
+      ['reference={"kind":"cache","folder":"c","every":3}'],
+      'Expected reference to have only the fields kind, folder, content, received "every"',
+    ],
+    [['reference={"kind":"moving"}'], 'Expected reference.every to be an integer >= 1, received nothing'],
+    [
+      ['reference={"kind":"moving","every":1}', 'loss={"objective":"mapo","beta":1}'],
+      'Expected reference.kind to be policy, since objective \'mapo\' has no reference, received "moving"',
+    ],
+    [
+      ['beta.target=1', 'loss={"objective":"mapo","beta":1}'],
+      "Expected beta to be absent, since objective 'mapo' reads no betaScale, received",
+    ],
+    [['beta={"target":1,"range":[2,1]}'], 'Expected beta.range to be [low, high] with low <= high, received [2,1]'],
+    [['beta={"target":1,"window":8,"warmup":9}'], 'Expected beta.warmup to be at most beta.window (8), received 9'],
     [['schedule={}'], 'Expected schedule to have exactly one of preset and config, received none'],
     [['schedule.config={}'], 'Expected schedule to have exactly one of preset and config, received both'],
     [['schedule.ignore=["x"]'], 'Expected schedule.ignore to be absent with a preset, received ["x"]'],

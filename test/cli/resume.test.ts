@@ -18,6 +18,10 @@ t.test('kill -9 at random moments', async (t) => {
       learningRate: { peak: 3e-3, warmupSteps: 10, decay: 'cosine', final: 1e-4 },
     },
     evaluation: { module: 'linear-evaluation.js', every: 4 },
+    validation: {
+      data: { format: 'module', module: 'linear-data.js', options: { count: 12, seed: 9 } },
+      ...{ every: 5, timestepsPerPair: 2, batchSize: 5 },
+    },
     checkpoints: { every: 3, keep: 2 },
   });
   const whole = join(folder, 'whole');
@@ -54,6 +58,11 @@ t.test('kill -9 at random moments', async (t) => {
     const [a, b] = [whole, join(folder, 'broken')].map((run) => readFileSync(join(run, name)));
     t.ok(a.equals(b), `${name} is the same, byte for byte`, { stoppedAt });
   }
+  const [best, again] = [whole, join(folder, 'broken')].map(
+    (run) => JSON.parse(readFileSync(join(run, 'summary.json'), 'utf8')).validation.best,
+  );
+  t.match(best, { step: Number, criterion: 'loss', value: Number });
+  t.same(again, best, 'the best step is the same');
   const sessions = JSON.parse(readFileSync(join(folder, 'broken', 'environment.json'), 'utf8')).sessions;
   t.ok(sessions.length >= 2, 'each start is on record');
 });
@@ -147,6 +156,39 @@ t.test('--resume where there is nothing begins', async (t) => {
   const folder = t.testdir();
   t.equal((await sdpo(['train', writeConfig(folder), '--resume', '--quiet'])).status, 0);
   t.ok(existsSync(join(folder, 'run', 'weights.safetensors')));
+});
+
+t.test('a reference that moves, a β that adapts and timesteps in turn', async (t) => {
+  const folder = t.testdir();
+  const config = writeConfig(folder, {
+    training: { steps: 21, timesteps: { steps: [900, 600, 300, 150, 50], order: 'round-robin' } },
+    reference: { kind: 'moving', every: 4, decay: 0.5 },
+    beta: { target: 0.4, window: 48, warmup: 16, range: [1e-3, 1e3] },
+    loss: { maskThreshold: 0 },
+  });
+  const run = (name: string, ...args: string[]) =>
+    sdpo(['train', config, '--quiet', '--out', join(folder, name), ...args]);
+  t.match(await run('whole'), { status: 0, stderr: '' });
+  // Neither a multiple of the reference's updates nor of the list.
+  t.match(await run('parts', '--set', 'training.steps=7'), { status: 0, stderr: '' });
+  t.match(await run('parts', '--resume'), { status: 0, stderr: '' });
+  for (const file of ['weights.safetensors', 'metrics.jsonl']) {
+    const [first, second] = ['whole', 'parts'].map((name) => readFileSync(join(folder, name, file)));
+    t.ok(first!.equals(second!), file);
+  }
+  const entries = jsonLines(readFileSync(join(folder, 'whole', 'metrics.jsonl'), 'utf8'));
+  t.ok(new Set(entries.map(({ metrics }) => (metrics as { beta: number }).beta)).size > 5, 'β is logged');
+  const other = await run('parts', '--resume', '--set', 'reference.every=5');
+  t.match(other, { status: 2, stderr: /^Expected reference\.every to be 4, as in the run/m });
+  const without = writeConfig(
+    folder,
+    { policy: { module: 'linear-policy.js', export: 'fixed' }, reference: { kind: 'moving', every: 1 } },
+    'fixed.json',
+  );
+  t.match(await sdpo(['train', without, '--out', join(folder, 'none')]), {
+    status: 2,
+    stderr: /policy\.updateReference to be a function/,
+  });
 });
 
 t.test('a threshold that is adjusted and a reference that is kept', async (t) => {

@@ -47,6 +47,111 @@ t.test('lines, files and summary of a run', async (t) => {
   t.equal(entries.filter(({ kind }) => kind === 'evaluation').length, 3);
 });
 
+t.test('held-out pairs', async (t) => {
+  const folder = t.testdir();
+  const data = { format: 'module', module: 'linear-data.js', options: { count: 12, seed: 9 } };
+  const config = writeConfig(folder, { validation: { data, every: 4, atStart: true, best: 'margin' } });
+  const { status, stdout, stderr } = await sdpo(['train', config, '--log-every', '12']);
+  t.equal(status, 0, stderr);
+  const line = /^step (\d+)\/12 {2}validation: loss \S+ {2}accuracy \S+ {2}margin \S+ {2}chosen \S+ {2}rejected \S+$/;
+  const lines = stderr.split('\n').filter((text) => text.includes('validation'));
+  t.same(
+    lines.map((text) => line.exec(text)?.[1]),
+    ['0', '4', '8', '12'],
+  );
+  const held = jsonLines(read(folder, 'run', 'metrics.jsonl').toString()).filter(({ kind }) => kind === 'validation');
+  const margins = held.map(({ metrics }) => (metrics as Record<string, number>)['rewards/margins']!);
+  const value = Math.max(...margins);
+  const best = { step: 4 * margins.indexOf(value), criterion: 'margin', value };
+  t.match(readJson(folder, 'run', 'summary.json').validation, { metrics: { 'rewards/margins': margins[3] }, best });
+  t.match(stdout, new RegExp(`^Best on the held-out pairs: step ${best.step}, margin \\S+$`, 'm'));
+  const again = await sdpo(['train', config, '--resume', '--json']);
+  t.same(
+    (jsonLines(again.stdout).at(-1)!.summary as (typeof held)[0]).validation,
+    { best },
+    'a run that is done knows it',
+  );
+
+  const wrong = (...set: string[]) => sdpo(['train', config, ...set.flatMap((assignment) => ['--set', assignment])]);
+  const stream = await sdpo(['train', config, '--out', join(folder, 'b'), '--set', 'validation.data.export=stream']);
+  t.match(stream, {
+    status: 2,
+    stderr: /^Expected validation\.data\.module to give a PairDataset, received a PairStream/,
+  });
+  const none = await sdpo(['train', config, '--out', join(folder, 'c'), '--set', 'validation.data.export=list']);
+  t.match(none, { status: 2, stderr: /^Expected validation\.data\.module to give a PairDataset or a PairStream, / });
+  t.match(await wrong('validation.best=beauty'), { status: 2, stderr: /^ {2}Expected validation\.best to be one of/m });
+});
+
+/** Images of one pixel, of which only the beginnings are looked at. */
+const PREVIEW_POLICY = `
+  import linear from ${JSON.stringify(new URL('../helpers/linear-policy.js', import.meta.url).href)};
+  const png = Buffer.from('iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==', 'base64');
+  const make = (options, context) => linear({}, context);
+  export default (options, context) => {
+    const policy = make(options, context);
+    const preview = ({ step, seed, pairs }) =>
+      pairs.map(({ id }) => Buffer.concat([png, Buffer.from([step, seed, id, policy.weights().bias.data[0]].join())]));
+    return Object.assign(policy, { preview });
+  };
+  export const jpeg = (options, context) =>
+    Object.assign(make(options, context), { preview: () => [Uint8Array.of(0xff, 0xd8, 0xff, 0xe0), new TextEncoder().encode('RIFF0000WEBPVP8 ')] });
+  export const text = (options, context) => Object.assign(make(options, context), { preview: () => [new TextEncoder().encode('GIF89a')] });
+  export const none = (options, context) => Object.assign(make(options, context), { preview: () => undefined });
+  let drawn = 0;
+  export const failing = (options, context) => Object.assign(make(options, context), { preview: () => { if (drawn++ > 0) throw new Error('no decoder'); return []; } });
+`;
+
+t.test('a policy draws samples at each validation', async (t) => {
+  const folder = t.testdir({ 'policy.mjs': PREVIEW_POLICY });
+  const data = { format: 'module', module: 'linear-data.js', options: { count: 3, seed: 9 } };
+  const config = writeConfig(folder, {
+    policy: { module: join(folder, 'policy.mjs') },
+    validation: { data, every: 4, atStart: true, previews: 2 },
+  });
+  const run = (name: string, ...set: string[]) =>
+    sdpo(['train', config, '--quiet', '--out', join(folder, name), ...set.flatMap((one) => ['--set', one])]);
+  const drawn = (name: string) =>
+    readdirSync(join(folder, name, 'previews'))
+      .sort()
+      .map((file) => [file, read(folder, name, 'previews', file).toString('base64')]);
+  t.match(await run('whole'), { status: 0, stderr: '' });
+  const files = drawn('whole');
+  t.same(
+    files.map(([file]) => file),
+    [0, 12, 4, 8].flatMap((step) => [`${step}-0.png`, `${step}-1.png`]),
+  );
+  t.match(
+    read(folder, 'whole', 'previews', '8-1.png').toString('latin1'),
+    /8,0,pair 1,\S+$/,
+    'of its step, seed and pair',
+  );
+  t.match(await run('parts', 'training.steps=6'), { status: 0 });
+  t.match(await sdpo(['train', config, '--quiet', '--out', join(folder, 'parts'), '--resume']), { status: 0 });
+  t.same(drawn('parts'), files, 'a run that goes on draws the same');
+  t.match(await run('other', 'policy.export=jpeg', 'training.steps=4'), { status: 0 });
+  t.same(
+    drawn('other').map(([file]) => file),
+    ['0-0.jpg', '0-1.webp', '4-0.jpg', '4-1.webp'],
+  );
+  t.match(await run('off', 'validation.previews=0'), { status: 0 });
+  t.notOk(existsSync(join(folder, 'off', 'previews')));
+  t.match(await run('text', 'policy.export=text'), {
+    status: 1,
+    stderr: /image 0 of policy\.preview\(\) to be the bytes of a PNG/,
+  });
+  t.match(await run('none', 'policy.export=none'), {
+    status: 1,
+    stderr: /result of policy\.preview\(\) to be a list of images/,
+  });
+  t.match(await run('failing', 'policy.export=failing'), { status: 1, stderr: /no decoder/ });
+  const last = jsonLines(read(folder, 'failing', 'metrics.jsonl').toString()).at(-1);
+  t.match(last, { step: 4, kind: 'train' }, 'the entry is left to the run that goes on');
+  t.match(readJson(folder, 'failing', 'checkpoints', 'checkpoint-4', 'progress.json').progress, {
+    validationDue: true,
+  });
+});
+
 t.test('--json, --quiet and plain lines are the same training', async (t) => {
   const folder = t.testdir();
   const config = writeConfig(folder);

@@ -188,6 +188,7 @@ struct Batch {
     target_r,
     gradient_r,
     element_weights,
+    rejected_weights,
     slots
   };
   std::string name;
@@ -222,9 +223,12 @@ struct Batch {
     }
     if (bad == Bad::weights || (!s.plain && random.chance(0.5)))
       make(element_weights, random.chance(0.5) ? kFloat32 : any(), bad != Bad::weights && random.chance(0.4));
+    if (weights(0).present && random.chance(0.5))
+      make(rejected_weights, random.chance(0.5) ? kFloat32 : any(), bad != Bad::weights && random.chance(0.4));
     name = what + ", " + std::to_string(rows) + " x " + std::to_string(size) +
            (s.mixed ? " mixed" : " " + std::to_string(s.dtype)) + (s.plain ? " plain" : "") + (s.odd ? " odd" : "") +
-           (over ? " over" : "") + (weights().present ? " weighted" : "") + " " + policy;
+           (over ? " over" : "") + (weights(0).present ? " weighted" : "") + (apart() ? " by branch" : "") + " " +
+           policy;
     choose_options(random, s.plain, policy);
     for (int field = 0; field < sdpo_count("rowInputs"); ++field) listed.push_back(random.chance(0.6));
     renew(random);
@@ -235,7 +239,10 @@ struct Batch {
   const Tensor& reference(int branch) const { return tensors[branch == 0 ? reference_c : reference_r]; }
   const Tensor& target(int branch) const { return tensors[branch == 0 ? target_c : target_r]; }
   const Tensor& gradient(int branch) const { return tensors[branch == 0 ? gradient_c : gradient_r]; }
-  const Tensor& weights() const { return tensors[element_weights]; }
+  bool apart() const { return tensors[rejected_weights].present; }  // each branch has its own element weights
+  const Tensor& weights(int branch) const {
+    return tensors[branch != 0 && apart() ? rejected_weights : element_weights];
+  }
   std::string name_of(const char* list, int index) const { return sdpo_name(list, index); }
 
   // The type that the sums and gradients are computed in.
@@ -251,7 +258,7 @@ struct Batch {
   void renew(Random& random) {
     for (int slot = 0; slot < slots; ++slot) {
       Tensor& t = tensors[slot];
-      if (t.present && slot != gradient_c && slot != gradient_r) t.fill(random, rows, size, slot == element_weights);
+      if (t.present && slot != gradient_c && slot != gradient_r) t.fill(random, rows, size, slot >= element_weights);
     }
     const int fields = sdpo_count("rowInputs");
     std::vector<sdpo_column> defaults(static_cast<size_t>(fields));
@@ -302,7 +309,7 @@ struct Batch {
     options.clip_high = 2;
     options.kl_weight = !plain && references && random.chance(0.3) ? 0.2 : 0;
     options.sft_weight = random.chance(0.2) ? 0.1 : 0;
-    options.safeguard = !plain && random.chance(0.3) ? 0.5 : -1;
+    options.safeguard = !plain && !apart() && random.chance(0.3) ? 0.5 : -1;
     options.safeguard_scope = any("safeguardScopes");
     options.non_finite = sdpo_index("nonFinite", policy);
   }
@@ -310,7 +317,7 @@ struct Batch {
   void spoil(Random& random, Bad bad) {
     bad_row = random.pick(static_cast<int>(rows));
     if (bad == Bad::weights) {
-      spoilt_ = element_weights;
+      spoilt_ = apart() && random.chance(0.5) ? rejected_weights : element_weights;
       whole_ = tensors[spoilt_];
       const int kind = random.pick(3);  // they sum to 0, one is negative, one is NaN
       for (int64_t i = 0; kind == 0 && i < size; ++i) tensors[spoilt_].set(bad_row, i, 0);
@@ -318,8 +325,10 @@ struct Batch {
       return;
     }
     const int64_t element = random.pick(static_cast<int>(size));
-    Tensor& e = tensors[element_weights];  // an element of weight 0 may hold anything
-    if (e.present) e.set(e.stride == 0 ? 0 : bad_row, element, 1);
+    for (const Slot slot : {element_weights, rejected_weights}) {  // an element of weight 0 may hold anything
+      Tensor& e = tensors[slot];
+      if (e.present) e.set(e.stride == 0 ? 0 : bad_row, element, 1);
+    }
     spoilt_ = random.chance(0.5) ? policy_c : policy_r;
     whole_ = tensors[spoilt_];
     tensors[spoilt_].set(bad_row, element, NAN);

@@ -49,7 +49,8 @@ class Call {
     };
     branch(problem_.chosen, Batch::policy_c);
     branch(problem_.rejected, Batch::policy_r);
-    problem_.element_weights = b.weights().view(base(Batch::element_weights));
+    problem_.element_weights = b.weights(0).view(base(Batch::element_weights));
+    problem_.rejected_element_weights = b.tensors[Batch::rejected_weights].view(base(Batch::rejected_weights));
     if (place != host) problem_.tensors = {SDPO_CUDA, 0};
     if (place == device) {
       problem_.scalars = {SDPO_CUDA, 0};

@@ -70,12 +70,14 @@ void expect_gradients(const Batch& b, const Call& r, int64_t skip) {
     for (int64_t row = 0; row < b.rows; ++row) {
       const long double ca = r.out(branch == 0 ? "aChosen" : "aRejected", row),
                         cb = r.out(branch == 0 ? "bChosen" : "bRejected", row);
-      const long double scale = 2 / static_cast<long double>(b.weights().present ? r.out("elementSum", row) : b.size);
+      const Tensor& weights = b.weights(branch);
+      const char* const sum = branch == 0 ? "elementSumChosen" : "elementSumRejected";
+      const long double scale = 2 / static_cast<long double>(weights.present ? r.out(sum, row) : b.size);
       for (int64_t i = 0; i < b.size; ++i) {
         const size_t at = g.at(row, i);
         std::fill_n(written.begin() + static_cast<std::ptrdiff_t>(at), bytes_of(g.dtype), true);
         if (row == skip) continue;
-        const double e = b.weights().present ? b.weights().get(row, i) : 1, u = b.policy(branch).get(row, i);
+        const double e = weights.present ? weights.get(row, i) : 1, u = b.policy(branch).get(row, i);
         const long double d = static_cast<long double>(u) - b.target(branch).get(row, i);
         const long double h = cb != 0 ? static_cast<long double>(u) - b.reference(branch).get(row, i) : 0;
         const long double want = e == 0 ? 0 : e * scale * (ca * d + cb * h);
@@ -107,7 +109,7 @@ void expect_bad_row(const Batch& b, const Call& r, Bad bad, bool apart) {
     const std::vector<unsigned char> bytes = r.bytes(branch == 0 ? Batch::gradient_c : Batch::gradient_r);
     for (int64_t i = 0; i < b.size; ++i) {
       const double got = read(bytes.data() + g.at(b.bad_row, i), g.dtype);
-      const bool weightless = b.weights().present && b.weights().get(b.bad_row, i) == 0;
+      const bool weightless = b.weights(branch).present && b.weights(branch).get(b.bad_row, i) == 0;
       // A row that fails as a whole is NaN as a whole; a gradient from NaN coefficients takes weights as they are.
       const bool whole = bad == Bad::weights || (policy == "throw" && !apart);
       EXPECT(zero || (weightless && !whole) ? got == 0 : std::isnan(got),

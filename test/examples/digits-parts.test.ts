@@ -10,6 +10,7 @@ import { matrix, np, type Params, ref, toFloat32, vjp } from '../../examples/dig
 import { classify, JUDGE_SHAPES, mostProbable } from '../../examples/digits/judge.js';
 import { apply, DENOISER_SHAPES, inputsOf, predict, timestepEmbedding } from '../../examples/digits/model.js';
 import { makePairs, PAIR_SOURCES, type PairSource } from '../../examples/digits/pairs.js';
+import { DenoiserPolicy } from '../../examples/digits/policy.js';
 import { loadWeights, WEIGHTS_FOLDER } from '../../examples/digits/weights.js';
 
 const digits = loadDigits();
@@ -91,6 +92,29 @@ t.test('the denoiser and its gradients', async (t) => {
       `${name}: ${analytic} along a direction, ${numeric} by differences`,
     );
   }
+});
+
+t.test('the reference of the policy moves, and goes with its state', async (t) => {
+  const policy = new DenoiserPolicy(base);
+  const latents = noise(4, 0, new Float32Array(2 * PIXELS));
+  const inputs = { latents, shape: [PIXELS], timesteps: Float64Array.of(10, 10), conditions: [undefined, undefined] };
+  const first = policy.reference(inputs);
+  const point = policy.linearize(inputs);
+  await point.pullback(noise(5, 0, new Float32Array(2 * PIXELS)));
+  point.release?.();
+  policy.step({ learningRate: 1e-2, maxGradientNorm: 1 });
+  t.notOk('reference.out.bias' in policy.state().tensors, 'what has not moved is what the module makes again');
+  policy.updateReference(0.5);
+  t.notSame(policy.reference(inputs), first);
+  t.notSame(policy.reference(inputs), policy.predict(inputs));
+  const other = new DenoiserPolicy(base);
+  other.load(policy.state());
+  t.same(other.reference(inputs), policy.reference(inputs));
+  policy.updateReference(0);
+  t.same(policy.reference(inputs), policy.predict(inputs), 'refreshed');
+  const unmoved = new DenoiserPolicy(base);
+  t.throws(() => policy.load(unmoved.state()), /the reference, which has moved/);
+  for (const one of [policy, other, unmoved]) one.dispose();
 });
 
 t.test('AdamW follows its definition', async (t) => {

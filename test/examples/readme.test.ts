@@ -4,8 +4,8 @@ import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import t from 'tap';
+import { fileURLToPath, pathToFileURL } from 'node:url';
+import t, { type Test } from 'tap';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 const require = createRequire(import.meta.url);
@@ -62,6 +62,50 @@ for (const snippet of [...readme, ...docs.filter(isComplete)]) {
     t.notMatch(stderr, /error/i, 'without complaint');
   });
 }
+
+/** Commands of README.md, without their comments. */
+const commands = [...readFileSync(join(root, 'README.md'), 'utf8').matchAll(/^```sh\n(.*?)^```$/gms)].flatMap(
+  ([, text]) => {
+    return text.split('\n').flatMap((line) => line.replace(/\s+#.*/, '').trim() || []);
+  },
+);
+
+/** How each of them is run here: installing has been done by whoever runs this. */
+const RUNS: Readonly<Record<string, (t: Test) => Promise<void>>> = {
+  'npm ci && npm start': async (t) => {
+    const out = t.testdir({});
+    const { status, stdout, stderr } = npm('start', '--', '--quiet', '--out', out);
+    t.equal(status, 0, stderr);
+    const numbers = (file: string) =>
+      [...readFileSync(file, 'utf8').matchAll(/>([^<]+)<\/text>/g)].map(([, text]) => text);
+    const committed = join(root, 'examples/digits/samples.svg');
+    t.same(
+      numbers(join(out, 'samples.svg')),
+      numbers(committed),
+      'README.md shows what this gives: else copy it there',
+    );
+    t.match(stdout, pathToFileURL(join(out, 'samples.svg')).href, 'it says which file to open');
+  },
+  'npm ci && npm test': async (t) => {
+    const { status, stdout, stderr } = npm('test', '--', '--reporter=tap', 'test/native/printable.test.ts');
+    t.equal(status, 0, stderr);
+    t.match(stdout, /^ok 1 - test\/native\/printable.test.ts/m, 'a file of tests ran');
+    const ci = readFileSync(join(root, '.ci/run'), 'utf8');
+    t.match(ci, /^step .* npm ci\b/m, 'CI runs the first part');
+    t.match(ci, /^ *npm test\b/m, 'and the second, whole');
+  },
+};
+
+function npm(...args: string[]) {
+  // Neither what tap tells its own processes nor what npm tells the scripts that it runs.
+  const own = Object.entries(process.env).filter(([name]) => !/^(NODE_OPTIONS|SDPO_|TAP|_TAPJS|npm_)/.test(name));
+  return spawnSync('npm', args, { cwd: root, encoding: 'utf8', env: Object.fromEntries(own) });
+}
+
+t.test('every command of README.md', async (t) => {
+  t.same(commands, Object.keys(RUNS), 'is run below');
+  for (const [command, run] of Object.entries(RUNS)) await t.test(command, run);
+});
 
 t.test('the snippets of README.md have the types that the package declares', async (t) => {
   const typed = readme.filter(({ language }) => language === 'ts');

@@ -243,6 +243,7 @@ export function batchVariants(base: RandomBatch, seed: number): BatchVariant[] {
   const elementWeights = list(size, () => uniform());
   if (size > 1) elementWeights[0] = 0;
   const perRow = list(rows * size, () => 0.5 + uniform());
+  const perBranch = { chosen: elementWeights, rejected: list(rows * size, () => 1.5 - uniform()) };
   const omega = base.transition.omega;
   const offsets = {
     omega,
@@ -261,6 +262,7 @@ export function batchVariants(base: RandomBatch, seed: number): BatchVariant[] {
     { name: 'rowWeights', batch: { ...base, rowWeights } },
     { name: 'elementWeights [D]', batch: { ...base, elementWeights } },
     { name: 'elementWeights [rows, D]', batch: { ...base, elementWeights: perRow } },
+    { name: 'elementWeights of each branch', batch: { ...base, elementWeights: perBranch } },
     { name: 'referenceError', batch: { ...base, chosen: cached('chosen'), rejected: cached('rejected') } },
     { name: 'offsets', batch: { ...base, transition: offsets }, options: { weightRatio: 'policy/data' } },
     { name: 'weightNoise', batch: { ...base, weightNoise }, options: { weightRatio: 'policy/data' } },
@@ -282,6 +284,12 @@ export function batchVariants(base: RandomBatch, seed: number): BatchVariant[] {
       name: 'all together',
       batch: { ...base, rowWeights, elementWeights: perRow, transition: offsets, weightNoise },
       options: { weightRatio: 'policy/data' },
+      call,
+    },
+    {
+      name: 'all together, by branch and as sums',
+      batch: { ...base, rowWeights, elementWeights: perBranch, transition: offsets, weightNoise },
+      options: { weightRatio: 'policy/data', timestepWeighting: 'elbo', logRatioReduction: 'sum', klWeight: 0.1 },
       call,
     },
   ];

@@ -39,7 +39,7 @@ export function evaluateWith(
     ...batch,
     chosen: branchOf(batch.chosen, dtype, rows),
     rejected: branchOf(batch.rejected, dtype, rows),
-    elementWeights: elementWeights && Float64Array.from(elementWeights),
+    elementWeights: elementWeights && weightsOf(elementWeights, Float64Array),
   };
   const { gradients, ...out } = loss.evaluate(given, { ...call, gradients: true });
   const read = (gradient: Tensor | ArrayLike<number>) =>
@@ -54,6 +54,15 @@ export function evaluateWith(
 
 function rowCountOf({ timesteps }: OracleBatch): number {
   return 'chosen' in timesteps ? timesteps.chosen.length : timesteps.length;
+}
+
+/** The element weights of both branches, or of each, as arrays of one kind. */
+export function weightsOf<A extends Float32Array | Float64Array>(
+  weights: NonNullable<OracleBatch['elementWeights']>,
+  Kind: { from(values: ArrayLike<number>): A },
+): A | { chosen: A; rejected: A } {
+  if (!('chosen' in weights)) return Kind.from(weights);
+  return { chosen: Kind.from(weights.chosen), rejected: Kind.from(weights.rejected) };
 }
 
 function branchOf({ policy, reference, target, referenceError }: OracleBranch, dtype: DType, rows: number) {

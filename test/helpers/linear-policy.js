@@ -18,6 +18,8 @@ class LinearPolicy {
   #first;
   #second;
   #updates = 0;
+  /** Whether the reference is no longer what the policy began with. */
+  #moved = false;
 
   constructor(size, { delay, scale }) {
     this.#size = size;
@@ -64,16 +66,17 @@ class LinearPolicy {
 
   updateAverage(decay) {
     this.#average ??= copy(this.#frozen);
-    for (const [name, values] of Object.entries(this.#parameters)) {
-      const average = this.#average[name];
-      values.forEach((value, i) => {
-        average[i] = decay * average[i] + (1 - decay) * value;
-      });
-    }
+    this.#mix(this.#average, decay);
+  }
+
+  updateReference(decay) {
+    this.#moved = true;
+    this.#mix(this.#frozen, decay);
   }
 
   state() {
     const groups = { parameters: this.#parameters, first: this.#first, second: this.#second, average: this.#average };
+    if (this.#moved) groups.reference = this.#frozen;
     const tensors = {};
     for (const [group, values] of Object.entries(groups)) Object.assign(tensors, tensorsOf(`${group}.`, values ?? {}));
     return { tensors, scalars: { updates: this.#updates } };
@@ -85,11 +88,22 @@ class LinearPolicy {
     this.#first = read('first');
     this.#second = read('second');
     if ('average.bias' in tensors) this.#average = read('average');
+    this.#moved = 'reference.bias' in tensors;
+    if (this.#moved) this.#frozen = read('reference');
     this.#updates = scalars.updates;
   }
 
   weights(which = 'policy') {
     return tensorsOf('', which === 'policy' ? this.#parameters : this.#average);
+  }
+
+  #mix(into, decay) {
+    for (const [name, values] of Object.entries(this.#parameters)) {
+      const mixed = into[name];
+      values.forEach((value, i) => {
+        mixed[i] = decay * mixed[i] + (1 - decay) * value;
+      });
+    }
   }
 
   #forward({ weight, time, bias }, { latents, timesteps }) {
@@ -154,6 +168,11 @@ export default function linearPolicy({ delay = 0, scale = 0.1 }, { shape }) {
 
 /** What is no policy. */
 export const broken = () => ({ predict() {}, weights() {} });
+
+/** A policy whose reference cannot move. */
+export function fixed(options, context) {
+  return Object.assign(linearPolicy(options, context), { updateReference: undefined });
+}
 
 /** A policy whose weights cannot be had. */
 export function unsaved(options, context) {

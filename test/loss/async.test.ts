@@ -275,3 +275,62 @@ t.test('inputs and outputs live as long as the call, whatever the collector does
     console.log(JSON.stringify({ equal: results.filter((result) => JSON.stringify(digests(result)) === expected).length }));`;
   t.same(jsonOf(program, { node: ['--expose-gc'] }), { equal: 12 });
 });
+
+t.test('buffers that are transferred and collected while a call works on them', async (t) => {
+  const expected = digests(alone.evaluate(long()));
+  const ways = {
+    structuredClone: '(buffer) => void structuredClone(buffer, { transfer: [buffer] })',
+    postMessage: '(buffer) => new MessageChannel().port1.postMessage(buffer, [buffer])',
+    ...('transfer' in ArrayBuffer.prototype && { transfer: '(buffer) => void buffer.transfer()' }),
+  };
+  for (const [name, take] of Object.entries(ways)) {
+    const { result, detached, again } = jsonOf<{ result: object; detached: boolean; again: string }>(
+      `import { PreferenceLoss } from ${library};
+       import { digests, largeBatch } from ${JSON.stringify(new URL('../helpers/batches.ts', import.meta.url).href)};
+       const take = ${take};
+       const loss = new PreferenceLoss({ ...${JSON.stringify(options)}, threads: 1 });
+       const batch = largeBatch(64, 2 ** 16, 'float32');
+       const pending = loss.evaluateAsync(batch);
+       for (const branch of [batch.chosen, batch.rejected]) for (const { buffer } of Object.values(branch)) take(buffer);
+       const detached = batch.chosen.policy.length === 0;
+       gc();
+       const into = await pending;
+       const result = digests(into);
+       const second = loss.evaluateAsync(largeBatch(64, 2 ** 16, 'float32'), { into });
+       take(into.gradients.chosen.buffer);
+       gc();
+       const again = await second.then(() => 'a result', ({ code }) => code);
+       console.log(JSON.stringify({ result, detached, again }));
+       process.exit();`,
+      { node: ['--expose-gc'] },
+    );
+    t.ok(detached, `${name}: taken`);
+    t.same(result, expected, 'the result is that of the batch');
+    t.equal(again, 'ERR_SDPO_INVALID_LENGTH', 'a result that is taken while it is written is an error');
+  }
+});
+
+t.test('where memory cannot be shared, what a call reads is copied', async (t) => {
+  const batch = largeBatch(64, 2 ** 10, 'float32');
+  const given: unknown[] = [];
+  const { evaluateAsync, sharesMemory } = binding;
+  t.teardown(() => Object.assign(binding, { evaluateAsync, sharesMemory }));
+  const shared = largeBatch(64, 2 ** 10, 'float32', (stored) => {
+    const copy = new Float32Array(new SharedArrayBuffer(stored.byteLength));
+    copy.set(stored);
+    return copy;
+  });
+  for (const shares of [true, false]) {
+    for (const of of [batch, shared]) {
+      const evaluate = (...args: EvaluateArguments) => {
+        given.splice(0, given.length, ...args);
+        return evaluateAsync(...args);
+      };
+      Object.assign(binding, { evaluateAsync: evaluate, sharesMemory: shares });
+      const result = await loss.evaluateAsync(of);
+      t.equal(given.includes(of.chosen.policy), shares || of === shared);
+      t.ok(given.includes(result.gradients.chosen), 'what it writes is never copied');
+      t.same(digests(result), digests(loss.evaluate(batch)));
+    }
+  }
+});

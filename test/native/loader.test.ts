@@ -4,6 +4,7 @@ import { cpSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
+import { build as bundle } from 'esbuild';
 import t, { type Test } from 'tap';
 import ts from 'typescript';
 import { inspect } from '../../scripts/binary.js';
@@ -128,11 +129,14 @@ t.test('systems without prebuilt binaries', { skip: process.platform !== 'linux'
   t.match(musl, `for linux-${process.arch} (musl)`);
   t.match(musl, /cmake-js compile/);
   t.notMatch(musl, /reinstall/, 'the published files are for glibc');
-  const pretend = `require('os').platform = () => 'win32'; require('module').syncBuiltinESMExports();`;
-  const windows = load(folder, {}, pretend).message ?? '';
-  t.match(windows, `for win32-${process.arch}`);
-  t.match(windows, /WSL 2/);
-  t.notMatch(windows, /cmake-js/, 'no command that cannot work');
+  for (const system of ['win32', 'darwin']) {
+    const pretend = `require('os').platform = () => '${system}'; require('module').syncBuiltinESMExports();`;
+    const { code, message = '' } = load(folder, {}, pretend);
+    t.equal(code, 'ERR_SDPO_NO_BINARY');
+    t.match(message, `for ${system}-${process.arch}`);
+    t.match(message, /WSL 2.*Linux container/);
+    t.notMatch(message, /cmake-js/, 'no command that cannot work');
+  }
   t.end();
 });
 
@@ -187,4 +191,33 @@ t.test('the built addon loads, twice and in a worker', async (t) => {
     worker.once('error', failed);
   });
   t.same(inWorker, loaded);
+});
+
+t.test('code that a bundler has taken out of the package says so', async (t) => {
+  const folder = t.testdir({
+    'package.json': '{"name":"app"}',
+    'main.mjs': `import { NoiseSchedule } from ${JSON.stringify(join(root, 'lib/index.ts'))};
+      console.log(NoiseSchedule.preset('sd15').signal(5));`,
+  });
+  for (const [format, name] of [
+    ['esm', 'out.mjs'],
+    ['cjs', 'out.cjs'],
+  ] as const) {
+    const outfile = join(folder, 'dist', name);
+    await bundle({
+      entryPoints: [join(folder, 'main.mjs')],
+      bundle: true,
+      platform: 'node',
+      format,
+      outfile,
+      logLevel: 'silent',
+      external: ['@jax-js/jax', '@tensorflow/tfjs'],
+    });
+    const { status, stderr } = spawnSync(process.execPath, [outfile], { encoding: 'utf8', cwd: folder });
+    t.equal(status, 1);
+    t.match(stderr, 'ERR_SDPO_NO_BINARY', `${format}: the code`);
+    t.match(stderr, 'a bundler has taken its code out of the package', 'what happened');
+    t.match(stderr, 'keep sdpo external', 'what helps');
+    t.notMatch(stderr, 'Cannot read properties');
+  }
 });

@@ -1,5 +1,9 @@
 /** The same bits for any number of threads, any alignment, and any number of calls at once. */
 
+import { execFileSync, spawnSync } from 'node:child_process';
+import { mkdirSync, mkdtempSync, writeFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
+import { dirname, join } from 'node:path';
 import t from 'tap';
 import { devices, type LatentArray, PreferenceLoss, split, Tensor } from '../../lib/index.js';
 import {
@@ -14,6 +18,7 @@ import {
   tensors,
 } from '../helpers/batches.js';
 import { jsonOf, library } from '../helpers/child.js';
+import { compile, compiler } from '../helpers/compile.js';
 import { type DType, dtypes, type TypedArray } from '../helpers/dtypes.js';
 
 const options = { objective: 'sdpo', beta: 20, klWeight: 0.5, klScope: 'masked' } as const;
@@ -71,10 +76,12 @@ t.test('repeated calls give the same bits', async (t) => {
   for (let i = 0; i < 20; i++) t.same(digests(loss.evaluate(batch)), first);
 });
 
+const askedFor = `
+  import { devices, noise, PreferenceLoss } from ${library};
+  import { digests, largeBatch } from ${JSON.stringify(new URL('../helpers/batches.ts', import.meta.url).href)};`;
+
 t.test('SDPO_NUM_THREADS sets the default and changes no bits', async (t) => {
-  const program = `
-    import { devices, PreferenceLoss } from ${library};
-    import { digests, largeBatch } from ${JSON.stringify(new URL('../helpers/batches.ts', import.meta.url).href)};
+  const program = `${askedFor}
     const result = new PreferenceLoss(${JSON.stringify(options)}).evaluate(largeBatch(3, 65537, 'float32'));
     console.log(JSON.stringify({ threads: devices()[0].threads, result: digests(result) }));`;
   const expected = digests(lossWith(1).evaluate(largeBatch(3, 65537, 'float32')));
@@ -83,14 +90,116 @@ t.test('SDPO_NUM_THREADS sets the default and changes no bits', async (t) => {
     ['1', 1],
     ['2', 2],
     ['7', 7],
-    ['0', cores],
-    ['many', cores],
-    ['4097', cores],
+    ['', cores],
   ] as const) {
     const child = jsonOf<{ threads: number; result: object }>(program, { env: { SDPO_NUM_THREADS: text } });
     t.equal(child.threads, threads, `${text} means ${threads} threads`);
     t.same(child.result, expected, `SDPO_NUM_THREADS=${text}`);
   }
+});
+
+t.test('SDPO_NUM_THREADS that is no number is an error that names it, and threads of a call win over it', async (t) => {
+  const program = `${askedFor}
+    const batch = largeBatch(1, 5, 'float32');
+    const tried = async (call) => { try { return typeof (await call()); } catch (error) { return [error.name, error.code, error.message]; } };
+    const loss = (threads) => new PreferenceLoss({ ...${JSON.stringify(options)}, threads });
+    console.log(JSON.stringify([
+      await tried(() => loss().evaluate(batch)),
+      await tried(() => loss().evaluateAsync(batch)),
+      await tried(() => noise(1, 0, new Float32Array(4))),
+      await tried(() => devices()),
+      await tried(() => loss(2).evaluate(batch)),
+    ]));`;
+  for (const text of ['one', '0', '2 ']) {
+    const refused = [
+      'RangeError',
+      'ERR_SDPO_INVALID_ARG_VALUE',
+      `Expected the environment variable SDPO_NUM_THREADS to be an integer from 1 to 4096, or not to be set, received "${text}"`,
+    ];
+    const found = jsonOf<unknown[]>(program, { env: { SDPO_NUM_THREADS: text } });
+    t.same(found, [refused, refused, refused, refused, 'object'], text);
+  }
+});
+
+t.test('the default is the processors that this process may use', async (t) => {
+  const program = `import { devices } from ${library}; console.log(devices()[0].threads);`;
+  const bound = spawnSync(
+    'taskset',
+    ['-c', '0', process.execPath, '--import', 'tsx', '--input-type=module', '-e', program],
+    { encoding: 'utf8', env: { ...process.env, NODE_OPTIONS: '', SDPO_NUM_THREADS: '' } },
+  );
+  if (bound.error !== undefined) t.pass('not run', { skip: 'there is no taskset' });
+  else t.equal(bound.stdout.trim(), '1', bound.stderr);
+  t.ok(devices()[0].threads <= availableParallelism(), 'no more than Node counts');
+});
+
+t.test('quotas of control groups', { skip: compiler() === undefined && 'there is no C++ compiler' }, async (t) => {
+  const unified = '30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n';
+  const cpu = '33 31 0:30 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n';
+  const machine = (groups: string, mounts: string, files: Record<string, string>) => {
+    const folder = mkdtempSync(join(t.testdirName, 'machine-'));
+    for (const [file, text] of Object.entries({
+      'proc/self/cgroup': groups,
+      'proc/self/mountinfo': mounts,
+      ...files,
+    })) {
+      mkdirSync(dirname(join(folder, file)), { recursive: true });
+      writeFileSync(join(folder, file), text);
+    }
+    return folder;
+  };
+  t.testdir({});
+  const cases = [
+    { what: 'nothing is known', folder: machine('', '', {}), allows: 0 },
+    {
+      what: 'a container of version 2',
+      folder: machine('0::/\n', unified, { 'sys/fs/cgroup/cpu.max': '150000 100000\n' }),
+      allows: 2,
+    },
+    {
+      what: 'less than a processor',
+      folder: machine('0::/\n', unified, { 'sys/fs/cgroup/cpu.max': '5000 100000\n' }),
+      allows: 1,
+    },
+    {
+      what: 'no limit',
+      folder: machine('0::/a.slice\n', unified, { 'sys/fs/cgroup/a.slice/cpu.max': 'max 100000\n' }),
+      allows: 0,
+    },
+    {
+      what: 'the least of the groups above',
+      folder: machine('0::/a.slice/b.scope\n', unified, {
+        'sys/fs/cgroup/a.slice/cpu.max': '300000 100000\n',
+        'sys/fs/cgroup/a.slice/b.scope/cpu.max': '800000 100000\n',
+      }),
+      allows: 3,
+    },
+    {
+      what: 'version 1',
+      folder: machine('4:cpu,cpuacct:/jobs/7\n1:name=systemd:/x\n', cpu, {
+        'sys/fs/cgroup/cpu,cpuacct/jobs/7/cpu.cfs_quota_us': '400000\n',
+        'sys/fs/cgroup/cpu,cpuacct/jobs/7/cpu.cfs_period_us': '100000\n',
+        'sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us': '-1\n',
+        'sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us': '100000\n',
+      }),
+      allows: 4,
+    },
+    {
+      what: "a container of version 1, whose root is a group of the host's",
+      folder: machine('3:cpu:/docker/1f\n', cpu.replace(' / /sys', ' /docker/1f /sys'), {
+        'sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us': '50000\n',
+        'sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us': '10000\n',
+      }),
+      allows: 5,
+    },
+  ];
+  const program = compile(t.testdirName, 'processors', ['native/cpu/processors.cc']);
+  const out = execFileSync(
+    program,
+    cases.map(({ folder }) => folder),
+    { encoding: 'utf8' },
+  ).split('\n');
+  for (const [i, { what, allows }] of cases.entries()) t.equal(Number(out[i]), allows, what);
 });
 
 t.test('any alignment of the arrays gives the same bits', async (t) => {

@@ -41,7 +41,7 @@ export function rowSlope(row: Row, settings: Settings): PerBranch<Slope> {
   const sft = inScope(settings.sftWeight, settings.sftScope, row.keep) ? settings.sftWeight : 0;
   const kl = inScope(settings.klWeight, settings.klScope, row.keep) ? settings.klWeight : 0;
   return both((name) => {
-    const reduction = settings.logRatioReduction === 'sum' ? row.weightSum : 1;
+    const reduction = settings.logRatioReduction === 'sum' ? row.weightSum[name] : 1;
     let toM = name === 'chosen' ? sft : 0;
     if (toPsi[name] !== 0) {
       toM -=
@@ -82,10 +82,10 @@ export function addGradient(
   if (row.skipped) return;
   const { policy, reference, target } = batch[name];
   const size = policy.length / rowCount(batch);
-  const weights = elementWeightsOf(batch, i, size);
+  const weights = elementWeightsOf(batch, name, i, size);
   for (let j = 0; j < size; j++) {
     const at = i * size + j;
-    const perElement = (2 * weights[j] * factor) / row.weightSum;
+    const perElement = (2 * weights[j] * factor) / row.weightSum[name];
     if (slope.m !== 0) out[at] += perElement * slope.m * (policy[at] - target[at]);
     if (slope.q !== 0) out[at] += perElement * slope.q * (policy[at] - (reference as ArrayLike<number>)[at]);
   }

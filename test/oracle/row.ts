@@ -11,7 +11,7 @@ export interface Row {
   skipped: boolean;
   keep: boolean;
   omega: PerBranch<number>;
-  weightSum: number;
+  weightSum: PerBranch<number>;
   m: PerBranch<number>;
   r: PerBranch<number>;
   q: PerBranch<number>;
@@ -29,21 +29,22 @@ export type Settings = Required<Omit<OracleOptions, 'schedule'>> & { schedule?: 
 
 export function evaluateRow(batch: OracleBatch, settings: Settings, call: OracleCall, i: number, frozen?: Frozen): Row {
   const size = batch.chosen.policy.length / rowCount(batch);
-  const weights = elementWeightsOf(batch, i, size);
-  const weightSum = sum(weights);
-  const average = (values: Float64Array) => sum(values.map((value, j) => weights[j] * value)) / weightSum;
+  const weights = both((name) => elementWeightsOf(batch, name, i, size));
+  const weightSum = both((name) => sum(weights[name]));
+  const average = (name: BranchName, values: Float64Array) =>
+    sum(values.map((value, j) => weights[name][j] * value)) / weightSum[name];
   const omega = both((name) => omegaOf(batch, settings, name, i));
   const error = both((name) => differences(batch[name].policy, batch[name].target, i, size));
-  const m = both((name) => average(squares(error[name])));
+  const m = both((name) => average(name, squares(error[name])));
   const r = both((name) => {
     const { reference, target, referenceError } = batch[name];
     return reference
-      ? average(squares(differences(reference, target, i, size)))
+      ? average(name, squares(differences(reference, target, i, size)))
       : (referenceError as ArrayLike<number>)[i];
   });
   const q = both((name) => {
     const { policy, reference } = batch[name];
-    return reference ? average(squares(differences(policy, reference, i, size))) : Number.NaN;
+    return reference ? average(name, squares(differences(policy, reference, i, size))) : Number.NaN;
   });
   const skipped = settings.nonFinite === 'skip' && !finiteRow(batch, i, size);
   const moments = { omega, weightSum, m, r, q };
@@ -83,7 +84,7 @@ function logWeight(
 ): number {
   if (omega[name] === Infinity) return -Infinity;
   const offset = batch.transition?.[name === 'chosen' ? 'offsetChosen' : 'offsetRejected']?.[i] ?? 0;
-  const scale = settings.weightSharpness * (settings.logRatioReduction === 'sum' ? weightSum : 1);
+  const scale = settings.weightSharpness * (settings.logRatioReduction === 'sum' ? weightSum[name] : 1);
   switch (settings.weightRatio) {
     case 'policy/data':
       return scale * (offset - omega[name] * m[name]) + noiseTerm;
@@ -104,8 +105,8 @@ function noiseOf(
 ): number {
   const xi = batch.weightNoise?.[name][i];
   if (xi === undefined || omega[name] === Infinity) return 0;
-  const asSum = Math.sqrt(2 * omega[name] * weightSum * m[name]) * xi;
-  return settings.weightSharpness * (settings.logRatioReduction === 'sum' ? asSum : asSum / weightSum);
+  const asSum = Math.sqrt(2 * omega[name] * weightSum[name] * m[name]) * xi;
+  return settings.weightSharpness * (settings.logRatioReduction === 'sum' ? asSum : asSum / weightSum[name]);
 }
 
 function logPairWeight(settings: Settings, { chosen, rejected }: PerBranch<number>): number {
@@ -124,7 +125,7 @@ function logPairWeight(settings: Settings, { chosen, rejected }: PerBranch<numbe
 function reward(settings: Settings, { omega, weightSum, m, r }: Moments, name: BranchName): number {
   if (settings.timestepWeighting === 'constant') return (-settings.beta / 2) * (m[name] - r[name]);
   if (omega[name] === Infinity) return Number.NaN;
-  const total = omega[name] * (settings.logRatioReduction === 'sum' ? weightSum : 1);
+  const total = omega[name] * (settings.logRatioReduction === 'sum' ? weightSum[name] : 1);
   return -settings.beta * total * (m[name] - r[name]);
 }
 
@@ -205,11 +206,12 @@ export function rowCount(batch: OracleBatch): number {
   return pick(batch.timesteps, 'chosen').length;
 }
 
-export function elementWeightsOf({ elementWeights }: OracleBatch, i: number, size: number): Float64Array {
+export function elementWeightsOf(batch: OracleBatch, name: BranchName, i: number, size: number): Float64Array {
   const weights = new Float64Array(size).fill(1);
-  if (!elementWeights) return weights;
-  const start = elementWeights.length === size ? 0 : i * size;
-  return weights.map((_, j) => elementWeights[start + j]);
+  if (!batch.elementWeights) return weights;
+  const given = pick(batch.elementWeights, name);
+  const start = given.length === size ? 0 : i * size;
+  return weights.map((_, j) => given[start + j]);
 }
 
 function finiteRow(batch: OracleBatch, i: number, size: number): boolean {

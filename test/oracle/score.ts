@@ -23,8 +23,8 @@ interface ScoreRow {
   d: PerBranch<Float64Array>;
   /** u_θ - u_ref of every element; absent without a reference tensor. */
   h: PerBranch<Float64Array | undefined>;
-  /** Mean over the elements, with their weights. */
-  mean: (values: ArrayLike<number>) => number;
+  /** Mean over the elements of a branch, with their weights. */
+  mean: (name: BranchName, values: ArrayLike<number>) => number;
   m: PerBranch<number>;
   psi: PerBranch<number>;
 }
@@ -51,7 +51,10 @@ export const formulas: Readonly<Record<string, Formula>> = {
     logit: margin,
     loss: ({ d, h, mean }, { beta }, z) => {
       const s = beta * sigmoid(-z);
-      return mean(d.chosen.map((error, j) => (error - s * (h.chosen as Float64Array)[j]) ** 2));
+      return mean(
+        'chosen',
+        d.chosen.map((error, j) => (error - s * (h.chosen as Float64Array)[j]) ** 2),
+      );
     },
     variants: [{ beta: 2 }, { beta: 0.5 }],
   },
@@ -105,8 +108,12 @@ export function scoreLoss(batch: OracleBatch, options: ScoreOptions, call: Oracl
     let loss = kept ? formula(row, options, z, held) : 0;
     if (options.sftWeight && inScope(options.sftScope)) loss += options.sftWeight * row.m.chosen;
     if (options.klWeight && inScope(options.klScope)) {
-      const drift = (h: Float64Array | undefined) => row.mean((h as Float64Array).map((value) => value ** 2));
-      loss += options.klWeight * (drift(row.h.chosen) + drift(row.h.rejected));
+      const drift = (name: BranchName) =>
+        row.mean(
+          name,
+          (row.h[name] as Float64Array).map((value) => value ** 2),
+        );
+      loss += options.klWeight * (drift('chosen') + drift('rejected'));
     }
     rows.loss[i] = loss * (rowWeights ? rowWeights[i] : 1);
     rows.logit[i] = z;
@@ -150,19 +157,31 @@ export function safeguardFactor(
 function scoreRow(batch: OracleBatch, options: ScoreOptions, i: number, count: number): ScoreRow {
   const d = errorsOf(batch, i, count);
   const size = d.chosen.length;
-  const { elementWeights: e } = batch;
-  const weight = (j: number) => (e ? e[e.length === size ? j : i * size + j] : 1);
-  const sum = (value: (j: number) => number) => d.chosen.reduce((soFar, _, j) => soFar + weight(j) * value(j), 0);
-  const total = sum(() => 1);
-  const mean = (values: ArrayLike<number>) => sum((j) => values[j]) / total;
+  const weight = (name: BranchName, j: number) => {
+    const given = batch.elementWeights;
+    if (!given) return 1;
+    const e = 'chosen' in given ? given[name] : given;
+    return e[e.length === size ? j : i * size + j];
+  };
+  const sum = (name: BranchName, value: (j: number) => number) =>
+    d.chosen.reduce((soFar, _, j) => soFar + weight(name, j) * value(j), 0);
+  const mean = (name: BranchName, values: ArrayLike<number>) => sum(name, (j) => values[j]) / sum(name, () => 1);
   const h = (name: BranchName) => {
     const { policy, reference } = batch[name];
     return reference && d[name].map((_, j) => policy[i * size + j] - reference[i * size + j]);
   };
-  const m = (name: BranchName) => mean(d[name].map((value) => value ** 2));
+  const m = (name: BranchName) =>
+    mean(
+      name,
+      d[name].map((value) => value ** 2),
+    );
   const r = (name: BranchName) => {
     const { reference, referenceError, target } = batch[name];
-    if (reference) return mean(d[name].map((_, j) => (reference[i * size + j] - target[i * size + j]) ** 2));
+    if (reference)
+      return mean(
+        name,
+        d[name].map((_, j) => (reference[i * size + j] - target[i * size + j]) ** 2),
+      );
     return referenceError ? referenceError[i] : 0;
   };
   const psi = (name: BranchName) => {
@@ -170,7 +189,7 @@ function scoreRow(batch: OracleBatch, options: ScoreOptions, i: number, count: n
     const given = batch.transition?.omega as ArrayLike<number> | PerBranch<ArrayLike<number>>;
     const omega = ('chosen' in given ? given[name] : given)[i];
     if (omega === Infinity) return Number.NaN;
-    const times = options.logRatioReduction === 'sum' ? total : 1;
+    const times = options.logRatioReduction === 'sum' ? sum(name, () => 1) : 1;
     return -options.beta * omega * times * (m(name) - r(name));
   };
   const both = <T>(make: (name: BranchName) => T) => ({ chosen: make('chosen'), rejected: make('rejected') });

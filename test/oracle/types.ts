@@ -64,7 +64,7 @@ export interface OracleBatch {
   chosen: OracleBranch;
   rejected: OracleBranch;
   rowWeights?: ArrayLike<number>;
-  elementWeights?: ArrayLike<number>;
+  elementWeights?: ArrayLike<number> | PerBranch<ArrayLike<number>>;
   transition?: {
     omega: ArrayLike<number> | PerBranch<ArrayLike<number>>;
     offsetChosen?: ArrayLike<number>;

@@ -80,6 +80,7 @@ const modules = [
   'test_schedule',
   'test_compile',
   'test_cuda',
+  'test_device_path',
   'test_graphs',
 ];
 for (const python of interpreters()) {

@@ -6,9 +6,13 @@ import { NoiseSchedule } from '../../lib/schedule/schedule.js';
 import { createRandom, noise } from '../../lib/tensor/noise.js';
 import { Tensor } from '../../lib/tensor/tensor.js';
 import { type CalibrateOptions, calibrate, formatCalibration } from '../../lib/trainer/calibrate.js';
-import { type CalibrationGoal, type CalibrationRow, calibrationOf } from '../../lib/trainer/calibration.js';
+import { type CalibrationGoal, calibrationOf } from '../../lib/trainer/calibration.js';
+import type { CalibrationRow } from '../../lib/trainer/calibration-row.js';
 import { pairsFromArray, pairsFromStream } from '../../lib/trainer/data.js';
+import { PreferenceTrainer } from '../../lib/trainer/trainer.js';
 import type { ModelInputs, TrainingRows } from '../../lib/trainer/types.js';
+import linearData, { stream } from '../helpers/linear-data.js';
+import linearPolicy from '../helpers/linear-policy.js';
 
 const GOAL: CalibrationGoal = {
   keep: 0.8,
@@ -329,4 +333,87 @@ t.test('every row has noise of its own, which its branches share where that is a
     t.equal(new Set(rows).size, rows.length, `${kind}: no two alike`);
     if (kind === 'shared') for (const { target } of seen) t.same(target.rejected, target.chosen);
   }
+});
+
+t.test('β from the drift of a trial', async (t) => {
+  const schedule = NoiseSchedule.preset('sd15', { inferenceSteps: 20 });
+  const policyOf = () => linearPolicy({}, { shape: [4], seed: 0, folder: '.' });
+  const loss = new PreferenceLoss({ objective: 'diffusion-dpo', schedule, beta: 1 });
+  const trial = { loss, learningRate: 1e-3, steps: 16 };
+  const options = (more: object = {}, policy = policyOf()): CalibrateOptions => ({
+    ...{ policy, data: linearData({}), schedule, batches: 8, batchSize: 16, trial },
+    ...more,
+  });
+  const policy = policyOf();
+  const before = await policy.state();
+  const found = await calibrate(options({}, policy));
+  t.same(await policy.state(), before, 'the policy is as it was');
+  t.match(found, { betaFrom: 'trial', trial: { steps: 16, learningRate: 1e-3 }, warnings: [] });
+  const { share, growth, drift } = found.trial!;
+  t.ok(growth > 1.5 && growth < 2.5, `it grows ${growth}-fold over the second half`);
+  t.ok(Math.abs(found.beta * drift - 1) < 1e-12);
+  const assumed = await calibrate(options({ trial: undefined }));
+  t.match(assumed, { betaFrom: 'assumption', trial: undefined });
+  t.ok(Math.abs(found.beta * share - assumed.beta * 0.01) < 1e-9 * assumed.beta, 'the share takes the place of 1 %');
+  t.match(formatCalibration(found), /^trial of 16 updates at the rate 0\.001: .* of its spread, \S+ times as far/m);
+  t.match(formatCalibration(found), /start a search from, measured\):/);
+  t.match(formatCalibration(assumed), /start a search from, assumed\):/);
+
+  // What it says comes about: a training with that β has logits of that size after as many updates.
+  const sizes: number[] = [];
+  const beta = {
+    scale: () => 1,
+    observe: ({ logit }: { logit: Float64Array }) => void sizes.push(Math.hypot(...logit) / Math.sqrt(logit.length)),
+    state: () => null,
+    load() {},
+  };
+  const trained = new PreferenceTrainer({
+    ...{ policy: policyOf(), data: linearData({}), seed: 3, learningRate: 1e-3, pairsPerStep: 64, beta },
+    // A tenth of it: at a logit of 1 the link has begun to leave out rows that are right already, and the drift slows down.
+    loss: new PreferenceLoss({ objective: 'diffusion-dpo', schedule, beta: found.beta / 10 }),
+  });
+  for await (const _ of trained.run(17));
+  t.ok(sizes[16]! > 0.06 && sizes[16]! < 0.16, `the logit has the size ${sizes[16]} after 16 updates`);
+  const far = await calibrate(options({ trial: { ...trial, horizon: 4 * 16e-3 }, logitSpread: 2 }));
+  t.ok(Math.abs(far.beta - found.beta / 2) < 1e-9 * far.beta, 'scaled to the horizon and the size asked for');
+
+  const why = async (more: object, one?: ReturnType<typeof policyOf>) => {
+    const { betaFrom, beta, warnings } = await calibrate(options(more, one));
+    t.equal(betaFrom, 'assumption');
+    t.ok(beta > 0);
+    return warnings.join('\n');
+  };
+  const still = { trial: { ...trial, learningRate: 1e-30 } };
+  t.match(await why(still), /not from the trial: 16 updates at the rate 1e-30 changed no error by more than rounding/);
+  const mapo = new PreferenceLoss({ objective: 'mapo', schedule, beta: 1 });
+  t.match(await why({ trial: { ...trial, loss: mapo } }), /objective 'mapo' has no reference/);
+  t.match(await why({}, Object.assign(policyOf(), { reference: undefined })), /the policy has no reference\(\)/);
+  t.match(await why({ data: stream({ count: 40 }) }), /the data have pairs for 2 of its 16 updates only/);
+  const broken = policyOf();
+  const norm = Object.assign(policyOf(), { step: () => ({ gradientNorm: NaN }) });
+  t.match(await why({}, norm), /it diverged: .* in update 1, .* gradient/);
+  let steps = 0;
+  const step = broken.step.bind(broken);
+  // One whose updates only begin in the second half.
+  broken.step = (given) => step({ ...given, learningRate: ++steps > 8 ? 1 : 1e-6 });
+  t.match(await why({}, broken), /the drift became \S+ times what it was, where 2 would be in proportion/);
+
+  await t.rejects(
+    calibrate({ ...options(), policy: undefined, reference: () => ({ error: { chosen: [], rejected: [] } }) } as never),
+  );
+  await t.rejects(calibrate(options({ trial: { ...trial, steps: 1 } })), { message: /options\.trial\.steps/ });
+  await t.rejects(calibrate(options({ trial: { ...trial, learningRate: 0 } })), {
+    message: /options\.trial\.learningRate/,
+  });
+  await t.rejects(calibrate(options({ trial: { ...trial, rate: 0 } })), { message: /"rate"/ });
+  const controller = new AbortController();
+  const watched = policyOf();
+  const linearize = watched.linearize.bind(watched);
+  const start = await watched.state();
+  watched.linearize = (inputs) => {
+    controller.abort();
+    return linearize(inputs);
+  };
+  await t.rejects(calibrate(options({ signal: controller.signal }, watched)), { name: 'AbortError' });
+  t.same(await watched.state(), start, 'also where it was stopped');
 });

@@ -13,6 +13,7 @@ import {
   Tensor,
 } from '../../lib/index.js';
 import {
+  BetaTracker,
   type LoadOptions,
   type MetricsWriter,
   type ModelInputs,
@@ -68,6 +69,7 @@ function watched(options: Partial<PreferenceTrainerOptions> = {}): { trainer: Pr
     'load',
     'weights',
     'updateAverage',
+    'updateReference',
   ] as const) {
     (policy as unknown as Record<string, unknown>)[name] = (...args: never[]) =>
       (inner[name] as (...args: never[]) => unknown)(...args);
@@ -281,6 +283,17 @@ t.test('a run that was cut in two is the run that was not', async (t) => {
     'a data set': () => ({ ema: { decay: 0.9 } }),
     'with replacement, in parts': () => ({ sampling: 'replacement', accumulate: 2, timestepsPerPair: 2 }),
     'a stream': () => ({ data: stream({ count: 200 }), pairsPerStep: 4 }),
+    'a reference that is refreshed': () => ({ referenceUpdate: { every: 3 } }),
+    'a reference that follows': () => ({ referenceUpdate: { every: 1, decay: 0.8 }, ema: { decay: 0.9 } }),
+    'a β that adapts': () => ({
+      ...{ beta: new BetaTracker({ target: 0.5, window: 24, warmup: 10 }), accumulate: 2 },
+      loss: lossOf({ maskThreshold: 0.5 }),
+    }),
+    // 8 · 3 rows an update and 7 timesteps: no update begins where the list does.
+    'a fixed list in turn': () => ({
+      ...{ timesteps: { steps: [950, 800, 650, 500, 350, 200, 50], order: 'round-robin' }, timestepsPerPair: 3 },
+      ...{ accumulate: 4 },
+    }),
   };
   for (const [name, setup] of Object.entries(setups)) {
     const whole = trainerOf(setup());
@@ -326,6 +339,8 @@ t.test('refuses a state that is not its own', async (t) => {
       /^Expected reference to be undefined .* received "an object"/,
     ],
     [{ threshold }, /^Expected threshold to be undefined .* received "an object"/],
+    [{ beta: new BetaTracker({ target: 1 }) }, /^Expected beta to be undefined .* received "an object"/],
+    [{ referenceUpdate: { every: 2 } }, /^Expected referenceUpdate to be undefined .* \{"every":2,"decay":0\}/],
     [{ learningRate: () => 1e-2 }, /^Expected learningRate to be 0\.01 .* received "a function"/],
     [{ timestepsPerPair: 2 }, /^Expected timestepsPerPair to be 1 /],
     [{ accumulate: 2 }, /^Expected accumulate to be 1 /],
@@ -342,7 +357,10 @@ t.test('refuses a state that is not its own', async (t) => {
   }
   const store = { save() {} };
   const signal = new AbortController().signal;
-  const free = { writers: [{ write() {} }], evaluate: { every: 1, run: () => ({}) }, checkpoints: { store, every: 1 } };
+  const free = {
+    ...{ writers: [{ write() {} }], evaluate: { every: 1, run: () => ({}) }, checkpoints: { store, every: 1 } },
+    validation: { data: linearData({ seed: 7 }), every: 1 },
+  };
   for (const [name, value] of Object.entries({ ...free, signal, maxSkipped: 1, onWarning() {} })) {
     t.same(await trainerOf({ [name]: value }).load(state), [], name);
   }
@@ -772,6 +790,136 @@ t.test('a threshold that moves', async (t) => {
   t.throws(() => trainerOf({ threshold, loss: lossOf({ objective: 'diffusion-dpo' }) }), {
     code: 'ERR_SDPO_INVALID_OPTION',
   });
+});
+
+t.test('a reference that moves', async (t) => {
+  const calls: [number, number][] = [];
+  const policy = policyOf();
+  const move = policy.updateReference!.bind(policy);
+  let at = 0;
+  policy.updateReference = (decay) => {
+    calls.push([at, decay]);
+    return move(decay);
+  };
+  const drifts: number[] = [];
+  const trainer = trainerOf({ policy, referenceUpdate: { every: 3 } });
+  for await (const { step, metrics } of trainer.run(8)) {
+    at = step + 1;
+    drifts.push(metrics.driftChosen!);
+  }
+  t.same(
+    calls,
+    [
+      [2, 0],
+      [5, 0],
+    ].map(([step, decay]) => [step! + 1, decay]),
+    'after every third update',
+  );
+  t.same(
+    drifts.map((drift) => drift === 0),
+    [true, false, false, true, false, false, true, false],
+    'the update behind it begins at the policy itself',
+  );
+  const slow = trainerOf({ referenceUpdate: { every: 1, decay: 1 } });
+  const fixed = trainerOf();
+  t.same(await finish(slow, 4), await finish(fixed, 4), 'with decay 1 it stays');
+  const half = trainerOf({ referenceUpdate: { every: 4, decay: 0.5 } });
+  await finish(half, 4);
+  const { tensors } = await half.policy.state();
+  const first = (await policyOf().weights()).bias!.data as Float32Array;
+  const expected = (tensors['parameters.bias']!.data as Float32Array).map((value, i) => 0.5 * value + 0.5 * first[i]!);
+  t.same(tensors['reference.bias']!.data, expected, 'the moving average is part of the state');
+
+  const skipping = trainerOf({
+    ...{ referenceUpdate: { every: 1 }, onNonFinite: 'skip', policy: policyOf(), learningRate: 1e-2 },
+    data: {
+      ...linearData({}),
+      get: (index: number) => ({ ...makePairs({})[index]!, chosen: new Float32Array(4).fill(NaN) }),
+    },
+  });
+  let moved = 0;
+  skipping.policy.updateReference = () => void moved++;
+  await finish(skipping, 3);
+  t.equal(moved, 3, 'updates that are skipped count');
+
+  // Being the policy all the time is what was asked for, and no mistake.
+  const told: string[] = [];
+  const live = { referenceUpdate: { every: 1 }, onWarning: ({ code }: { code: string }) => void told.push(code) };
+  await finish(trainerOf(live), 14);
+  t.notOk(told.includes('live-reference'));
+
+  const without = policyOf();
+  (without as { updateReference: unknown }).updateReference = undefined;
+  const every = { every: 2 };
+  const refused: [Partial<PreferenceTrainerOptions>, RegExp][] = [
+    [
+      { referenceUpdate: every, reference: () => ({ error: { chosen: [], rejected: [] } }) },
+      /to be absent, since options\.reference is given/,
+    ],
+    [
+      { referenceUpdate: every, loss: lossOf({ objective: 'mapo' }) },
+      /absent, since objective 'mapo' has no reference/,
+    ],
+    [{ referenceUpdate: every, policy: without }, /options\.policy\.updateReference to be a function/],
+    [{ referenceUpdate: { every: 0 } }, /options\.referenceUpdate\.every/],
+    [{ referenceUpdate: { every: 1, decay: 2 } }, /options\.referenceUpdate\.decay/],
+    [{ referenceUpdate: { each: 1 } as never }, /"each"/],
+  ];
+  for (const [options, message] of refused) t.throws(() => trainerOf(options), { message });
+});
+
+t.test('a β that adapts', async (t) => {
+  const seen: { logits: number; scale: number }[] = [];
+  const scales = [1, 2, 0.5];
+  const beta = {
+    scale: () => scales[seen.length]!,
+    observe: ({ logit }: { logit: Float64Array }, scale: number) => void seen.push({ logits: logit.length, scale }),
+    state: () => ({ kept: 1 }),
+    load() {},
+  };
+  const one = watched({ beta, accumulate: 4 });
+  const reports = await finish(one.trainer, 3);
+  t.same(
+    seen,
+    scales.map((scale) => ({ logits: 8, scale })),
+    'learns once an update, from all its rows',
+  );
+  t.same(
+    reports.map((report) => report.beta),
+    [20, 40, 10],
+  );
+  t.same((await one.trainer.state()).progress.beta, { kept: 1 });
+  const [, , , , batch] = one.seen.batches;
+  const doubled = lossOf({ beta: 40 }).evaluate({ ...batch!, betaScale: 1 }, { denominator: 8 });
+  t.same(one.seen.cotangents[4], doubled.gradients.stacked!.data, 'it is that β');
+
+  // What it is for: the mean size of the logit, which without it falls far from the target.
+  const sizesOf = async (follow: boolean) => {
+    const tracker = new BetaTracker({ target: 0.3, window: 64, range: [1e-6, 1e6] });
+    const sizes: number[] = [];
+    const watching = {
+      scale: () => (follow ? tracker.scale() : 1),
+      observe(rows: { logit: Float64Array; mask: Float64Array }, scale: number) {
+        sizes.push(rows.logit.reduce((sum, logit) => sum + Math.abs(logit), 0) / rows.logit.length);
+        tracker.observe(rows, scale);
+      },
+      state: () => tracker.state(),
+      load() {},
+    };
+    const loss = lossOf({ objective: 'diffusion-dpo', beta: 1000 });
+    await finish(trainerOf({ beta: watching, pairsPerStep: 32, loss, learningRate: 1e-3 }), 60);
+    return sizes.slice(20).reduce((sum, size) => sum + size, 0) / 40;
+  };
+  const [followed, fixed] = [await sizesOf(true), await sizesOf(false)];
+  t.ok(followed > 0.2 && followed < 0.45, `a mean size of ${followed}`);
+  t.ok(fixed > 1, `without it ${fixed}`);
+
+  for (const value of [0, NaN, -1, 'x']) {
+    const wrong = { ...beta, scale: () => value as number };
+    await t.rejects(finish(trainerOf({ beta: wrong }), 1), { message: /the result of options\.beta\.scale\(\)/ });
+  }
+  t.throws(() => trainerOf({ beta, loss: lossOf({ objective: 'mapo' }) }), { message: /'mapo' reads no betaScale/ });
+  t.throws(() => trainerOf({ beta: {} as never }), { message: /options\.beta\.scale/ });
 });
 
 t.test('beforeLoss may weigh rows', async (t) => {

@@ -160,7 +160,7 @@ t.test('console: chosen steps and fields', async (t) => {
   const printed = (options: Parameters<typeof consoleWriter>[1], entries: Entry[]) => {
     const stream = new PassThrough();
     const writer = consoleWriter(stream, options);
-    for (const entry of entries) writer.write(entry);
+    for (const entry of entries) void writer.write(entry);
     return String(stream.read() ?? '');
   };
   const entries = [1, 2, 3, 4].map((step) => train(step, { 'rewards/margins': 0.0001234567, other: 3 }));

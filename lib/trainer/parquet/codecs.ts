@@ -36,7 +36,7 @@ export function hindranceOf(codec: string): string | undefined {
 export function unpack(codec: string, packed: Uint8Array, bytes: number): Uint8Array {
   let page: Uint8Array;
   try {
-    page = UNPACK[codec](packed, bytes);
+    page = UNPACK[codec]!(packed, bytes);
   } catch (error) {
     // ERR_BUFFER_TOO_LARGE among them.
     damaged(`a page that does not unpack to its ${bytes} bytes: ${(error as Error).message}`);
@@ -60,14 +60,14 @@ function checkSnappy(packed: Uint8Array, bytes: number): void {
   let [at, length] = [0, 0];
   for (let shift = 0; ; shift += 7) {
     if (at >= packed.length || shift > 28) damaged('a Snappy page without a length');
-    const byte = packed[at++];
+    const byte = packed[at++]!;
     length += (byte & 0x7f) * 2 ** shift;
     if (byte < 0x80) break;
   }
   if (length !== bytes) damaged(`a Snappy page of ${length} bytes in place of ${bytes}`);
   let made = 0;
   while (at < packed.length) {
-    const tag = packed[at++];
+    const tag = packed[at++]!;
     const kind = tag & 3;
     // Bytes of a length of its own (literals), or of the distance of a copy.
     const more = kind === 0 ? Math.max((tag >> 2) - 59, 0) : kind === 3 ? 4 : kind;

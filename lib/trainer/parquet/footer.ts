@@ -120,16 +120,16 @@ function checkFooter(
   { fileBytes, pagesEnd, given }: FooterContext,
 ): ParquetFooter {
   const all = leavesOf(schema);
-  const columns = columnsOf(path, [...new Set(all.map((leaf) => leaf.path[0]))], given);
+  const columns = columnsOf(path, [...new Set(all.map((leaf) => leaf.path[0]!))], given);
   const wanted = new Set(Object.values(columns));
-  const leaves = all.filter((leaf) => wanted.has(leaf.path[0]));
+  const leaves = all.filter((leaf) => wanted.has(leaf.path[0]!));
   if (new Set(leaves.map((leaf) => JSON.stringify(leaf.path))).size < leaves.length) damaged('two columns of one name');
 
   const checked = groups.map(({ columns: chunks, num_rows }, i): Group => {
     const own = chunks.filter(({ meta_data: meta }) => wanted.has(String(meta?.path_in_schema[0])));
     if (own.length !== leaves.length) damaged(`row group ${i} with ${own.length} of ${leaves.length} columns`);
     const rows = countOf(`row group ${i} with a number of rows`, num_rows);
-    const places = own.map((chunk, k) => chunkOf(path, chunk, leaves[k], pagesEnd));
+    const places = own.map((chunk, k) => chunkOf(path, chunk, leaves[k]!, pagesEnd));
     for (const { values, path: name } of places) {
       // A list has a value at least, if only to say that it is empty.
       const fits = leaves.find((leaf) => leaf.path === name)!.maxRepetition > 0 ? values >= rows : values === rows;
@@ -187,7 +187,7 @@ function chunkOf(path: string, chunk: ColumnChunk, { path: name, element }: Leaf
 function checkDisjoint(groups: readonly Group[]): void {
   const chunks = groups.flatMap((group) => group.chunks).sort((a, b) => a.begin - b.begin);
   for (const [i, { begin, path }] of chunks.entries()) {
-    const before = chunks[i - 1];
+    const before = chunks[i - 1]!;
     if (i > 0 && begin < before.begin + before.bytes) {
       damaged(`the column ${path.join('.')} where the column ${before.path.join('.')} is`);
     }

@@ -174,10 +174,10 @@ function checkColumns(
   const most = Math.max(FREE_VALUES, VALUES_PER_BYTE * bytes, VALUES_PER_ELEMENT * (needed + group.rows));
   return chunks.map((chunk, i) => {
     // An ordinary list has three levels, of which two are lists of their own until it is put together.
-    const lists = Math.max(1, leaves[i].maxDefinition - 1);
+    const lists = Math.max(1, leaves[i]!.maxDefinition - 1);
     if (chunk.values * lists > most) damaged(`${chunk.values} values, more than ${group.rows} rows can need${SMALLER}`);
     if (chunk.values > MAX_LIST_VALUES) damaged(`${chunk.values} values, more than lists can have${SMALLER}`);
-    const { rows, bytes } = checkColumn(stored[i], leaves[i], chunk, budget);
+    const { rows, bytes } = checkColumn(stored[i]!, leaves[i]!, chunk, budget);
     if (rows !== group.rows) damaged(`${rows} of its ${group.rows} rows`);
     return bytes;
   });
@@ -190,7 +190,7 @@ function fileOf(columns: readonly Uint8Array<ArrayBuffer>[]): AsyncBuffer {
   return {
     byteLength: PLACE * (columns.length + 1),
     // Each has a buffer of its own, and is asked for as a whole.
-    slice: (start) => columns[Math.floor(start / PLACE) - 1].buffer,
+    slice: (start) => columns[Math.floor(start / PLACE) - 1]!.buffer,
   };
 }
 
@@ -204,7 +204,7 @@ function metadataOf(
     file_offset: 0n,
     meta_data: {
       ...{ type, codec: 'UNCOMPRESSED' as const, encodings: [], path_in_schema: [...path], num_values: BigInt(values) },
-      ...{ total_uncompressed_size: 0n, total_compressed_size: BigInt(checked[i].length) },
+      ...{ total_uncompressed_size: 0n, total_compressed_size: BigInt(checked[i]!.length) },
       data_page_offset: BigInt(PLACE * (i + 1)),
     },
   }));

@@ -45,11 +45,13 @@ export function sumOfHybrid(
       for (let i = 0; i < taken; i++) {
         const bit = i * width;
         const from = at + (bit >>> 3);
-        const word = bytes[from] | (bytes[from + 1] << 8) | (bytes[from + 2] << 16) | (bytes[from + 3] << 24);
+        // The last bytes of a word may lie behind the page.
+        const byte = (i: number) => bytes[from + i] ?? 0;
+        const word = byte(0) | (byte(1) << 8) | (byte(2) << 16) | (byte(3) << 24);
         const value = (word >>> (bit & 7)) & mask;
         if (value >= weights.length) damaged(`the value ${value} where there are ${weights.length}`);
         first ??= value;
-        sum += weights[value];
+        sum += weights[value]!;
       }
       at += groups * width;
       seen += taken;
@@ -58,10 +60,10 @@ export function sumOfHybrid(
       if (run > left) damaged(`a run of ${run} values where ${left} are left`);
       if (at + valueBytes > end) damaged('runs that end early');
       let value = 0;
-      for (let i = 0; i < valueBytes; i++) value += bytes[at++] * 2 ** (8 * i);
+      for (let i = 0; i < valueBytes; i++) value += bytes[at++]! * 2 ** (8 * i);
       if (value >= weights.length) damaged(`the value ${value} where there are ${weights.length}`);
       if (run > 0) first ??= value;
-      sum += run * weights[value];
+      sum += run * weights[value]!;
       seen += run;
     }
   }
@@ -98,7 +100,7 @@ export function deltaEnd(
     if (at > end) damaged('differences that end early');
     const smallest = zigzag(least.value);
     for (let i = 0; i < miniblocks.value && seen < count; i++) {
-      const width = bytes[least.next + i];
+      const width = bytes[least.next + i]!;
       if (width > mostBits) damaged(`differences of ${width} bits`);
       const miniblockEnd = at + (perMiniblock * width) / 8;
       if (miniblockEnd > end) damaged('differences that end early');
@@ -119,7 +121,7 @@ function bitsAt(bytes: Uint8Array, begin: number, bit: number, width: number): n
   let value = 0;
   for (let i = 0; i < width; i++) {
     const at = bit + i;
-    if ((bytes[begin + (at >>> 3)] >>> (at & 7)) & 1) value += 2 ** i;
+    if ((bytes[begin + (at >>> 3)]! >>> (at & 7)) & 1) value += 2 ** i;
   }
   return value;
 }
@@ -128,7 +130,7 @@ function varint(bytes: Uint8Array, begin: number, end: number, most = 5): { valu
   let value = 0;
   for (let i = 0; i < most; i++) {
     if (begin + i >= end) break;
-    const byte = bytes[begin + i];
+    const byte = bytes[begin + i]!;
     value += (byte & 0x7f) * 2 ** (7 * i);
     if (byte < 0x80) {
       // The decoder counts in 32 bits with a sign.

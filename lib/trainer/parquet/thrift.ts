@@ -85,7 +85,7 @@ class Reader {
 
   #byte(): number {
     if (this.at >= this.#bytes.length) damaged('a header that does not end');
-    return this.#bytes[this.at++];
+    return this.#bytes[this.at++]!;
   }
 
   #take(count: number): Uint8Array {

@@ -66,7 +66,7 @@ function checkPlain(page: Uint8Array, begin: number, count: number, leaf: Leaf):
   for (let i = 0; i < count; i++) {
     if (at + 4 > page.length) damaged('values that end early');
     lengths[i] = view.getUint32(at, true);
-    at += 4 + lengths[i];
+    at += 4 + lengths[i]!;
   }
   checkEnd(page, begin, at);
   checkDecimals(lengths, leaf);
@@ -94,7 +94,7 @@ function checkBooleans(page: Uint8Array, begin: number, count: number): void {
 /** Bytes that the values of a page have when the dictionary stands in. */
 function bytesOfIndices(page: Uint8Array, begin: number, count: number, dictionary: Dictionary): number {
   if (begin >= page.length) return count === 0 ? 0 : damaged('indices that end early');
-  const width = page[begin];
+  const width = page[begin]!;
   if (count > 0 && dictionary.length === 0) damaged('indices to an empty dictionary');
   // Where there is one entry only, some writers leave the runs out.
   if (width === 0 && begin + 1 === page.length) return count * (dictionary[0] ?? 0);
@@ -118,9 +118,9 @@ function checkPrefixes(page: Uint8Array, begin: number, count: number, leaf: Lea
   checkLengths(page, suffixes.end, suffixes.values, leaf);
   let [before, sum] = [0, 0];
   for (let i = 0; i < count; i++) {
-    const prefix = prefixes.values[i];
+    const prefix = prefixes.values[i]!;
     if (prefix < 0 || prefix > before) damaged(`a value that shares ${prefix} bytes with one of ${before}`);
-    before = prefix + suffixes.values[i];
+    before = prefix + suffixes.values[i]!;
     if (leaf.element.converted_type === 'DECIMAL' && before > MAX_DECIMAL_BYTES)
       damaged(`a decimal of ${before} bytes`);
     sum += before;
@@ -131,7 +131,7 @@ function checkPrefixes(page: Uint8Array, begin: number, count: number, leaf: Lea
 function checkDecimals(lengths: ArrayLike<number>, { element }: Leaf): void {
   if (element.converted_type !== 'DECIMAL') return;
   for (let i = 0; i < lengths.length; i++) {
-    if (lengths[i] > MAX_DECIMAL_BYTES) damaged(`a decimal of ${lengths[i]} bytes`);
+    if (lengths[i]! > MAX_DECIMAL_BYTES) damaged(`a decimal of ${lengths[i]} bytes`);
   }
 }
 

@@ -109,6 +109,6 @@ function statusOf({ phase, failed, running, left }: StudyProgress): string {
   return [
     ...(failed > 0 ? [`${failed} failed`] : []),
     ...(left === undefined ? [] : [`about ${duration(left)} left`]),
-    phase === 'prepare' ? `preparing${now.length > 0 ? ` ${now[0].replace(/^prepare /, '')}` : ''}` : now.join(', '),
+    phase === 'prepare' ? `preparing${now.length > 0 ? ` ${now[0]!.replace(/^prepare /, '')}` : ''}` : now.join(', '),
   ].join('  ');
 }

@@ -70,7 +70,7 @@ export async function binFigures(results: StudyResults, focus: Focus = focusOf(r
   const others = [...found]
     .filter((name) => !covered.includes(name))
     .map((name) => ({ title: `${name} by timestep`, caption: 'Averaged over training.', names: [name], y: name }));
-  const sources = results.config.groups[0].sources.filter((source) => focus.sources.includes(source));
+  const sources = results.config.groups[0]!.sources.filter((source) => focus.sources.includes(source));
   const figures: Figure[] = [];
   for (const figure of [...known, ...others]) figures.push(await binFigure(results, focus, sources, figure));
   return figures.filter(({ panels }) => panels.length > 0);

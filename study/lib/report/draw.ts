@@ -31,9 +31,9 @@ export interface Style {
 export function styleAt(index: number): Style {
   const round = Math.floor(index / COLOURS.length);
   return {
-    colour: COLOURS[index % COLOURS.length],
-    dash: DASHES[round % DASHES.length],
-    shape: SHAPES[(index + round) % SHAPES.length],
+    colour: COLOURS[index % COLOURS.length]!,
+    dash: DASHES[round % DASHES.length]!,
+    shape: SHAPES[(index + round) % SHAPES.length]!,
   };
 }
 
@@ -111,6 +111,6 @@ function embeddable(svg: string, alt: string, prefix: string): string {
 }
 
 export function escapeHtml(text: string): string {
-  const entities: Record<string, string> = { '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;', "'": '&#39;' };
-  return text.replaceAll(/[&<>"']/g, (letter) => entities[letter]);
+  const entities = { '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;', "'": '&#39;' };
+  return text.replaceAll(/[&<>"']/g, (letter) => entities[letter as keyof typeof entities]);
 }

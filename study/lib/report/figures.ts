@@ -72,8 +72,8 @@ export function describeLines(
   const names = [...new Set(points.map(({ series }) => series))];
   const parts = names.map((name) => {
     const line = points.filter(({ series, y }) => series === name && Number.isFinite(y));
-    if (line.length === 0) return `${name}: none`;
-    const [first, last] = [line[0], line[line.length - 1]];
+    const [first, last] = [line[0], line.at(-1)];
+    if (first === undefined || last === undefined) return `${name}: none`;
     const at = (point: { x: number; y: number }) =>
       `${formatNumber(point.y)} at ${x} ${Number(point.x.toPrecision(3))}`;
     return line.length === 1 ? `${name}: ${at(first)}` : `${name}: ${at(first)}, ${at(last)}`;

@@ -42,7 +42,7 @@ const isDecided = ({ verdict }: Difference) => verdict === 'better' || verdict =
 /** "A is better than B on N1 (β 3 to 300): good differs by … after the last step; undecided at the best step (…)." */
 function decidedSentence(config: StudyConfig, { question, overall, bySource }: Answer): string[] {
   if (!MOMENTS.some((moment) => isDecided(overall[moment]))) return [];
-  const [arm, baseline] = [question.arm, question.baseline].map((name) => config.arms[name].title);
+  const [arm, baseline] = [question.arm, question.baseline].map((name) => config.arms[name]!.title);
   const { final, peak } = overall;
   const where = `on ${question.sources.join(', ')} (${betaText(question.betas)})`;
   const parts = MOMENTS.map((moment) => momentText(overall, moment));
@@ -70,7 +70,7 @@ function sourceText(bySource: Answer['bySource']): string {
 function caution(differences: Differences): string {
   const doubtful = MOMENTS.filter((moment) => isDecided(differences[moment]) && !differences[moment].confirmed);
   if (doubtful.length === 0) return '';
-  const { count } = differences[doubtful[0]];
+  const { count } = differences[doubtful[0]!];
   const when = doubtful.map((moment) => MOMENT_TITLES[moment]).join(' and ');
   return ` With ${count} seeds this is weak: Student's interval ${when} includes 0.`;
 }
@@ -111,7 +111,7 @@ function doubted(difference: Difference): string {
 function undecidedSentences(config: StudyConfig, { question, overall, bySource }: Answer): string[] {
   if (MOMENTS.some((moment) => isDecided(overall[moment])) || overall.final.pairs === 0) return [];
   const parts = MOMENTS.map((moment) => `${formatDifference(overall[moment])} ${MOMENT_TITLES[moment]}`);
-  const [arm, baseline] = [question.arm, question.baseline].map((name) => config.arms[name].title);
+  const [arm, baseline] = [question.arm, question.baseline].map((name) => config.arms[name]!.title);
   const sources = bySource.length > 1 ? ` By source after the last step: ${sourceText(bySource)}.` : '';
   const why =
     overall.final.count < 2
@@ -138,7 +138,7 @@ function divergenceSentences({ runs, config }: StudyResults): string[] {
   const counts = new Map<string, number>();
   for (const { diverged, cell } of runs) {
     if (diverged === undefined) continue;
-    const title = `${config.arms[cell.arm].title} at β ${cell.beta} on ${cell.source}`;
+    const title = `${config.arms[cell.arm]!.title} at β ${cell.beta} on ${cell.source}`;
     counts.set(title, (counts.get(title) ?? 0) + 1);
   }
   if (counts.size === 0) return [];

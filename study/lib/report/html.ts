@@ -120,7 +120,25 @@ export function samplesHtml({ source, beta, seed, grids }: SampleFigure): string
 </figure>`;
 }
 
+/** Small pictures in a row for each step, as they are. */
+export function stripHtml(
+  title: string,
+  rows: readonly { readonly label: string; readonly uris: readonly string[] }[],
+): string {
+  const parts = rows.map(({ label, uris }) => {
+    const images = uris.map((uri, i) => `<img src="${uri}" alt="${escapeHtml(`Sample ${i}, ${label}`)}">`);
+    return `<figure class="strip"><figcaption>${escapeHtml(label)}</figcaption>${images.join('')}</figure>`;
+  });
+  return `<figure class="samples">
+<figcaption><strong>${escapeHtml(title)}.</strong> The same held-out pair in the same place of every row.</figcaption>
+${parts.join('\n')}
+</figure>`;
+}
+
 const CSS = `
+.strip { display: flex; flex-wrap: wrap; gap: .35rem; align-items: center; margin: .5rem 0; }
+.strip figcaption { flex: 0 0 6rem; margin: 0; }
+.strip img { height: 96px; width: auto; image-rendering: auto; }
 :root { color-scheme: light; }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }

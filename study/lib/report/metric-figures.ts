@@ -84,7 +84,7 @@ async function betaFigure(results: StudyResults, group: StudyGroup): Promise<Fig
 
 /** The deciding metric of the bases, on the samples that choices are made on. */
 function baseLevel({ runs, config }: StudyResults): number {
-  return meanInterval(runs.map(({ trajectory }) => trajectory[0].metrics[config.decidingMetric])).mean;
+  return meanInterval(runs.map(({ trajectory }) => trajectory[0]!.metrics[config.decidingMetric]!)).mean;
 }
 
 function betaAxis(betas: readonly number[]): Spec {
@@ -99,12 +99,14 @@ function betaAxis(betas: readonly number[]): Spec {
 async function armsFigure(results: StudyResults, group: StudyGroup): Promise<Figure> {
   const metric = results.config.decidingMetric;
   const table = new CellTable(results);
-  const [beta] = group.betas;
+  const beta = group.betas[0]!;
   const own = seriesOfGroup(results, group).filter((series) => series.own);
   // Above the group's own arms those of the first group, which the controls are controls of.
-  const first = results.config.groups[0].arms
-    .map((arm) => ({ arm, condition: '', title: titleOf(results.config, arm) }))
-    .filter(({ title }) => !own.some((series) => series.title === title));
+  const first = results.config.groups[0]!.arms.map((arm) => ({
+    arm,
+    condition: '',
+    title: titleOf(results.config, arm),
+  })).filter(({ title }) => !own.some((series) => series.title === title));
   const rows = [...first, ...own];
   const sources = group.sources.filter((source) =>
     own.some(({ arm, condition }) => table.get(source, beta, arm, condition) !== undefined),

@@ -23,7 +23,7 @@ import { MOMENT_TITLES } from './tables.js';
 function frontierMetrics({ metrics, config }: StudyResults): [string, string] | undefined {
   const others = Object.keys(metrics).filter((name) => name !== config.decidingMetric);
   if (others.includes('reward') && others.includes('valid')) return ['valid', 'reward'];
-  return others.length >= 2 ? [others[1], others[0]] : undefined;
+  return others.length >= 2 ? [others[1]!, others[0]!] : undefined;
 }
 
 export async function frontierFigure(results: StudyResults): Promise<Figure | undefined> {
@@ -31,7 +31,7 @@ export async function frontierFigure(results: StudyResults): Promise<Figure | un
   if (names === undefined) return undefined;
   const [across, up] = names;
   const { config } = results;
-  const [group] = config.groups;
+  const group = config.groups[0]!;
   const series = seriesOfGroup(results, group);
   const table = new CellTable(results);
   const ends = [Math.min(...group.betas), Math.max(...group.betas)];
@@ -108,7 +108,7 @@ export async function trajectoryFigure(results: StudyResults, focus: Focus = foc
   const x = { type: 'quantitative', title: 'step', axis: { grid: false } };
   for (const i of focus.sources.keys()) {
     for (const { metric, drafts: all } of drafts) {
-      const { title, points } = all[i];
+      const { title, points } = all[i]!;
       if (points.length === 0) continue;
       const alt = describeLines(`${metric} over training on ${focus.sources[i]}`, points, 'step');
       const options = { series, x, y: metric, domain: sharedDomain(all), intervals: 'band' } as const;

@@ -1,6 +1,6 @@
 /** Grids of samples as images inside the page. */
 
-import { PNG } from 'pngjs';
+import { encode } from 'fast-png';
 import { type Focus, focusOf, titleOf } from '../focus.js';
 import type { StudyResults, StudyRun } from '../types.js';
 
@@ -36,28 +36,26 @@ export function sampleFigures(results: StudyResults, focus: Focus = focusOf(resu
     const base = runs.find(({ before }) => before !== undefined);
     const first = base === undefined ? [] : [makeGrid('Before training', base.before!)];
     const grids = [...first, ...runs.map((run) => gridOf(results, run))];
-    return { source, beta: focus.beta, seed: runs[0].cell.seed, grids, before: base !== undefined };
+    return { source, beta: focus.beta, seed: runs[0]!.cell.seed, grids, before: base !== undefined };
   });
 }
 
 function gridOf({ config }: StudyResults, { cell, samples, final }: StudyRun): SampleGrid {
   const metric = config.decidingMetric;
-  return makeGrid(`${titleOf(config, cell.arm)}: ${metric} ${final[metric].toFixed(2)}`, samples);
+  return makeGrid(`${titleOf(config, cell.arm)}: ${metric} ${final[metric]!.toFixed(2)}`, samples);
 }
 
 function makeGrid(title: string, images: StudyRun['samples']): SampleGrid {
-  const side = Math.round(Math.sqrt(images[0].length));
+  const side = Math.round(Math.sqrt(images[0]!.length));
   const rows = Math.ceil(images.length / COLUMNS);
   const [width, height] = [COLUMNS * (side + GAP) - GAP, rows * (side + GAP) - GAP];
-  const png = new PNG({ width, height, colorType: 0 });
-  const set = (x: number, y: number, gray: number) => png.data.set([gray, gray, gray, 255], 4 * (y * width + x));
-  for (let y = 0; y < height; y++) for (let x = 0; x < width; x++) set(x, y, GAP_GRAY);
+  const data = new Uint8Array(width * height).fill(GAP_GRAY);
   images.forEach((image, index) => {
     const left = (index % COLUMNS) * (side + GAP);
     const top = Math.floor(index / COLUMNS) * (side + GAP);
-    for (let i = 0; i < side * side; i++) set(left + (i % side), top + Math.floor(i / side), image[i]);
+    for (let i = 0; i < side * side; i++) data[(top + Math.floor(i / side)) * width + left + (i % side)] = image[i]!;
   });
-  const bytes = PNG.sync.write(png, { colorType: 0 });
+  const bytes = Buffer.from(encode({ width, height, channels: 1, data }));
   return {
     title,
     alt: `${images.length} samples. ${title}`,

@@ -58,7 +58,7 @@ export function answersTable(results: StudyResults, answers: readonly Answer[] =
     rows: answers.map(({ question, overall }, i) => [
       `${i + 1}`,
       question.question,
-      `${arms[question.arm].title} - ${arms[question.baseline].title}`,
+      `${arms[question.arm]!.title} - ${arms[question.baseline]!.title}`,
       `${overall.final.count}`,
       ...MOMENTS.flatMap((moment) => [formatDifference(overall[moment]), verdictText(overall[moment])]),
     ]),

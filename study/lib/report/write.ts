@@ -28,7 +28,7 @@ export async function writeReport(inputs: readonly string[], options: { readonly
   if (typeof out !== 'string' || out === '') failType('options.out', 'the path of a file', out);
   if (!Array.isArray(inputs) || inputs.length === 0) failType('inputs', 'a list of at least one path', inputs);
   const found = inputs.map(readInput);
-  const [first] = found;
+  const first = found[0]!;
   if (first.kind === 'study') {
     if (found.length > 1) failValue('inputs', 'one study, or folders of training runs', inputs.join(', '));
     await writePage(out, await studyPage(first.results));
@@ -58,7 +58,7 @@ function readInput(path: string): Input {
 /** Runs of the same name are told apart by their paths. */
 function distinctNames(runs: readonly TrainingRun[], paths: readonly string[]): TrainingRun[] {
   const same = new Set(runs.map(({ name }) => name)).size < runs.length;
-  return runs.map((run, i) => (same ? { ...run, name: oneLine(paths[i]) } : run));
+  return runs.map((run, i) => (same ? { ...run, name: oneLine(paths[i]!) } : run));
 }
 
 /** The results of a study in Markdown: answers, findings, tables. */

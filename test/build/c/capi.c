@@ -250,7 +250,8 @@ static void parts(batch* b) {
     ok(sdpo_moments(&half->problem, NULL) == SDPO_OK, "moments of a part");
     outputs[k] = half->outputs;
   }
-  ok(output(&halves[0], "elementSum", 0) == HALF, "know their elements");
+  ok(output(&halves[0], "elementSumChosen", 0) == HALF && output(&halves[0], "elementSumRejected", 0) == HALF,
+     "know their elements");
   {
     static batch whole;
     fill(&whole);
@@ -258,7 +259,7 @@ static void parts(batch* b) {
     memset(&whole.problem.chosen, 0, sizeof whole.problem.chosen);
     memset(&whole.problem.rejected, 0, sizeof whole.problem.rejected);
     ok(sdpo_combine_moments(ROWS, 2, outputs, whole.outputs) == SDPO_OK, "combine_moments");
-    ok(output(&whole, "elementSum", 2) == SIZE, "add the elements up");
+    ok(output(&whole, "elementSumChosen", 2) == SIZE, "add the elements up");
     ok(sdpo_objective(&whole.problem, NULL) == SDPO_OK, "objective without a tensor");
     ok(fabs(whole.metrics[0] - b->metrics[0]) < 1e-7 * b->metrics[0], "the loss of the whole");
     for (k = 0; k < 2; ++k) {
@@ -276,6 +277,47 @@ static void parts(batch* b) {
   ok(sdpo_combine_moments(ROWS, 0, outputs, b->outputs) == SDPO_INVALID_ARGUMENT && says("count"), "no parts");
   outputs[1] = NULL;
   ok(sdpo_combine_moments(ROWS, 2, outputs, b->outputs) == SDPO_INVALID_ARGUMENT && says("parts[1]"), "a missing part");
+}
+
+/* Each branch has what it has where its weights are those of both. */
+static void weights_of_each_branch(batch* b) {
+  static batch shared[2];
+  float weights[2][SIZE];
+  int i, k;
+  for (i = 0; i < SIZE; ++i) {
+    weights[0][i] = (float)(i % 3);
+    weights[1][i] = (float)(1 + i % 2);
+  }
+  for (k = 0; k < 2; ++k) {
+    fill(&shared[k]);
+    set_tensor(&shared[k].problem.element_weights, weights[k]);
+    shared[k].problem.element_weights.row_stride = 0;
+    ok(sdpo_evaluate(&shared[k].problem, NULL) == SDPO_OK, "one weighting");
+  }
+  fill(b);
+  b->problem.element_weights = shared[0].problem.element_weights;
+  b->problem.rejected_element_weights = shared[1].problem.element_weights;
+  ok(sdpo_evaluate(&b->problem, NULL) == SDPO_OK, "a weighting of each branch");
+  for (i = 0; i < ROWS; ++i) {
+    ok(output(b, "errorChosen", i) == output(&shared[0], "errorChosen", i), "the error of chosen");
+    ok(output(b, "errorRejected", i) == output(&shared[1], "errorRejected", i), "the error of rejected");
+    ok(output(b, "deltaRejected", i) == output(&shared[1], "deltaRejected", i), "its delta");
+    ok(output(b, "elementSumChosen", i) == output(&shared[0], "elementSumRejected", i), "the sum of chosen");
+    ok(output(b, "elementSumRejected", i) == output(&shared[1], "elementSumChosen", i), "the sum of rejected");
+    ok(output(b, "elementSumChosen", i) != output(b, "elementSumRejected", i), "which differ");
+  }
+  b->problem.cross = 1;
+  ok(sdpo_moments(&b->problem, NULL) == SDPO_INVALID_ARGUMENT && says("rejected_element_weights") && says("cross"),
+     "no mean over pairs of elements");
+  b->problem.cross = 0;
+  b->options.safeguard = 0.5;
+  ok(sdpo_evaluate(&b->problem, NULL) == SDPO_INVALID_ARGUMENT && says("safeguard"), "nor a safeguard");
+  b->options.safeguard = -1;
+  weights[1][2] = -1;
+  ok(sdpo_evaluate(&b->problem, NULL) == SDPO_ELEMENT_WEIGHTS, "a negative weight of rejected");
+  b->problem.element_weights.data = NULL;
+  ok(sdpo_evaluate(&b->problem, NULL) == SDPO_INVALID_ARGUMENT && says("problem.element_weights to be given"),
+     "those of rejected alone");
 }
 
 static void failing_calls(batch* b) {
@@ -402,6 +444,7 @@ int main(void) {
   passes(&b);
   columns(&b);
   parts(&b);
+  weights_of_each_branch(&b);
   failing_calls(&b);
   versions(&b);
   elementwise(&b);

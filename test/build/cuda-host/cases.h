@@ -63,6 +63,7 @@ struct Case {
     target_r,
     gradient_r,
     weights,
+    weights_r,  // of rejected alone
     slots
   };
   std::string name;
@@ -72,6 +73,9 @@ struct Case {
   std::vector<double> row_outputs, metrics;
   Problem problem;  // all but pointers
 
+  const Tensor& weights_of(bool of_rejected) const {
+    return tensors[of_rejected && tensors[weights_r].present ? weights_r : weights];
+  }
   double& number(int field, int64_t row) { return numbers[static_cast<size_t>(field * problem.rows + row)]; }
 
   // The problem with its tensors at `bases`, and lists and results at the given places; lists lie on the host or with
@@ -88,6 +92,7 @@ struct Case {
     branch(p.chosen, policy_c);
     branch(p.rejected, policy_r);
     p.element_weights = tensors[weights].view(bases[weights]);
+    p.rejected_element_weights = tensors[weights_r].view(bases[weights_r]);
     for (int field = 0; field < RowInput::count; ++field) {
       RowColumn& column = p.columns.fields[field];
       column.value = numbers[static_cast<size_t>(field * p.rows)];
@@ -123,10 +128,11 @@ class Maker {
       const bool gradient = slot == Case::gradient_c || slot == Case::gradient_r;
       t.dtype = mixed && !gradient ? static_cast<DType>(pick(kDTypeCount)) : dtype;
       if (gradient) t.dtype = c.tensors[slot == Case::gradient_c ? Case::policy_c : Case::policy_r].dtype;
-      t.present = slot != Case::weights;
+      const bool of_elements = slot == Case::weights || slot == Case::weights_r;
+      t.present = !of_elements;
       if (special) {
-        if (slot == Case::weights) {
-          t.present = chance(0.5);
+        if (of_elements) {
+          t.present = slot == Case::weights ? chance(0.6) : c.tensors[Case::weights].present && chance(0.4);
           t.dtype = static_cast<DType>(pick(mixed ? kDTypeCount : 4));
           if (!mixed && dtype != DType::float64 && t.dtype == DType::float64) t.dtype = DType::float32;
         }
@@ -136,7 +142,7 @@ class Maker {
       if (!t.present) continue;
       const size_t bytes = dtype_size(t.dtype);
       const bool one_row =
-          !gradient && special && ((slot == Case::weights && chance(0.5)) || (shared_target && slot == Case::target_c));
+          !gradient && special && ((of_elements && chance(0.5)) || (shared_target && slot == Case::target_c));
       t.row_stride = one_row ? 0 : size + (special && chance(0.4) ? pick(9) : 0);
       t.offset = special && chance(0.3) ? bytes * static_cast<size_t>(pick(8)) : 0;
       t.bytes.assign(t.offset + static_cast<size_t>((rows - 1) * t.row_stride + size) * bytes,
@@ -144,21 +150,20 @@ class Maker {
       if (gradient) continue;
       for (int64_t row = 0; row < (one_row ? 1 : rows); ++row) {
         for (int64_t i = 0; i < size; ++i) {
-          const double x = slot == Case::weights ? (chance(0.2) ? 0 : uniform(0.25, 2)) : uniform(-2, 2);
+          const double x = of_elements ? (chance(0.2) ? 0 : uniform(0.25, 2)) : uniform(-2, 2);
           set_element(t, row * t.row_stride + i, x);
         }
-        if (slot == Case::weights) set_element(t, row * t.row_stride + pick(static_cast<int>(size)), 1);
+        if (of_elements) set_element(t, row * t.row_stride + pick(static_cast<int>(size)), 1);
       }
     }
     // A weight of 0 hides anything, also NaN.
-    Tensor& e = c.tensors[Case::weights];
-    if (e.present) {
+    for (const bool of_rejected : {false, true}) {
+      const Tensor& e = c.weights_of(of_rejected);
+      Tensor& policy = c.tensors[of_rejected ? Case::policy_r : Case::policy_c];
+      if (!e.present || e.row_stride != 0) continue;
       for (int64_t row = 0; row < rows; ++row) {
         for (int64_t i = 0; i < size; ++i) {
-          if (element(e, e.bytes.data(), row * e.row_stride + i) == 0 && chance(0.3) && e.row_stride == 0 &&
-              c.tensors[0].row_stride != 0) {
-            set_element(c.tensors[Case::policy_c], row * c.tensors[Case::policy_c].row_stride + i, NAN);
-          }
+          if (element(e, e.bytes.data(), i) == 0 && chance(0.3)) set_element(policy, row * policy.row_stride + i, NAN);
         }
       }
     }
@@ -231,7 +236,9 @@ class Maker {
     o.kl_scope = any<Scope>();
     o.sft_weight = chance(0.2) ? 0.1 : 0;
     o.sft_scope = any<Scope>();
-    p.passes = Pass::moments | Pass::objective | Pass::gradients | (special && chance(0.4) ? Pass::cross : 0);
+    const bool one_weighting = !c.tensors[Case::weights_r].present;  // which a mean over pairs of elements needs
+    p.passes =
+        Pass::moments | Pass::objective | Pass::gradients | (special && one_weighting && chance(0.4) ? Pass::cross : 0);
     o.safeguard = (p.passes & Pass::cross) && chance(0.7) ? 0.5 : -1;
     o.safeguard_scope = any<SafeguardScope>();
     o.non_finite = NonFinite::propagate;

@@ -1,6 +1,7 @@
 // Runs the kernels' tiles on the host against the CPU backend: all dtypes, odd sizes, alignments, strides, element
 // weights, each pass.
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 
@@ -126,7 +127,7 @@ void expect_gradients(const Case& c, const Result& a, const Result& b, const cha
 
 // The mean of the magnitudes of what is summed, which a rounding error of a sum is measured by.
 struct Magnitudes {
-  double error, delta, drift;
+  double error, delta, drift, size;
 };
 
 Magnitudes magnitudes(const Case& c, int first, int64_t row) {
@@ -134,10 +135,11 @@ Magnitudes magnitudes(const Case& c, int first, int64_t row) {
     const checks::Tensor& t = c.tensors[slot];
     return element(t, t.bytes.data(), row * t.row_stride + i);
   };
-  Magnitudes m{0, 0, 0};
+  Magnitudes m{0, 0, 0, 0};
   double size = 0;
+  const checks::Tensor& weights = c.weights_of(first == Case::policy_r);
   for (int64_t i = 0; i < c.problem.size; ++i) {
-    const double e = c.tensors[Case::weights].present ? at(Case::weights, i) : 1;
+    const double e = weights.present ? element(weights, weights.bytes.data(), row * weights.row_stride + i) : 1;
     if (e == 0) continue;
     size += e;
     const double u = at(first, i), d = u - at(first + 2, i);
@@ -147,7 +149,7 @@ Magnitudes magnitudes(const Case& c, int first, int64_t row) {
     m.delta += e * std::fabs(h) * (2 * std::fabs(d) + std::fabs(h));
     m.drift += e * h * h;
   }
-  return {m.error / size, m.delta / size, m.drift / size};
+  return {m.error / size, m.delta / size, m.drift / size, size};
 }
 
 // Two sums of the same numbers in different orders. A number passes through at most 256 additions of the compute type
@@ -169,6 +171,7 @@ void expect_moments(const Case& c, const Result& cuda, const Result& cpu, bool w
       check(RowOutput::errorChosen, m.error);
       check(RowOutput::deltaChosen, reference ? m.delta : m.error);
       check(RowOutput::driftChosen, m.drift);
+      check(RowOutput::elementSumChosen, m.size);
     }
     const size_t x = static_cast<size_t>(RowOutput::cross * rows + row);
     const double bound = magnitudes(c, Case::policy_c, row).error + magnitudes(c, Case::policy_r, row).error;
@@ -318,14 +321,19 @@ void check_failures(checks::Maker& make) {
            "a removed row");
   }
 
-  for (const double bad : {-1.0, static_cast<double>(NAN), static_cast<double>(INFINITY), 0.0}) {
+  for (int k = 0; k < 8; ++k) {
+    const double bad = std::array{-1.0, static_cast<double>(NAN), static_cast<double>(INFINITY), 0.0}[k % 4];
+    const bool apart = k >= 4;  // those of rejected alone
     Case weighted = make.make(DType::float32, false, 3, 700, false);
-    checks::Tensor& e = weighted.tensors[Case::weights];
-    e.present = true;
-    e.dtype = DType::float32;
-    e.row_stride = 700;
-    e.bytes.resize(3 * 700 * 4);
-    for (int64_t i = 0; i < 3 * 700; ++i) set_element(e, i, 1);
+    for (const int slot : {Case::weights, Case::weights_r}) {
+      checks::Tensor& e = weighted.tensors[slot];
+      e.present = slot == Case::weights || apart;
+      e.dtype = DType::float32;
+      e.row_stride = 700;
+      e.bytes.resize(3 * 700 * 4);
+      for (int64_t i = 0; i < 3 * 700; ++i) set_element(e, i, 1);
+    }
+    checks::Tensor& e = weighted.tensors[apart ? Case::weights_r : Case::weights];
     for (int64_t i = bad == 0 ? 0 : 699; i < 700; ++i) set_element(e, 2 * 700 + i, bad);
     weighted.problem.options.non_finite = NonFinite::propagate;
     Result w = prepare(weighted, weighted.row_outputs);

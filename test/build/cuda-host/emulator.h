@@ -80,7 +80,7 @@ class Emulator {
     for (int thread = 0; thread < kThreads; ++thread) thread_total_of_row(a_, row, thread, sums[thread]);
     host_block_total<kSums>(sums, totals);
     unsigned long long failure = 0;
-    a_.workspace.flags[row] = finish_row(a_, row, totals, &a_.workspace.coefficients[row], &failure);
+    a_.workspace.flags[row] = finish_row<kPlain>(a_, row, totals, &a_.workspace.coefficients[row], &failure);
     failure_ = failure > failure_ ? failure : failure_;
     if (++rows_done_ == a_.rows && (a_.passes & Pass::objective)) {
       for (int k = 0; k < Metric::count; ++k) {
@@ -92,7 +92,7 @@ class Emulator {
   void gradient(const Step& step) {
     RowCoefficients coefficients;
     if (a_.order.moment_tiles == 0) {
-      coefficients = row_coefficients(a_, step.row, whole_size(a_, step.row, static_cast<double>(a_.size)));
+      coefficients = row_coefficients(a_, step.row, whole_sizes(a_, step.row, sizes_of(a_, RowSums())));
     } else {
       EXPECT(a_.workspace.flags[step.row] != RowFlag::pending, "a gradient before its row");
       if (a_.workspace.flags[step.row] == RowFlag::invalid) {
@@ -188,7 +188,7 @@ class ClusterEmulator {
     host_block_total<kPlainSums>(sums, totals);
     RowCoefficients coefficients{};
     unsigned long long failure = 0;
-    const RowFlag::Value flag = finish_row(a_, row, totals, &coefficients, &failure);
+    const RowFlag::Value flag = finish_row<true>(a_, row, totals, &coefficients, &failure);
     failure_ = failure > failure_ ? failure : failure_;
     if (flag == RowFlag::invalid && !a_.poison) return;
     for (int rank = 0; rank < plan_.blocks; ++rank) {

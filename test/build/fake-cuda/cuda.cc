@@ -251,6 +251,7 @@ void evaluate_rows(const Problem& problem) {
                  row_of(branch->gradient, row)};
     }
     one.element_weights = row_of(one.element_weights, row);
+    one.rejected_element_weights = row_of(one.rejected_element_weights, row);
     for (RowColumn& column : one.columns.fields) {
       if (column.data == nullptr) continue;
       column.value = column_value(column, row);
