@@ -1,5 +1,5 @@
-// Memory of results that is kept between calls: the addon has a share in it (shared_memory.h), and once that is the only
-// one it is the next result's.
+// Memory of results that is kept between calls: the addon has a share in it (shared_memory.h), and once that is the
+// only one it is the next result's.
 #include <algorithm>
 #include <atomic>
 #include <map>
@@ -52,21 +52,21 @@ class Results {
     return nullptr;
   }
 
-  // Takes a share in the memory of a new buffer, within the bound.
+  // Takes a share in the memory of a new buffer; at the bound in place of the share that is the oldest. That a
+  // collection comes before long, since a buffer that is not found here is one that V8 allocates, keeps rings short.
   void keep(Share memory, size_t bytes, size_t bound) {
     if (bytes > bound) return;
     if (total + bytes > bound) forget_others(bytes);
-    Ring& ring = rings_[bytes];
-    const bool full = total + bytes > bound || ring.kept.size() >= std::max(kFewest, kEnough / bytes);
-    if (!full) {
+    Ring& ring = rings_[bytes];  // left empty where other threads keep all that may be kept
+    if (total + bytes <= bound) {
       ring.kept.insert(ring.kept.begin() + static_cast<std::ptrdiff_t>(ring.next), {std::move(memory), true});
-      ring.next = (ring.next + 1) % ring.kept.size();
       total += bytes;
     } else if (!ring.kept.empty()) {
-      // One that is held longer than the others takes longer still, as far as anybody knows.
       ring.kept[ring.next] = {std::move(memory), true};
-      ring.next = (ring.next + 1) % ring.kept.size();
+    } else {
+      return;
     }
+    ring.next = (ring.next + 1) % ring.kept.size();
   }
 
   // Drops what no call came for since the last sweep; whether anything is left.
@@ -90,9 +90,6 @@ class Results {
 
  private:
   static constexpr size_t kLooks = 16;
-  // V8 collects after 32 MiB of new results, or after a few. What is kept beyond that would be used once in a round that
-  // it only makes longer.
-  static constexpr size_t kEnough = size_t{96} << 20, kFewest = 8;
 
   void forget_others(size_t bytes) {
     for (auto ring = rings_.begin(); ring != rings_.end();) {
@@ -110,7 +107,9 @@ void export_results(Napi::Env env, Napi::Object exports) {
   const auto results = std::make_shared<Results>();
   // Before the environment's allocator goes, which frees the memory.
   env.AddCleanupHook([results] { results->clear(); });
-  const auto set = [&](const char* name, auto function) { exports.Set(name, Napi::Function::New(env, function, name)); };
+  const auto set = [&](const char* name, auto function) {
+    exports.Set(name, Napi::Function::New(env, function, name));
+  };
   // takeResult(bytes): an array buffer with whatever was written there before, or undefined.
   set("takeResult", [results](const Napi::CallbackInfo& info) {
     const napi_value buffer = results->take(info.Env(), static_cast<size_t>(whole(info[0])));
@@ -127,9 +126,8 @@ void export_results(Napi::Env env, Napi::Object exports) {
   set("sweepResults",
       [results](const Napi::CallbackInfo& info) { return Napi::Boolean::New(info.Env(), results->sweep()); });
   // keptResults(): bytes that are kept, in all threads.
-  set("keptResults", [](const Napi::CallbackInfo& info) {
-    return Napi::Number::New(info.Env(), static_cast<double>(total.load()));
-  });
+  set("keptResults",
+      [](const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), static_cast<double>(total.load())); });
 }
 
 }  // namespace sdpo

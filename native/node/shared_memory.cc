@@ -11,11 +11,11 @@ namespace {
 constexpr uint32_t kFirstTried = 20, kLastTried = 26;
 
 struct Functions {
-  Share (*share)(napi_value buffer) = nullptr;                   // v8::ArrayBuffer::GetBackingStore()
-  void* (*data)(const void* store) = nullptr;                    // v8::BackingStore::Data() const
-  size_t (*bytes)(const void* store) = nullptr;                  // v8::BackingStore::ByteLength() const
-  void* (*isolate)() = nullptr;                                  // v8::Isolate::GetCurrent()
-  napi_value (*buffer)(void* isolate, Share share) = nullptr;    // v8::ArrayBuffer::New(Isolate*, shared_ptr)
+  Share (*share)(napi_value buffer) = nullptr;                 // v8::ArrayBuffer::GetBackingStore()
+  void* (*data)(const void* store) = nullptr;                  // v8::BackingStore::Data() const
+  size_t (*bytes)(const void* store) = nullptr;                // v8::BackingStore::ByteLength() const
+  void* (*isolate)() = nullptr;                                // v8::Isolate::GetCurrent()
+  napi_value (*buffer)(void* isolate, Share share) = nullptr;  // v8::ArrayBuffer::New(Isolate*, shared_ptr)
 };
 
 template <typename Function>
