@@ -243,6 +243,7 @@ function checkTypes(folder: string): void {
     },
     bundler: { ...strict, module: 'esnext', moduleResolution: 'bundler', lib: ['esnext', 'dom'], types: [] },
     commonjs: { ...strict, module: 'nodenext', types: ['node'] },
+    plain: { ...strict, module: 'nodenext', types: [] }, // not everyone has @types/node
     node10: { ...strict, module: 'commonjs', moduleResolution: 'node10', types: ['node'], skipLibCheck: true },
     maybe: {
       ...strict,
@@ -255,8 +256,14 @@ function checkTypes(folder: string): void {
   const entries = ['sdpo', 'sdpo/trainer', 'sdpo/tools'].map((path, i) => `export * as entry${i} from '${path}';\n`);
   writeFileSync(join(folder, 'entries.ts'), entries.join(''));
   writeFileSync(join(folder, 'entries.cts'), entries.join(''));
+  writeFileSync(join(folder, 'plain.ts'), entries.slice(0, 2).join('')); // sdpo/tools names the types of commander, which needs Node's
   writeFileSync(join(folder, 'maybe.ts'), MAYBE);
-  const own: Readonly<Record<string, string>> = { commonjs: 'entries.cts', node10: 'entries.ts', maybe: 'maybe.ts' };
+  const own: Readonly<Record<string, string>> = {
+    commonjs: 'entries.cts',
+    plain: 'plain.ts',
+    node10: 'entries.ts',
+    maybe: 'maybe.ts',
+  };
   for (const [name, compilerOptions] of Object.entries(projects)) {
     const file = join(folder, `tsconfig.${name}.json`);
     writeFileSync(file, JSON.stringify({ compilerOptions, files: [own[name] ?? 'example.ts'] }));

@@ -1,4 +1,5 @@
 /** Results that stay in device memory: one block of float64 numbers with a named view of each, and the way back to the host. */
+/// <reference lib="esnext.disposable" preserve="true" />
 
 import { METRIC_OFFSET, ROW_OUTPUT, ROW_OUTPUT_COUNT } from '../native/contract.js';
 import { METRICS, type MetricName, ROW_STATISTICS, type RowStatistic } from '../native/names.js';

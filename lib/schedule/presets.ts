@@ -89,10 +89,10 @@ export const PRESETS = {
   /** Wan2.1 14B at 720p: diffusers' Wan pipelines' docstrings (flow_shift 5 for 720p). */
   'wan2.1-14b-720p': { config: { ...WAN, flow_shift: 5 } },
   /**
-   * Stable Diffusion 3 (arXiv 2403.03206): `scheduler/scheduler_config.json` of stabilityai/stable-diffusion-3-medium-diffusers. Steps of 1/n; its
-   * pipeline runs the class's own ladder (`ladder: 'scheduler'`), which differs at few steps.
+   * Stable Diffusion 3 (arXiv 2403.03206): `scheduler/scheduler_config.json` of stabilityai/stable-diffusion-3-medium-diffusers, with the class's own
+   * ladder, which its pipeline runs.
    */
-  sd3: { config: { ...FLOW, shift: 3 } },
+  sd3: { config: { ...FLOW, shift: 3 }, ladder: 'scheduler' },
   /** FLUX.1-schnell: `scheduler/scheduler_config.json` of black-forest-labs/FLUX.1-schnell. */
   'flux-schnell': { config: { ...FLOW, shift: 1, use_dynamic_shifting: false } },
   /** Stable Diffusion 2.1 at 768: `scheduler/scheduler_config.json` of stabilityai/stable-diffusion-2-1. */

@@ -1,4 +1,5 @@
 /** CUDA graphs: calls that are recorded once, and made again by a single launch. */
+/// <reference lib="esnext.disposable" preserve="true" />
 
 import { binding } from '../native/binding.js';
 import { SdpoError } from '../native/errors.js';

@@ -298,10 +298,10 @@ function failMetadata(argument: string, expected: string, received: unknown): ne
 /** Characters of a part of a message that a file may have chosen. */
 const MOST_TEXT = 250;
 
-/** The common message shape with text for what was received, since a file is not a JavaScript value. */
-function failFile(what: string, expected: string, received: string): never {
+/** The common message shape with text for what was received, since a file is not a JavaScript value; undefined where it has no such field. */
+function failFile(what: string, expected: string, received: string | undefined): never {
   throw new SdpoRangeError(
     'ERR_SDPO_INVALID_ARG_VALUE',
-    `Expected ${shortened(what, MOST_TEXT)} of the safetensors file to be ${shortened(expected, MOST_TEXT)}, received ${shortened(received, MOST_TEXT)}`,
+    `Expected ${shortened(what, MOST_TEXT)} of the safetensors file to be ${shortened(expected, MOST_TEXT)}, received ${shortened(received ?? 'nothing', MOST_TEXT)}`,
   );
 }

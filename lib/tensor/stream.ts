@@ -1,4 +1,5 @@
 /** Streams: queues of a device, whose calls run in order and beside those of other queues. */
+/// <reference lib="esnext.disposable" preserve="true" />
 
 import { binding } from '../native/binding.js';
 import { SdpoError } from '../native/errors.js';

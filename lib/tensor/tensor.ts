@@ -1,4 +1,5 @@
 /** Tensors: shape, dtype and memory of latents and predictions, and views of the two branches of a stacked batch. */
+/// <reference lib="esnext.disposable" preserve="true" />
 
 import { isArray } from '../native/arrays.js';
 import { SdpoError, SdpoRangeError } from '../native/errors.js';

@@ -1,7 +1,7 @@
 /** Files of the trainer: positional reads that notice a truncated file, durable writes, fingerprints, and the headers of safetensors files. */
 
-import { createHash, type Hash } from 'node:crypto';
-import { type FileHandle, open } from 'node:fs/promises';
+import { createHash } from 'node:crypto';
+import { open } from 'node:fs/promises';
 import { FOREIGN_BYTES } from '../files/foreign.js';
 import { openFile } from '../files/open.js';
 import { type ErrorCode, SdpoError } from '../native/errors.js';
@@ -41,8 +41,21 @@ export async function readRanges(
   });
 }
 
+// Declarations that users compile name no type of Node's: not everyone has @types/node.
+
+/** What is used of an open file. */
+export interface OpenFile {
+  read(buffer: Uint8Array, offset: number, length: number, position: number): Promise<{ readonly bytesRead: number }>;
+  stat(): Promise<{ readonly size: number }>;
+}
+
+/** What is used of a digest. */
+interface Digest {
+  update(data: string | Uint8Array): unknown;
+}
+
 /** Opens a file, uses and closes it; what the operating system throws meanwhile is given the path. */
-export async function withFile<T>(path: string, code: ErrorCode, use: (file: FileHandle) => Promise<T>): Promise<T> {
+export async function withFile<T>(path: string, code: ErrorCode, use: (file: OpenFile) => Promise<T>): Promise<T> {
   const file = await openFile(path, code);
   try {
     return await use(file);
@@ -59,7 +72,7 @@ export async function withFile<T>(path: string, code: ErrorCode, use: (file: Fil
 }
 
 /** Bytes of a file that is open; throws where it ends before the range does. */
-export async function readExactly(file: FileHandle, path: string, range: Range, code: ErrorCode): Promise<Uint8Array> {
+export async function readExactly(file: OpenFile, path: string, range: Range, code: ErrorCode): Promise<Uint8Array> {
   const bytes = new Uint8Array(range.length);
   let done = 0;
   while (done < range.length) {
@@ -116,7 +129,7 @@ const CONTENT_BYTES = 4 * 2 ** 20;
  * Adds the size of a file and, with 'sample', 64 pieces of 4 KiB at even distances, the first and the last bytes among them, to a hash; with
  * 'content' all of its bytes.
  */
-export async function hashFile(hash: Hash, path: string, mode: FingerprintMode, code: ErrorCode): Promise<void> {
+export async function hashFile(hash: Digest, path: string, mode: FingerprintMode, code: ErrorCode): Promise<void> {
   await withFile(path, code, async (file) => {
     const { size } = await file.stat();
     hash.update(`size ${size}\n`);

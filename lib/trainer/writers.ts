@@ -83,7 +83,7 @@ const DEFAULT_FIELDS = {
 
 /** Prints one line per entry to a stream, by default the standard output; the stream stays open. */
 export function consoleWriter(
-  stream: NodeJS.WritableStream = process.stdout,
+  stream: { write(text: string): unknown } = process.stdout,
   options: ConsoleOptions = {},
 ): MetricsWriter {
   if (typeof stream?.write !== 'function') failType('stream', 'a writable stream', stream);

@@ -66,7 +66,8 @@ async function twoAtATime<T>(items: readonly T[], use: (item: T) => Promise<void
   await Promise.all([worker(), worker()]);
 }
 
-const byAccesses = (a: PackLoop, b: PackLoop) => a.loads - b.loads || a.stores - b.stores;
+const byAccesses = (a: PackLoop, b: PackLoop) =>
+  a.loads - b.loads || a.stores - b.stores || a.instructions - b.instructions;
 const accesses = (loops: readonly PackLoop[]) => loops.map(({ loads, stores }) => ({ loads, stores }));
 
 for (const architecture of architectures) {

@@ -65,8 +65,8 @@ t.test('the instructions it counts are those of the machine code', async (t) => 
   for (const [dtype, element] of Object.entries({ bfloat16: 'BFloat16', float32: 'float' })) {
     const assumed = committed.instructionsPerPack[dtype]!;
     const of = (variant: string, loads: number, stores: number) =>
-      sass[`Uniform<${element}> ${variant}`]!.find((loop) => loop.loads === loads && loop.stores === stores)!
-        .instructions;
+      sass[`Uniform<${element}> ${variant}`]!.filter((loop) => loop.loads === loads && loop.stores === stores).at(-1)!
+        .instructions; // the longest: zeros are written in a loop of their own
     const near = (count: number, budget: number, name: string) =>
       t.ok(count <= budget && count >= 0.85 * budget, `${dtype}, ${name}: ${count} of ${budget}`);
     near(assumed.moments, of('plain', 6, 0), 'moments');

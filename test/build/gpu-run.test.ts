@@ -1,6 +1,6 @@
 /**
  * benchmarks/gpu/run.sh: that one call gives everything that a GPU can tell, whatever fails on the way. With stand-ins for the programs of a GPU machine;
- * and the rehearsal for real, where there is a PyTorch 2 (SDPO_PYTHON or python3).
+ * and the rehearsal for real, where there is a PyTorch 2 (SDPO_PYTHON, that of scripts/python-env, or python3).
  */
 
 import { execFile, spawnSync } from 'node:child_process';
@@ -11,7 +11,7 @@ import t from 'tap';
 import { inFolder, root, versionOf } from '../helpers/cuda-program.js';
 
 const noPython = (await versionOf('python3')) === undefined && 'no python3';
-const torchPython = [process.env.SDPO_PYTHON, 'python3'].find(
+const torchPython = [process.env.SDPO_PYTHON, path.join(root, 'build/venv/bin/python'), 'python3'].find(
   (python) =>
     python !== undefined &&
     spawnSync(python, ['-c', 'import torch; assert int(torch.__version__.split(".")[0]) >= 2']).status === 0,
@@ -195,7 +195,7 @@ t.test(
 
 t.test(
   'the rehearsal: PyTorch eager, compiled and Triton, the Python package and the self-test on the CPU',
-  { skip: torchPython === undefined && 'no PyTorch 2 (set SDPO_PYTHON)', timeout: 900_000 },
+  { skip: torchPython === undefined && 'no PyTorch 2 (scripts/python-env, or set SDPO_PYTHON)', timeout: 900_000 },
   async (t) => {
     await inFolder(async (folder) => {
       const run = await runScript(folder, ['dry'], {}, { PYTHON: torchPython! });

@@ -19,7 +19,7 @@ t.test('few steps of SD3 in its own pipeline: the ladder of the class', async (t
     const ladder = Array.from({ length: n }, (_, i) => moved(1 + (i * (moved(0.001) - 1)) / (n - 1)));
     for (const schedule of [
       NoiseSchedule.preset('sd35', { inferenceSteps: n }),
-      NoiseSchedule.preset('sd3', { inferenceSteps: n, ladder: 'scheduler' }),
+      NoiseSchedule.preset('sd3', { inferenceSteps: n }),
     ]) {
       ladder.slice(1).forEach((next, i) => {
         const { previous, omega } = schedule.transition(ladder[i] * 1000);
@@ -32,7 +32,7 @@ t.test('few steps of SD3 in its own pipeline: the ladder of the class', async (t
       t.equal(schedule.transition(ladder[n - 1] * 1000).omega, Infinity);
     }
   }
-  t.equal(NoiseSchedule.preset('sd3').ladder, 'uniform');
+  t.equal(NoiseSchedule.preset('sd3', { ladder: 'uniform' }).ladder, 'uniform');
 });
 
 t.test('the default ladder of each class', async (t) => {

@@ -416,7 +416,10 @@ t.test('a schedule is immutable and describes itself', async (t) => {
   const record = schedule.toJSON();
   (record.config as Record<string, unknown>).shift = 99;
   t.match(schedule.toJSON().config, { shift: 3 });
-  t.equal(String(schedule), 'sd3 (flow, flow_prediction, T = 1000, shift 3; 28 inference steps, eta 1)');
+  t.equal(
+    String(schedule),
+    'sd3 (flow, flow_prediction, T = 1000, shift 3; 28 inference steps, ladder scheduler, eta 1)',
+  );
   t.match(
     String(NoiseSchedule.fromDiffusers({ _class_name: 'DDPMScheduler' })),
     /^DDPMScheduler \(variance-preserving, epsilon/,

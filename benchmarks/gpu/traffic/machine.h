@@ -41,7 +41,7 @@ struct Instructions {
   double moments, gradient, keep, kept_gradient;
 };
 constexpr Instructions instructions_of(DType type) {
-  return type == DType::float32 ? Instructions{138, 67, 144, 64} : Instructions{266, 123, 275, 92};
+  return type == DType::float32 ? Instructions{138, 67, 180, 64} : Instructions{266, 123, 311, 92};
 }
 
 struct Call {
