@@ -37,8 +37,9 @@ class Results {
     const auto found = rings_.find(bytes);
     if (found == rings_.end()) return nullptr;
     Ring& ring = found->second;
-    // Buffers mostly go in the order in which they came, many with one garbage collection.
-    for (size_t looks = std::min(kLooks, ring.kept.size()); looks > 0; --looks) {
+    // Buffers mostly go in the order in which they came, many with one garbage collection, so that the first look finds
+    // one; the others, a few nanoseconds each, keep a ring from growing while it has free memory anywhere.
+    for (size_t looks = ring.kept.size(); looks > 0; --looks) {
       Ring::Kept& kept = ring.kept[ring.next];
       ring.next = (ring.next + 1) % ring.kept.size();
       if (kept.memory.use_count() != 1) continue;
@@ -89,8 +90,6 @@ class Results {
   }
 
  private:
-  static constexpr size_t kLooks = 16;
-
   void forget_others(size_t bytes) {
     for (auto ring = rings_.begin(); ring != rings_.end();) {
       if (ring->first != bytes) total -= ring->second.kept.size() * ring->first;
