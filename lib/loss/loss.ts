@@ -131,7 +131,7 @@ export class PreferenceLoss {
    * The same result off the event loop. The arrays of the batch must not be written until the promise settles, or its numbers are of no
    * use. A buffer that is transferred meanwhile leaves the call what it was given, as long as its new owner does not write either: the call has a
    * share in their memory (Node 20 to 26), and copies what it reads elsewhere and from resizable buffers. The buffers of `into` must not
-   * be transferred (ERR_SDPO_INVALID_LENGTH). Rejects as `evaluate` throws, with the caller's stack, and with an AbortError once `signal` is aborted. On
+   * be transferred (ERR_SDPO_INVALID_LENGTH), and on Node 21 to 23 none by `transfer(length)` to another length, which ends the process. Rejects as `evaluate` throws, with the caller's stack, and with an AbortError once `signal` is aborted. On
    * a device no thread waits, a tensor may be disposed meanwhile, and an aborted call rejects when the device is done with it.
    */
   evaluateAsync<C extends LatentArray, R extends LatentArray>(
