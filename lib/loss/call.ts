@@ -184,7 +184,7 @@ function outputBytes(args: EvaluateArguments): number {
 
 /**
  * Elements (rows · D) up to which a call on the host holds the event loop no longer than handing it to another thread does: 10 to 20 µs of work, against
- * 12 to 25 µs for the promise, the references and the waking of a thread, beside the hundreds that two sleeping processors take to wake up.
+ * 12 to 25 µs for the promise, the references and the waking of a thread. What sleeping processors take to wake up comes on top.
  */
 const SHORT = 32768;
 

@@ -7,11 +7,6 @@ export interface Difference {
   readonly now: string;
 }
 
-/** The first difference. */
-export function differenceOf(before: unknown, now: unknown): Difference | undefined {
-  return differencesOf(before, now)[0];
-}
-
 export function differencesOf(before: unknown, now: unknown, path = ''): Difference[] {
   if (isRecord(before) && isRecord(now)) {
     const keys = new Set([...Object.keys(before), ...Object.keys(now)]);
