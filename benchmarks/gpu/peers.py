@@ -17,7 +17,7 @@ import sys
 import time
 
 import torch
-from predicted import read_timings
+from collect import json_of
 
 try:
     import triton
@@ -246,15 +246,9 @@ def first_line(error):
 
 
 def times_of(file_name):
-    """What the check program timed, of the design that a call chooses by itself."""
-    if not file_name:
-        return {}
-    try:
-        timings = read_timings(file_name).get("timings", [])
-    except (OSError, ValueError) as error:  # the peers are worth measuring without it
-        print(f"{file_name}: {first_line(error)}", file=sys.stderr)
-        return {}
-    return {(t["shape"], t["dtype"], t["rows"]): t["microseconds"] for t in timings if t["chosen"]}
+    """What the check program timed."""
+    timings = (json_of(file_name) if file_name else None) or {}  # the peers are worth measuring without it
+    return {(t["shape"], t["dtype"], t["rows"]): t["microseconds"] for t in timings.get("timings", [])}
 
 
 def write(out, results):
