@@ -109,7 +109,8 @@ fi
 # What the results are of. The check program tells the device, the driver and the runtime itself.
 {
   echo "commit $commit"
-  command -v git > /dev/null && [ -n "$(git status --porcelain 2> /dev/null | head -n 1)" ] && echo "with changes that are not committed"
+  # Who names the commit may have copied its files to where git knows another.
+  [ -z "${COMMIT:-}" ] && command -v git > /dev/null && [ -n "$(git status --porcelain 2> /dev/null | head -n 1)" ] && echo "with changes that are not committed"
   command -v nvcc > /dev/null && nvcc --version | tail -n 2
   command -v nvidia-smi > /dev/null && nvidia-smi --query-gpu=name,driver_version,compute_cap,memory.total,clocks.max.sm,clocks.max.memory --format=csv,noheader
   "$PYTHON" -c 'import torch, sys; print("python", sys.version.split()[0], "torch", torch.__version__)' 2> /dev/null
