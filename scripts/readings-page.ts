@@ -133,54 +133,55 @@ const COLOURS = ['#0072b2', '#56b4e9', '#009e73', '#d55e00', '#cc79a7'];
 /** The answer as one picture: the differences of all candidates on all sources. */
 export async function readingsPlot(deciding: Deciding): Promise<string> {
   const { duels, candidates } = decide(deciding);
-  const values = duels.map(({ task, source, candidate, difference: { mean, low, high } }) => ({
-    ...{ task: TASK_TITLES[task], source, candidate, mean, low, high },
-  }));
   const names = candidates.map(({ name }) => name);
-  const y = { field: 'source', type: 'nominal', title: null, sort: null, axis: { grid: false } };
-  const colour = {
-    field: 'candidate',
-    type: 'nominal',
-    scale: { domain: names, range: COLOURS },
-    legend: {
-      orient: 'bottom',
-      title: null,
-      columns: 1,
-      labelLimit: 0,
-      labelExpr: `${JSON.stringify(Object.fromEntries(candidates.map(({ name, title }) => [name, `${name}: ${title}`])))}[datum.label]`,
+  const titles = Object.fromEntries(candidates.map(({ name, title }) => [name, `${name}: ${title}`]));
+  const row = {
+    y: { field: 'source', type: 'nominal', title: null, sort: null, axis: { labelLimit: 0 } },
+    yOffset: { field: 'candidate', type: 'nominal', scale: { domain: names } },
+    color: {
+      field: 'candidate',
+      type: 'nominal',
+      scale: { domain: names, range: COLOURS },
+      legend: {
+        orient: 'bottom',
+        title: null,
+        columns: 1,
+        labelLimit: 0,
+        labelExpr: `${JSON.stringify(titles)}[datum.label]`,
+      },
     },
   };
-  const offset = { field: 'candidate', type: 'nominal', scale: { domain: names } };
+  const x = (field: string, last: boolean) => ({
+    field,
+    type: 'quantitative',
+    title: last ? 'difference of good after the last step, with 95 % interval' : null,
+  });
+  const panel = (task: Task, last: boolean) => ({
+    title: { text: TASK_TITLES[task], anchor: 'start', fontSize: 12 },
+    data: {
+      values: duels
+        .filter((duel) => duel.task === task)
+        .map(({ source, candidate, difference: { mean, low, high } }) => ({ source, candidate, mean, low, high })),
+    },
+    width: 560,
+    height: { step: 9 },
+    layer: [
+      { mark: { type: 'rule', color: '#777' }, encoding: { x: { datum: 0 } } },
+      { mark: { type: 'rule', strokeWidth: 1.6 }, encoding: { ...row, x: x('low', last), x2: { field: 'high' } } },
+      { mark: { type: 'point', filled: true, size: 30, opacity: 1 }, encoding: { ...row, x: x('mean', last) } },
+    ],
+  });
   const spec = {
-    title: 'good after the last step: candidate minus Diffusion-DPO + KL tuned on that source',
-    data: { values },
-    facet: {
-      row: { field: 'task', type: 'nominal', title: null, header: { labelOrient: 'top', labelAnchor: 'start' } },
-    },
-    resolve: { scale: { y: 'independent' } },
-    spec: {
-      width: 560,
-      height: { step: 11 },
-      layer: [
-        { mark: { type: 'rule', color: '#777' }, encoding: { x: { datum: 0 } } },
-        {
-          mark: { type: 'rule', strokeWidth: 1.6 },
-          encoding: {
-            ...{ y, yOffset: offset, color: colour, x2: { field: 'high' } },
-            x: { field: 'low', type: 'quantitative', title: 'difference with 95 % interval' },
-          },
-        },
-        {
-          mark: { type: 'point', filled: true, size: 34, opacity: 1 },
-          encoding: { y, yOffset: offset, color: colour, x: { field: 'mean', type: 'quantitative' } },
-        },
-      ],
-    },
+    title: { text: 'Candidates minus Diffusion-DPO + KL, tuned on each source', anchor: 'start', offset: 12 },
+    vconcat: TASK_NAMES.map((task, i) => panel(task, i === TASK_NAMES.length - 1)),
+    resolve: { scale: { x: 'shared' } },
     background: 'white',
     padding: 8,
+    config: { font: 'sans-serif', view: { stroke: null } },
   };
   const view = new View(parse(compile(spec as unknown as TopLevelSpec).spec), { renderer: 'none' });
   const svg = await view.toSVG();
   view.finalize();
+  // What is not seen, and digits below a hundredth of a pixel, would only make the committed file longer.
   return `${svg.replaceAll(/ (role|aria-[a-z]+)="[^"]*"/g, '').replaceAll(/(\.\d{2})\d+/g, '$1')}\n`;
 }
