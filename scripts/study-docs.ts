@@ -30,7 +30,7 @@ export const READINGS = (['screening', ...TASK_NAMES] as const).map((part) => ({
   results: at(`examples/digits/readings-${part}-results.json`),
 }));
 export const READINGS_PAGE = at('study/docs/readings.md');
-export const READINGS_PLOT = at('study/docs/readings.svg');
+export const READINGS_PLOT = at('examples/digits/readings.svg');
 
 /** The page as the committed results make it. */
 export function wantedPage(): string {
