@@ -4,9 +4,9 @@ import { parse, View } from 'vega';
 import { compile, type TopLevelSpec } from 'vega-lite';
 import { BASELINE, TASK_NAMES, type Task } from '../examples/digits/readings.js';
 import { type Cell, CellTable, choosingValues, pairedDifferences, valuesOf } from '../study/lib/cells.js';
-import type { Difference, Interval, StudyResults } from '../study/lib/index.js';
+import { answerQuestions, type Difference, type Interval, type StudyResults } from '../study/lib/index.js';
 import { formatDifference, formatInterval, markdownTable } from '../study/lib/report/format.js';
-import { acrossTable, answersTable, settingText, UNCONFIRMED_NOTE } from '../study/lib/report/tables.js';
+import { acrossTable, settingText, UNCONFIRMED_NOTE } from '../study/lib/report/tables.js';
 import { meanInterval, pairedDifference } from '../study/lib/statistics.js';
 
 export type Deciding = Readonly<Record<Task, StudyResults>>;
@@ -123,9 +123,36 @@ export function readingsMarkdown(screening: StudyResults, deciding: Deciding): s
     ]),
     textColumns: 2,
   });
-  const questions = markdownTable(answersTable(screening));
   const note = UNCONFIRMED_NOTE.replace('*', '\\*');
-  return [sentence, summary, bySource, note, questions, markdownTable(acrossTable(screening))].join('\n\n');
+  const across = TASK_NAMES.map((task) => {
+    const table = acrossTable(deciding[task]);
+    return markdownTable({
+      ...table,
+      caption: `${TASK_TITLES[task]}, beside the question, each setting fixed. ${table.caption}`,
+    });
+  });
+  const ranking = acrossTable(screening);
+  return [
+    ...[sentence, summary, bySource, note, ...across, questionsTable(screening)],
+    markdownTable({ ...ranking, caption: `What the rule saw. ${ranking.caption}` }),
+  ].join('\n\n');
+}
+
+/** The declared questions of the screening, with each source by itself. */
+function questionsTable(screening: StudyResults): string {
+  const answers = answerQuestions(screening);
+  const sources = answers[0]!.question.sources;
+  return markdownTable({
+    caption: 'The screening: paired differences of good over both sources, with 95 % intervals',
+    header: ['question', 'after the last step', ...sources, 'at the best step'],
+    rows: answers.map(({ question, overall, bySource }) => [
+      question.question,
+      differenceText(overall.final),
+      ...bySource.map(({ final }) => differenceText(final)),
+      differenceText(overall.peak),
+    ]),
+    textColumns: 1,
+  });
 }
 
 const COLOURS = ['#0072b2', '#56b4e9', '#009e73', '#d55e00', '#cc79a7'];

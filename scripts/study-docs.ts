@@ -51,8 +51,14 @@ async function main(args: readonly string[]): Promise<number> {
   const gather = async (results: string, declaration: string, from: string) =>
     writeResults(results, compactResults(collectResults(declaration, from)));
   if (folder !== undefined && !check) await gather(RESULTS, DECLARATION, folder);
-  if (args.includes('--readings') && !check)
-    for (const each of READINGS) await gather(each.results, each.declaration, each.folder);
+  if (args.includes('--readings') && !check) {
+    for (const { results, declaration, folder } of READINGS) {
+      const compact = compactResults(collectResults(declaration, folder));
+      // What the page does not use would be two thirds of the files.
+      const runs = compact.runs.map(({ before, ...run }) => ({ ...run, bins: {}, samples: [] }));
+      await writeResults(results, { ...compact, runs });
+    }
+  }
   const missing = [RESULTS, ...READINGS.map(({ results }) => results)].filter((file) => !existsSync(file));
   for (const file of missing) console.error(`${relative('', file)} is not there; give the folder of a study`);
   if (missing.length > 0) return 1;
