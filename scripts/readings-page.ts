@@ -210,5 +210,9 @@ export async function readingsPlot(deciding: Deciding): Promise<string> {
   const svg = await view.toSVG();
   view.finalize();
   // What is not seen, and digits below a hundredth of a pixel, would only make the committed file longer.
-  return `${svg.replaceAll(/ (role|aria-[a-z]+)="[^"]*"/g, '').replaceAll(/(\.\d{2})\d+/g, '$1')}\n`;
+  const alt = candidates.map(
+    ({ name, better, worse, of }) => `${name} better on ${better} and worse on ${worse} of ${of}`,
+  );
+  const plain = svg.replaceAll(/ (role|aria-[a-z]+)="[^"]*"/g, '').replaceAll(/(\.\d{2})\d+/g, '$1');
+  return `${plain.replace('<svg ', `<svg role="img" aria-label="Against tuned Diffusion-DPO + KL: ${alt.join('; ')}" `)}\n`;
 }

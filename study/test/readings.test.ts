@@ -116,7 +116,7 @@ t.test('a candidate wins where it is better than the tuned baseline everywhere',
   t.match(text, 'No candidate is better than tuned Diffusion-DPO + KL on every source of both tasks.');
   t.match(readingsMarkdown(results, deciding(undefined)), 'on every source of both tasks: both.');
   const plot = await readingsPlot(lost);
-  t.match(plot, /^<svg[^>]* xmlns=/);
+  t.match(plot, /^<svg role="img" aria-label="[^"]*both better on 10 and worse on 2 of 12[^>]* xmlns=/);
   for (const source of ['on-policy-refreshed', 'first task', 'second task']) t.match(plot, source);
 });
 
