@@ -18,7 +18,7 @@ import {
   valueAndGrad,
 } from './jax.js';
 import { JUDGE_SHAPES, judgeLogits } from './judge.js';
-import { DENOISER_SHAPES, forward, initParams, timestepEmbedding } from './model.js';
+import { DENOISER_SHAPES, denoiserShapes, forward, initParams, timestepEmbedding } from './model.js';
 
 const LEARNING_RATE = 1e-3;
 export const EMA_DECAY = 0.999;
@@ -69,7 +69,7 @@ export function trainJudge(train: Digits, { steps, seed, onStep }: TrainingOptio
 /** Mean squared error of v at uniform timesteps, Adam with cosine decay; returns the exponential moving average of the weights. */
 export async function trainBase(
   train: Digits,
-  { steps, batch = BATCH, seed, onStep }: TrainingOptions & { batch?: number },
+  { steps, batch = BATCH, seed, width, onStep }: TrainingOptions & { batch?: number; width?: number | undefined },
 ): Promise<Params> {
   const schedule = NoiseSchedule.fromDiffusers(SCHEDULER_CONFIG, { inferenceSteps: TRAINING_INFERENCE_STEPS });
   const lossAndGradients = jit(
@@ -84,7 +84,7 @@ export async function trainBase(
       ),
   );
   const draw = keyStream(seed + 2);
-  let params = initParams(DENOISER_SHAPES, seed);
+  let params = initParams(width === undefined ? DENOISER_SHAPES : denoiserShapes(width), seed);
   let average = ref(params);
   const optimizer = new AdamW(params, { learningRate: LEARNING_RATE });
   let smoothed = 0;

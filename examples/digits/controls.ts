@@ -3,7 +3,7 @@
 import { createRandom, type Statistics } from 'sdpo';
 import type { BeforeLoss } from 'sdpo/trainer';
 
-export const MASK_CONTROLS = ['permuted', 'random', 'static'] as const;
+export const MASK_CONTROLS = ['permuted', 'random', 'static', 'cleanest', 'noisiest'] as const;
 export type MaskControl = (typeof MASK_CONTROLS)[number];
 
 /** Rows next to each other in timestep among which a permuted mask moves. */
@@ -14,6 +14,8 @@ const NEIGHBOURS = 4;
  * - `permuted`: the mask of each row goes to another row of nearly the same timestep, so it keeps its dependence on the timestep and loses the one on
  *   the row's error;
  * - `random`: it goes to any row of the batch, so only the share of rows kept remains;
+ * - `cleanest`, `noisiest`: as many rows as it removes are removed at that end of the batch's timesteps, whatever their error: a window whose edge
+ *   moves with the policy;
  * - `static`: rows below a fixed timestep are masked, whatever their error; `keepFrom` is that timestep.
  */
 export function maskControl(control: MaskControl, seed: number, keepFrom: number): BeforeLoss {
@@ -22,9 +24,21 @@ export function maskControl(control: MaskControl, seed: number, keepFrom: number
     const weights =
       control === 'static'
         ? Float64Array.from(timesteps, (t) => (t >= keepFrom ? 1 : 0))
-        : moved(statistics(), timesteps, control === 'permuted' ? NEIGHBOURS : timesteps.length, seed, rows.step);
+        : control === 'cleanest' || control === 'noisiest'
+          ? atTheEnd(statistics(), timesteps, control)
+          : moved(statistics(), timesteps, control === 'permuted' ? NEIGHBOURS : timesteps.length, seed, rows.step);
     return { batch: { ...batch, rowWeights: weights }, call: { maskThreshold: 0 } };
   };
+}
+
+/** A mask of as many rows as are masked, at one end of the timesteps. */
+function atTheEnd({ rows: { mask } }: Statistics, timesteps: Float64Array, end: 'cleanest' | 'noisiest'): Float64Array {
+  const order = Array.from(timesteps.keys()).sort((a, b) => timesteps[a]! - timesteps[b]!);
+  if (end === 'noisiest') order.reverse();
+  const removed = mask.reduce((count, kept) => count + (kept === 0 ? 1 : 0), 0);
+  const out = new Float64Array(timesteps.length).fill(1);
+  for (const row of order.slice(0, removed)) out[row] = 0;
+  return out;
 }
 
 /** The mask, with its entries permuted within groups of rows of neighbouring timesteps. */

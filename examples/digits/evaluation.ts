@@ -6,8 +6,15 @@ import { sample } from './diffusion.js';
 import type { Params } from './jax.js';
 import { classify, mostProbable } from './judge.js';
 
-/** The digits that are preferred over the others. */
-export const isPreferred = (label: number): boolean => label <= 4;
+/** Rules of a preference: the digits that each prefers over the others. */
+export const PREFERENCES = {
+  low: (label: number) => label <= 4,
+  odd: (label: number) => label % 2 === 1,
+} satisfies Record<string, (label: number) => boolean>;
+export type Preference = keyof typeof PREFERENCES;
+
+/** The digits that are preferred where nothing else is said. */
+export const isPreferred = PREFERENCES.low;
 
 /**
  * Seed of the noise that every evaluation starts from, whatever the seed of the run, so that results compare. The last seed there is: no
@@ -39,11 +46,19 @@ export class Evaluator {
   readonly #train: Digits;
   readonly #judge: Params;
   readonly #start: Float32Array;
+  readonly #isPreferred: (label: number) => boolean;
   /** Largest distance to the nearest training digit at which a sample counts as a digit. */
   readonly validDistance: number;
 
   /** Keeps `judge` without consuming it; draws the `count` starting points once, from starting point `first` on: other samples for choices than for reports. */
-  constructor(digits: { train: Digits; test: Digits }, judge: Params, count: number, first = 0) {
+  constructor(
+    digits: { train: Digits; test: Digits },
+    judge: Params,
+    count: number,
+    first = 0,
+    preference: Preference = 'low',
+  ) {
+    this.#isPreferred = PREFERENCES[preference];
     this.#train = digits.train;
     this.#judge = judge;
     this.#start = noise(EVALUATION_SEED, first * PIXELS, new Float32Array(count * PIXELS));
@@ -65,11 +80,11 @@ export class Evaluator {
     let reward = 0;
     for (let row = 0; row < seen.length; row++) {
       for (let digit = 0; digit < CLASSES; digit++) {
-        if (isPreferred(digit)) reward += probabilities[row * CLASSES + digit]!;
+        if (this.#isPreferred(digit)) reward += probabilities[row * CLASSES + digit]!;
       }
       const { distance, label, index } = nearest(this.#train, images.subarray(row * PIXELS, (row + 1) * PIXELS));
       const valid = distance <= this.validDistance;
-      const good = valid && isPreferred(seen[row]!) && isPreferred(label);
+      const good = valid && this.#isPreferred(seen[row]!) && this.#isPreferred(label);
       validRows.push(valid);
       goodRows.push(good);
       if (good) covered.add(index);
@@ -78,7 +93,7 @@ export class Evaluator {
       reward: reward / seen.length,
       valid: share(validRows),
       good: share(goodRows),
-      coverage: covered.size / rowsWhere(this.#train, isPreferred).length,
+      coverage: covered.size / rowsWhere(this.#train, this.#isPreferred).length,
       images,
       validRows,
       goodRows,

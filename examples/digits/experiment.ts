@@ -4,16 +4,16 @@ import { existsSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { DivergenceError, NoiseSchedule, noise, PreferenceLoss } from 'sdpo';
-import { PreferenceTrainer } from 'sdpo/trainer';
+import { BetaTracker, PreferenceTrainer } from 'sdpo/trainer';
 import type { Experiment, ExperimentContext, Measures, StudyCell, StudyRun } from 'sdpo-study';
 import { BASE_STEPS, trainBase } from './base.js';
 import { MASK_CONTROLS, type MaskControl, maskControl } from './controls.js';
 import { loadDigits, PIXELS } from './data.js';
 import { SCHEDULER_CONFIG, TRAIN_TIMESTEPS, TRAINING_INFERENCE_STEPS } from './diffusion.js';
-import { type Evaluation, Evaluator } from './evaluation.js';
+import { type Evaluation, Evaluator, PREFERENCES, type Preference } from './evaluation.js';
 import { dispose, type Params, ref } from './jax.js';
 import { JUDGE_SHAPES } from './judge.js';
-import { DENOISER_SHAPES, predict } from './model.js';
+import { DENOISER_SHAPES, denoiserShapes, predict } from './model.js';
 import { ownSamplePairs } from './own-samples.js';
 import { datasetOf, makePairs, PAIR_SOURCES, type PairSource, type Pairs } from './pairs.js';
 import { DenoiserPolicy } from './policy.js';
@@ -27,6 +27,8 @@ interface Options {
   choosingSamples: number;
   reportingSamples: number;
   bases: number;
+  /** Number of the first of them. Default 0, the committed one. */
+  firstBase?: number;
   /** Steps of the base that stands for another, weaker model; 0 where no group asks for its samples. */
   otherModelSteps: number;
   learningRate: number;
@@ -37,19 +39,35 @@ interface Options {
   maskThreshold: number;
   /** Share of rows that a calibrated κ keeps at the first step. */
   keepFraction: number;
+  /** Which digits are preferred. Default `low`. */
+  preference?: Preference;
+  /** Width of the denoiser. Default: that of the committed one. */
+  width?: number;
 }
 
 /** What an arm or a group may set. */
 interface Settings {
   /** κ is worked out for the source, so that the mask keeps `keepFraction` of the rows at the first step. */
   calibrated?: boolean;
+  /** In place of the study's `keepFraction`. */
+  keepFraction?: number;
+  /** Multiplies the calibrated κ. */
+  sharpnessFactor?: number;
   control?: MaskControl;
   learningRateFactor?: number;
   /** Steps of the sampler whose transitions the weight is of. */
   inferenceSteps?: number;
+  /** The reference moves towards the policy after so many updates each, by `referenceDecay` (0: it becomes the policy). */
+  referenceEvery?: number;
+  referenceDecay?: number;
+  /** β follows the logits so that their mean size is this. */
+  betaTarget?: number;
 }
 
-const SETTINGS = ['calibrated', 'control', 'learningRateFactor', 'inferenceSteps'];
+// biome-ignore format: names read best in rows
+const SETTINGS = [
+  'calibrated', 'keepFraction', 'sharpnessFactor', 'control', 'learningRateFactor', 'inferenceSteps', 'referenceEvery', 'referenceDecay', 'betaTarget',
+];
 
 const ON_POLICY = {
   'on-policy': "the base's own samples, ranked by the judge; drawn once before training",
@@ -91,9 +109,9 @@ class World {
   constructor({ options, shared }: ExperimentContext) {
     this.options = options as unknown as Options;
     this.#shared = shared;
-    const { choosingSamples, reportingSamples } = this.options;
-    this.choosing = new Evaluator(this.digits, this.judge, choosingSamples);
-    this.reporting = new Evaluator(this.digits, this.judge, reportingSamples, choosingSamples);
+    const { choosingSamples, reportingSamples, preference } = this.options;
+    this.choosing = new Evaluator(this.digits, this.judge, choosingSamples, 0, preference);
+    this.reporting = new Evaluator(this.digits, this.judge, reportingSamples, choosingSamples, preference);
   }
 
   /** A base by its number; 0 is the committed one. */
@@ -113,23 +131,23 @@ class World {
   }
 
   #weights(name: string, file = pathToFileURL(join(this.#shared, `${name}.safetensors`))): Params {
-    const known = this.#bases.get(name) ?? loadWeights(file, DENOISER_SHAPES);
+    const known = this.#bases.get(name) ?? loadWeights(file, shapesOf(this.options));
     this.#bases.set(name, known);
     return known;
   }
 
   /** Training pairs of a source for a seed. Models' own samples are drawn once per process and kept. */
   pairs(source: string, seed: number, base: number): Pairs {
-    const { pairs: count, labelNoise: swapped } = this.options;
+    const { pairs: count, labelNoise: swapped, preference } = this.options;
     const seeds = seedsOf('training pairs', seed);
     if (source in PAIR_SOURCES) {
-      return makePairs(this.digits.train, { source: source as PairSource, count, seeds, swapped });
+      return makePairs(this.digits.train, { source: source as PairSource, count, seeds, swapped, preference });
     }
     const key = `${source === 'other-model' ? source : `base ${base}`} ${seed}`;
     const model = source === 'other-model' ? this.otherModel : this.base(base);
     const known =
       this.#pairs.get(key) ??
-      ownSamplePairs({ model, judge: this.judge, images: OWN_IMAGES, pairs: count, seeds, swapped });
+      ownSamplePairs({ model, judge: this.judge, images: OWN_IMAGES, pairs: count, seeds, swapped, preference });
     this.#pairs.set(key, known);
     return known;
   }
@@ -146,10 +164,12 @@ const experiment: Experiment = {
 
   /** Trains the bases that are not committed, and the weaker model. */
   async prepare(context) {
-    const { bases, otherModelSteps } = context.options as unknown as Options;
+    const { bases, firstBase = 0, otherModelSteps, width } = checkedOptions(context.options);
     const { train } = loadDigits();
     const missing = [
-      ...Array.from({ length: bases - 1 }, (_, i) => ({ name: `base-${i + 1}`, steps: BASE_STEPS, seed: 10 + i })),
+      ...Array.from({ length: bases }, (_, i) => firstBase + i)
+        .filter((index) => index > 0)
+        .map((index) => ({ name: `base-${index}`, steps: BASE_STEPS, seed: 9 + index })),
       { name: 'other-model', steps: otherModelSteps, seed: 100 },
     ].filter(({ name, steps }) => steps > 0 && !existsSync(join(context.shared, `${name}.safetensors`)));
     const total = missing.reduce((sum, { steps }) => sum + steps, 0);
@@ -159,6 +179,7 @@ const experiment: Experiment = {
       const params = await trainBase(train, {
         steps,
         seed,
+        width,
         onStep: (step) => context.progress(before + step, total),
       });
       done += steps;
@@ -183,7 +204,7 @@ async function runCell(cell: StudyCell, context: ExperimentContext, world: World
   const { options, judge } = world;
   const settings = readSettings(cell);
   const { steps, evaluateEvery } = options;
-  const baseIndex = cell.seed % options.bases;
+  const baseIndex = (options.firstBase ?? 0) + (cell.seed % options.bases);
   const base = world.base(baseIndex);
   let pairs = world.pairs(cell.source, cell.seed, baseIndex);
   const schedule = NoiseSchedule.fromDiffusers(SCHEDULER_CONFIG, {
@@ -191,12 +212,20 @@ async function runCell(cell: StudyCell, context: ExperimentContext, world: World
   });
   const scored = cell.loss.objective === 'dpo-cm' || cell.loss.objective === 'sdpo';
   const masked = scored && cell.loss.maskThreshold !== 0;
+  const { maskThreshold } = options;
+  const keepFraction = settings.keepFraction ?? options.keepFraction;
   const loss = new PreferenceLoss({
     ...cell.loss,
     schedule,
     beta: cell.beta,
-    ...(masked ? { maskThreshold: options.maskThreshold } : {}),
-    ...(settings.calibrated ? { weightSharpness: calibratedSharpness(base, pairs, schedule, options, cell.seed) } : {}),
+    ...(masked ? { maskThreshold } : {}),
+    ...(settings.calibrated
+      ? {
+          weightSharpness:
+            (settings.sharpnessFactor ?? 1) *
+            calibratedSharpness(base, pairs, schedule, { maskThreshold, keepFraction }, cell.seed),
+        }
+      : {}),
   });
   const seeds = seedsOf('training', cell.seed);
   const policy = new DenoiserPolicy(base);
@@ -212,6 +241,11 @@ async function runCell(cell: StudyCell, context: ExperimentContext, world: World
     pairsPerStep: options.pairsPerStep,
     sampling: 'replacement',
     learningRate: options.learningRate * (settings.learningRateFactor ?? 1),
+    referenceUpdate:
+      settings.referenceEvery === undefined
+        ? undefined
+        : { every: settings.referenceEvery, decay: settings.referenceDecay },
+    beta: settings.betaTarget === undefined ? undefined : new BetaTracker({ target: settings.betaTarget }),
     maxGradientNorm: 1,
     bins: BINS,
     logBinsEvery: 0,
@@ -227,11 +261,19 @@ async function runCell(cell: StudyCell, context: ExperimentContext, world: World
           best = { step, good: metrics.good, params: ref(policy.params) };
         }
         if (cell.source === 'on-policy-refreshed' && step > 0) {
-          const { pairs: count, labelNoise: swapped } = options;
+          const { pairs: count, labelNoise: swapped, preference } = options;
           // Other samples at each step: the seeds of the source are those of the run, moved along.
           const own = { draws: seeds.draws + (step << 20), noise: seeds.noise + (step << 20) };
           const model = policy.params;
-          pairs = ownSamplePairs({ model, judge, images: REFRESHED_IMAGES, pairs: count, seeds: own, swapped });
+          pairs = ownSamplePairs({
+            model,
+            judge,
+            images: REFRESHED_IMAGES,
+            pairs: count,
+            seeds: own,
+            swapped,
+            preference,
+          });
         }
         return metrics;
       },
@@ -239,7 +281,7 @@ async function runCell(cell: StudyCell, context: ExperimentContext, world: World
     beforeLoss:
       settings.control === undefined
         ? undefined
-        : maskControl(settings.control, seeds.noise, (1 - options.keepFraction) * TRAIN_TIMESTEPS),
+        : maskControl(settings.control, seeds.noise, (1 - keepFraction) * TRAIN_TIMESTEPS),
   });
   let diverged: string | undefined;
   try {
@@ -275,6 +317,22 @@ function shownSamples(images: Float32Array): number[][] {
   );
 }
 
+/** The options of a study, where another width needs bases that are not the committed one. */
+function checkedOptions(given: ExperimentContext['options']): Options {
+  const options = given as unknown as Options;
+  if (options.width !== undefined && (options.firstBase ?? 0) === 0)
+    throw new Error(
+      `Expected firstBase to be at least 1 where width is given, since base 0 is committed, received ${options.firstBase ?? 0}`,
+    );
+  if (options.preference !== undefined && !Object.hasOwn(PREFERENCES, options.preference))
+    throw new Error(`Expected preference to be one of ${Object.keys(PREFERENCES)}, received ${options.preference}`);
+  return options;
+}
+
+function shapesOf({ width }: Options) {
+  return width === undefined ? DENOISER_SHAPES : denoiserShapes(width);
+}
+
 function readSettings({ id, settings }: StudyCell): Settings {
   for (const name of Object.keys(settings)) {
     if (!SETTINGS.includes(name)) throw new Error(`Expected settings of ${id} among ${SETTINGS}, received ${name}`);
@@ -298,7 +356,7 @@ function calibratedSharpness(
   base: Params,
   pairs: Pairs,
   schedule: NoiseSchedule,
-  { maskThreshold, keepFraction }: Options,
+  { maskThreshold, keepFraction }: Pick<Options, 'maskThreshold' | 'keepFraction'>,
   seed: number,
 ): number {
   const rows = CALIBRATION_ROWS;

@@ -7,20 +7,25 @@ const WIDTH = 256;
 const EMBEDDING = 64;
 const MAX_PERIOD = 1e4;
 
-/** Every parameter with its shape; weights are `[inputs, outputs]`. 213,824 values in all. */
-export const DENOISER_SHAPES: Readonly<Record<string, readonly number[]>> = {
-  'layer1.weight': [PIXELS, WIDTH],
-  'layer1.bias': [WIDTH],
-  'layer1.time': [EMBEDDING, WIDTH],
-  'layer2.weight': [WIDTH, WIDTH],
-  'layer2.bias': [WIDTH],
-  'layer2.time': [EMBEDDING, WIDTH],
-  'layer3.weight': [WIDTH, WIDTH],
-  'layer3.bias': [WIDTH],
-  'layer3.time': [EMBEDDING, WIDTH],
-  'out.weight': [WIDTH, PIXELS],
-  'out.bias': [PIXELS],
-};
+/** Every parameter of a denoiser of this width with its shape; weights are `[inputs, outputs]`. */
+export function denoiserShapes(width: number): Readonly<Record<string, readonly number[]>> {
+  return {
+    'layer1.weight': [PIXELS, width],
+    'layer1.bias': [width],
+    'layer1.time': [EMBEDDING, width],
+    'layer2.weight': [width, width],
+    'layer2.bias': [width],
+    'layer2.time': [EMBEDDING, width],
+    'layer3.weight': [width, width],
+    'layer3.bias': [width],
+    'layer3.time': [EMBEDDING, width],
+    'out.weight': [width, PIXELS],
+    'out.bias': [PIXELS],
+  };
+}
+
+/** The shapes of the committed weights, 213,824 values in all. */
+export const DENOISER_SHAPES = denoiserShapes(WIDTH);
 
 /** Uniform in ±1/√inputs, biases zero. */
 export function initParams(shapes: Readonly<Record<string, readonly number[]>>, seed: number): Params {

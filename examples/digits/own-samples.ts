@@ -3,7 +3,7 @@
 import { createRandom, noise } from 'sdpo';
 import { CLASSES, PIXELS } from './data.js';
 import { sample } from './diffusion.js';
-import { isPreferred } from './evaluation.js';
+import { PREFERENCES, type Preference } from './evaluation.js';
 import type { Params } from './jax.js';
 import { classify } from './judge.js';
 import type { Pairs } from './pairs.js';
@@ -18,12 +18,15 @@ export interface OwnSampleOptions {
   seeds: Seeds;
   /** Share of the pairs whose branches are swapped. */
   swapped: number;
+  /** Which digits are preferred. Default `low`. */
+  preference?: Preference | undefined;
 }
 
 /** Draws images from the model and pairs them at random; the one with more of the judge's mass on the preferred digits is chosen. Consumes nothing. */
-export function ownSamplePairs({ model, judge, images: count, pairs, seeds, swapped }: OwnSampleOptions): Pairs {
+export function ownSamplePairs(options: OwnSampleOptions): Pairs {
+  const { model, judge, images: count, pairs, seeds, swapped, preference = 'low' } = options;
   const images = sample(model, noise(seeds.noise, 0, new Float32Array(count * PIXELS)));
-  const scores = rewardsOf(judge, images);
+  const scores = rewardsOf(judge, images, PREFERENCES[preference]);
   const random = createRandom(seeds.draws);
   const pick = () => Math.floor(random() * count);
   const row = (index: number) => images.subarray(index * PIXELS, (index + 1) * PIXELS);
@@ -43,7 +46,7 @@ export function ownSamplePairs({ model, judge, images: count, pairs, seeds, swap
 }
 
 /** The judge's mass on the preferred digits, of each image. */
-function rewardsOf(judge: Params, images: Float32Array): Float64Array {
+function rewardsOf(judge: Params, images: Float32Array, isPreferred: (label: number) => boolean): Float64Array {
   const probabilities = classify(judge, images);
   return Float64Array.from({ length: images.length / PIXELS }, (_, row) => {
     let reward = 0;

@@ -1,9 +1,9 @@
-/** Preference pairs: a digit from 0 to 4 is chosen over one from 5 to 9, and each side may come from a flawed source. */
+/** Preference pairs: a preferred digit (0 to 4, or odd ones) is chosen over another, and each side may come from a flawed source. */
 
 import { createRandom, noise } from 'sdpo';
 import type { PairDataset } from 'sdpo/trainer';
 import { type Digits, image, PIXELS, rowsWhere } from './data.js';
-import { isPreferred } from './evaluation.js';
+import { PREFERENCES, type Preference } from './evaluation.js';
 import type { Seeds } from './seeds.js';
 
 /** What happens to an image on its way into a pair. */
@@ -18,7 +18,7 @@ interface Treatment {
 
 const NOISE = 0.3;
 
-/** Where the images of a pair come from: the treatment of the digits 0 to 4 and that of the digits 5 to 9. */
+/** Where the images of a pair come from: the treatment of the preferred digits and that of the others. */
 export const PAIR_SOURCES = {
   /** The preferred digits come from another, noisier source. */
   N1: { preferred: { noise: NOISE }, other: {} },
@@ -71,10 +71,16 @@ export interface PairOptions {
   seeds: Seeds;
   /** Share of the pairs whose branches are swapped: wrong labels, as people give them. Default 0. */
   swapped?: number;
+  /** Which digits are preferred. Default `low`. */
+  preference?: Preference | undefined;
 }
 
 /** Draws pairs from real digits; the same options give the same pairs. */
-export function makePairs(digits: Digits, { source, count, seeds, swapped = 0 }: PairOptions): Pairs {
+export function makePairs(
+  digits: Digits,
+  { source, count, seeds, swapped = 0, preference = 'low' }: PairOptions,
+): Pairs {
+  const isPreferred = PREFERENCES[preference];
   const random = createRandom(seeds.draws);
   const treatments = PAIR_SOURCES[source] as { preferred: Treatment; other: Treatment };
   const preferredRows = rowsWhere(digits, isPreferred);

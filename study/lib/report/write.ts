@@ -81,8 +81,13 @@ export function studyMarkdown(results: StudyResults): string {
 
 /** A document with the part between `<!-- study:begin -->` and `<!-- study:end -->` made new. Throws where it has no such part. */
 export function updateStudyMarkdown(document: string, results: StudyResults): string {
+  return withGenerated(document, studyMarkdown(results));
+}
+
+/** The same with any text. */
+export function withGenerated(document: string, text: string): string {
   const [begin, end] = ['<!-- study:begin -->', '<!-- study:end -->'];
   const [from, to] = [document.indexOf(begin), document.indexOf(end)];
   if (from < 0 || to < from) throw new Error(`Expected the document to have ${begin} and, behind it, ${end}`);
-  return `${document.slice(0, from + begin.length)}\n\n${studyMarkdown(results)}\n\n${document.slice(to)}`;
+  return `${document.slice(0, from + begin.length)}\n\n${text}\n\n${document.slice(to)}`;
 }
