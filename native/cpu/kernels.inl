@@ -31,9 +31,9 @@ struct MomentSums {
 
   SDPO_INLINE void add(const T* policy, const T* reference, const T* target, const typename L::Scalar* weights) {
     const V u = read<kPairs>(policy);
-    V d = u - read<kPairs>(target);
+    V d = difference<T>(u, read<kPairs>(target));
     V h{};
-    if constexpr (kReference) h = u - read<kPairs>(reference);
+    if constexpr (kReference) h = difference<T>(u, read<kPairs>(reference));
     if constexpr (kWeighted) {
       const V e = read(weights);
       d = where_weighted<typename L::Mask>(e, d);
@@ -120,8 +120,8 @@ SDPO_INLINE typename Lanes<T>::Vector gradient_vector(const GradientArguments<T>
   using V = typename L::Vector;
   constexpr bool kPairs = kInPairs<T, kWeighted>;
   const V u = read<kPairs>(of.policy + i);
-  V g = of.a * (u - read<kPairs>(of.target + i));
-  if constexpr (kDrift) g = g + of.b * (u - read<kPairs>(of.reference + i));
+  V g = of.a * difference<T>(u, read<kPairs>(of.target + i));
+  if constexpr (kDrift) g = g + of.b * difference<T>(u, read<kPairs>(of.reference + i));
   if constexpr (kWeighted) {
     const V e = read(of.weights + i);
     g = e * where_weighted<typename L::Mask>(e, g);

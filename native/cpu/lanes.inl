@@ -162,6 +162,19 @@ SDPO_INLINE void write(const typename Lanes<T>::Vector& v, T* p) {
   }
 }
 
+// x - y. Where float16 is widened 16 at a time, by units that additions take as well, those of multiplications
+// subtract.
+template <class T, class V>
+SDPO_INLINE V difference(const V& x, const V& y) {
+  if constexpr (std::is_same_v<T, Float16> && kRegisterBytes == 64) {
+    V one;
+    fill(one, 1.0f);
+    return minus_exact_product(x, one, y);
+  } else {
+    return x - y;
+  }
+}
+
 // A partial vector at the end of a tile, padded with zeros: equal zeros have no error and add nothing to any sum.
 template <class T>
 struct Padded {
