@@ -1,10 +1,10 @@
-// Checks the CUDA backend on a device against its host emulation and the CPU backend, then times it, in both designs.
+// Checks the CUDA backend on a device against its host emulation and the CPU backend, then times it.
 // Prints one JSON object.
 //
-//   check [--device N] [--design tiles|clusters] [--quick|--small] [--no-timing] [--only-timing] [--shape NAME]
+//   check [--device N] [--quick|--small] [--no-timing] [--only-timing] [--shape NAME]
 //         [--rows N] [--commit HASH]
 //
-// Exit code 0: everything agreed. Without --design both are checked and timed. --quick checks less, for sanitizers, and
+// Exit code 0: everything agreed. --quick checks less, for sanitizers, and
 // --small least, where a processor runs the kernels. --shape and --rows choose among the timings.
 #include <algorithm>
 #include <cstring>
@@ -81,10 +81,8 @@ constexpr Shape kShapes[] = {
     {"wan2.1", int64_t{16} * 21 * 60 * 104},
 };
 
-const char* name_of(bool clusters) { return clusters ? "clusters" : "tiles"; }
-
 void time_shape(const Shape& shape, DType dtype, int64_t rows, int device, void* stream, const Ballast& ballast,
-                double bandwidth, const std::vector<cuda::Design>& designs, bool* first) {
+                double bandwidth, bool* first) {
   const size_t bytes = static_cast<size_t>(rows * shape.size) * dtype_size(dtype);
   std::vector<DeviceMemory> tensors;
   for (int i = 0; i < 8; ++i) {
@@ -123,43 +121,33 @@ void time_shape(const Shape& shape, DType dtype, int64_t rows, int device, void*
   p.options.non_finite = NonFinite::propagate;
   p.stream = stream;
   Failure failure;
-  bool chosen = false;  // what a call does that nobody tells
-  cuda::set_design(cuda::Design::automatic);
-  must(cuda::uses_clusters(p, &chosen), "uses_clusters");
   const double floor_bytes = 8.0 * static_cast<double>(bytes);  // four tensors of two branches
-  for (const cuda::Design design : designs) {
-    bool clusters = false;
-    cuda::set_design(design);
-    must(cuda::uses_clusters(p, &clusters), "uses_clusters");
-    if (design == cuda::Design::clusters && !clusters) continue;  // the row does not fit
-    const int64_t before = cuda::device_info(device, true).freeMemory;
-    must(cuda::evaluate(p, &failure), "evaluate");
-    must(cuda::synchronize(device, stream), "synchronize");
-    const int64_t extra = before - cuda::device_info(device, true).freeMemory;
-    const auto call = [&] { must(cuda::evaluate(p, &failure), "evaluate"); };
-    // The time between events that enclose a single call, and the time of one call among many: the first has what
-    // events cost in it.
-    const Timing single = time_calls(device, stream, ballast, 50, 1, call);
-    const Timing t = single.median < 100 ? time_calls(device, stream, ballast, 50, 16, call) : single;
-    std::printf(
-        "%s    {\"shape\": \"%s\", \"dtype\": \"%s\", \"rows\": %lld, \"design\": \"%s\", \"chosen\": %s, \"microseconds\": %.3f, "
-        "\"quartiles\": [%.3f, %.3f], \"singleCall\": %.3f, \"floorBytes\": %.0f, \"gigabytesPerSecond\": %.1f, \"shareOfCopy\": %.4f, "
-        "\"extraBytes\": %lld}",
-        *first ? "" : ",\n", shape.name, kDTypeNames[static_cast<int>(dtype)], static_cast<long long>(rows),
-        name_of(clusters), clusters == chosen ? "true" : "false", t.median, t.low, t.high, single.median, floor_bytes,
-        floor_bytes / (t.median * 1e3), floor_bytes / (t.median * 1e-6) / bandwidth, static_cast<long long>(extra));
-    std::fflush(stdout);
-    *first = false;
-  }
+  const int64_t before = cuda::device_info(device, true).freeMemory;
+  must(cuda::evaluate(p, &failure), "evaluate");
+  must(cuda::synchronize(device, stream), "synchronize");
+  const int64_t extra = before - cuda::device_info(device, true).freeMemory;
+  const auto call = [&] { must(cuda::evaluate(p, &failure), "evaluate"); };
+  // The time between events that enclose a single call, and the time of one call among many: the first has what
+  // events cost in it.
+  const Timing single = time_calls(device, stream, ballast, 50, 1, call);
+  const Timing t = single.median < 100 ? time_calls(device, stream, ballast, 50, 16, call) : single;
+  std::printf(
+      "%s    {\"shape\": \"%s\", \"dtype\": \"%s\", \"rows\": %lld, \"microseconds\": %.3f, "
+      "\"quartiles\": [%.3f, %.3f], \"singleCall\": %.3f, \"floorBytes\": %.0f, \"gigabytesPerSecond\": %.1f, \"shareOfCopy\": %.4f, "
+      "\"extraBytes\": %lld}",
+      *first ? "" : ",\n", shape.name, kDTypeNames[static_cast<int>(dtype)], static_cast<long long>(rows), t.median,
+      t.low, t.high, single.median, floor_bytes, floor_bytes / (t.median * 1e3),
+      floor_bytes / (t.median * 1e-6) / bandwidth, static_cast<long long>(extra));
+  std::fflush(stdout);
+  *first = false;
 }
 
 }  // namespace
 
 int usage() {
-  std::fprintf(
-      stderr,
-      "usage: check [--device N] [--design tiles|clusters] [--quick|--small] [--no-timing] [--only-timing] [--shape NAME] "
-      "[--rows N] [--commit HASH]\n");
+  std::fprintf(stderr,
+               "usage: check [--device N] [--quick|--small] [--no-timing] [--only-timing] [--shape NAME] "
+               "[--rows N] [--commit HASH]\n");
   return 2;
 }
 
@@ -169,17 +157,12 @@ int main(int argc, char** argv) {
   checks::Extent extent = checks::Extent::all;
   const char *commit = "unknown", *only_shape = nullptr;
   int only_rows = 0;
-  std::vector<cuda::Design> designs = {cuda::Design::tiles, cuda::Design::clusters};
   for (int i = 1; i < argc; ++i) {
     const auto is = [&](const char* name, bool value) {
       return std::strcmp(argv[i], name) == 0 && (!value || i + 1 < argc);
     };
     if (is("--device", true)) {
       device = std::atoi(argv[++i]);
-    } else if (is("--design", true)) {
-      const char* const name = argv[++i];
-      if (std::strcmp(name, "tiles") != 0 && std::strcmp(name, "clusters") != 0) return usage();
-      designs = {std::strcmp(name, "tiles") == 0 ? cuda::Design::tiles : cuda::Design::clusters};
     } else if (is("--quick", false)) {
       extent = checks::Extent::quick;
     } else if (is("--small", false)) {
@@ -206,19 +189,15 @@ int main(int argc, char** argv) {
     return 2;
   }
   const DeviceInfo info = cuda::device_info(device);
-  for (const cuda::Design design : designs) {
-    if (!checking) break;
-    std::fprintf(stderr, "checking %s\n", name_of(design == cuda::Design::clusters));
-    cuda::set_design(design);
+  if (checking) {
     checks::check_everything(device, extent);
     checks::check_graphs(device);
   }
-  if (checking) checks::check_designs(device, extent == checks::Extent::small);
   std::printf(
       "{\n  \"gpu\": \"%s\", \"computeCapability\": \"%d.%d\", \"multiProcessors\": %d, \"driver\": %d, \"runtime\": %d,\n"
-      "  \"commit\": \"%s\", \"checks\": %ld, \"failures\": %ld, \"checkedInClusters\": %ld",
+      "  \"commit\": \"%s\", \"checks\": %ld, \"failures\": %ld",
       info.name.c_str(), info.computeMajor, info.computeMinor, info.multiProcessors, cuda::driver_version(),
-      cuda::runtime_version(), commit, g_checks, g_failures, checks::g_in_clusters);
+      cuda::runtime_version(), commit, g_checks, g_failures);
   if (g_failures == 0 && timing) {  // what is wrong is not timed
     void* stream = nullptr;
     must(cuda::create_stream(device, &stream), "create_stream");
@@ -232,7 +211,7 @@ int main(int argc, char** argv) {
       for (const DType dtype : {DType::bfloat16, DType::float32}) {
         for (const int64_t rows : {1, 4, 16, 64}) {
           if (only_rows == 0 || only_rows == rows)
-            time_shape(shape, dtype, rows, device, stream, ballast, bandwidth, designs, &first);
+            time_shape(shape, dtype, rows, device, stream, ballast, bandwidth, &first);
         }
       }
     }

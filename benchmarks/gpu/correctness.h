@@ -83,9 +83,6 @@ inline bool same_tensor(const Tensor& t, const std::vector<unsigned char>& a, co
   return true;
 }
 
-// Cases that ran in clusters.
-inline long g_in_clusters = 0;
-
 // The kernels add and multiply as the emulation does, so moments and, from the device's own A and B, gradients have its
 // bits. The objective uses the device's exp and log, which are within 2 ulp (CUDA programming guide); the loss
 // multiplies that a few times, and mapo a difference of numbers near 1 by its T.
@@ -98,9 +95,6 @@ inline void check_case(const Case& c, int device) {
   EXPECT(status == Status::ok, "%s: %s", c.name.c_str(),
          status == Status::device ? cuda::last_error().message().c_str() : "not ok");
   if (status != Status::ok) return;
-  bool clusters = false;
-  must(cuda::uses_clusters(d.problem(), &clusters), "uses_clusters");
-  g_in_clusters += clusters;
   HostResult host(c, c.row_outputs);
   EXPECT(emulate(c, host.problem) == 0, "%s", c.name.c_str());
   for (int field = 0; field < RowOutput::count; ++field) {
@@ -350,34 +344,6 @@ inline void check_elementwise(Maker& make, int device) {
     dout.read(ours.data());
     EXPECT(ours == out, "combine in %s", kDTypeNames[type]);
   }
-}
-
-// Both designs give the same bits, also one after the other on one stream, and where rows fail.
-inline void check_designs(int device, bool small) {
-  Maker make(7);
-  for (const int64_t size : {1000, 16384, 65536, 65531, 200000}) {
-    for (const DType dtype : {DType::bfloat16, DType::float32, DType::float64}) {
-      for (const int64_t rows : {1, 3, 40}) {
-        if (rows * size > (small ? 20000 : 3000000)) continue;
-        const Case c = make.make(dtype, false, rows, size, false);
-        std::vector<DeviceCase> results;
-        results.reserve(4);
-        for (int i = 0; i < 4; ++i) {
-          results.emplace_back(c, device);
-          cuda::set_design(i % 2 == 0 ? cuda::Design::tiles : cuda::Design::clusters);
-          Failure failure;
-          EXPECT(cuda::evaluate(results.back().problem(), &failure) == Status::ok, "%s", c.name.c_str());
-          for (size_t k = 0; k < c.row_outputs.size(); ++k)
-            EXPECT(same(results[0].outputs[k], results.back().outputs[k]), "%s: designs differ", c.name.c_str());
-          for (size_t k = 0; k < c.metrics.size(); ++k)
-            EXPECT(same(results[0].metrics[k], results.back().metrics[k]), "%s: designs differ", c.name.c_str());
-          for (const int slot : {Case::gradient_c, Case::gradient_r})
-            EXPECT(results[0].bytes(slot) == results.back().bytes(slot), "%s: designs differ", c.name.c_str());
-        }
-      }
-    }
-  }
-  cuda::set_design(cuda::Design::automatic);
 }
 
 // With results on the device a bad row is told by its outputs, and its gradient is NaN where the call would have

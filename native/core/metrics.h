@@ -6,53 +6,62 @@
 
 namespace sdpo {
 
-// Kept apart from the rows so that a device can run it in one thread, or split the metrics over threads: each depends
-// on nothing else.
+// What a row puts into a metric. Its outputs are looked up, not branched on: on a device, threads with different
+// metrics then read at the same time, and a thread many rows.
+SDPO_HD inline double metric_of_row(int metric, const double* outputs, int64_t rows, int64_t row) {
+  const bool pair = metric == Metric::implicitAccuracy || metric == Metric::rewardMargin;
+  const int field = pair                                     ? RowOutput::rewardChosen
+                    : metric == Metric::batchLoss            ? RowOutput::loss
+                    : metric == Metric::maskFraction         ? RowOutput::mask
+                    : metric == Metric::clipFraction         ? RowOutput::clipped
+                    : metric == Metric::logRatioClipFraction ? RowOutput::logRatioClipped
+                    : metric == Metric::nonFiniteRows        ? RowOutput::nonFinite
+                                                             : metric - Metric::loss + RowOutput::loss;
+  const double value = outputs[field * rows + row];
+  const double margin = value - outputs[(pair ? RowOutput::rewardRejected : field) * rows + row];
+  const double accuracy = margin > 0 ? 1 : margin < 0 ? 0 : margin == 0 ? 0.5 : margin;  // NaN: there is no reward
+  return metric == Metric::maskFraction       ? 1 - value
+         : metric == Metric::implicitAccuracy ? accuracy
+         : metric == Metric::rewardMargin     ? margin
+                                              : value;
+}
+
+// A metric from what its rows put in, in their order.
+class MetricSum {
+ public:
+  SDPO_HD MetricSum(int metric, const ObjectiveOptions& options)
+      : metric_(metric),
+        per_row_(metric == Metric::clipFraction           ? weights_per_row(options)
+                 : metric == Metric::logRatioClipFraction ? (traits_of(options.objective).reference ? 2 : 0)
+                                                          : 0),
+        whole_(metric == Metric::batchLoss || metric == Metric::clipFraction ||
+               metric == Metric::logRatioClipFraction || metric == Metric::nonFiniteRows) {}
+
+  SDPO_HD void add(double value) {
+    const bool counted = whole_ || is_finite(value);
+    if (counted) sum_ += value;
+    count_ += whole_ ? per_row_ : counted;
+  }
+
+  SDPO_HD double value(double denominator) const {
+    if (metric_ == Metric::batchLoss) return sum_ / denominator;
+    if (metric_ == Metric::nonFiniteRows) return sum_;
+    if (count_ > 0) return sum_ / static_cast<double>(count_);
+    return whole_ ? 0 : NAN;
+  }
+
+ private:
+  int metric_, per_row_;
+  bool whole_;  // every row takes part; otherwise those that have the value
+  double sum_ = 0;
+  int64_t count_ = 0;
+};
+
 SDPO_HD inline double batch_metric(int metric, const ObjectiveOptions& options, double denominator,
                                    const double* outputs, int64_t rows) {
-  double sum = 0;
-  int64_t count = 0;
-  const auto at = [&](int field, int64_t i) { return outputs[field * rows + i]; };
-  for (int64_t i = 0; i < rows; ++i) {
-    double value = 0;
-    switch (metric) {
-      case Metric::batchLoss:
-        sum += at(RowOutput::loss, i);
-        continue;
-      case Metric::implicitAccuracy: {  // NaN where a reward does not exist
-        const double margin = at(RowOutput::rewardChosen, i) - at(RowOutput::rewardRejected, i);
-        value = margin > 0 ? 1 : margin < 0 ? 0 : margin == 0 ? 0.5 : margin;
-        break;
-      }
-      case Metric::rewardMargin:
-        value = at(RowOutput::rewardChosen, i) - at(RowOutput::rewardRejected, i);
-        break;
-      case Metric::maskFraction:
-        value = 1 - at(RowOutput::mask, i);
-        break;
-      case Metric::clipFraction:
-        sum += at(RowOutput::clipped, i);
-        count += weights_per_row(options);
-        continue;
-      case Metric::logRatioClipFraction:
-        sum += at(RowOutput::logRatioClipped, i);
-        count += traits_of(options.objective).reference ? 2 : 0;
-        continue;
-      case Metric::nonFiniteRows:
-        sum += at(RowOutput::nonFinite, i);
-        continue;
-      default:
-        value = at(metric - Metric::loss + RowOutput::loss, i);
-    }
-    if (is_finite(value)) {
-      sum += value;
-      ++count;
-    }
-  }
-  if (metric == Metric::batchLoss) return sum / denominator;
-  if (metric == Metric::nonFiniteRows) return sum;
-  if ((metric == Metric::clipFraction || metric == Metric::logRatioClipFraction) && count == 0) return 0;
-  return count > 0 ? sum / static_cast<double>(count) : NAN;
+  MetricSum sum(metric, options);
+  for (int64_t row = 0; row < rows; ++row) sum.add(metric_of_row(metric, outputs, rows, row));
+  return sum.value(denominator);
 }
 
 // The moments of a row from those of its parts: each is a mean over elements, so sums over all of them divided by all.

@@ -29,10 +29,21 @@ struct RowRules {
   bool drift_chosen = false, drift_rejected = false;  // whether q exists
 };
 
+SDPO_HD inline RowTerms evaluate_objective(const ObjectiveRules& rules, const BranchTerms& c, const BranchTerms& r,
+                                           double margin) {
+  switch (rules.options.objective) {
+#define SDPO_CASE(id, name, T) \
+  case Objective::id:          \
+    return T::evaluate(rules, c, r, margin);
+    SDPO_OBJECTIVES(SDPO_CASE)
+#undef SDPO_CASE
+  }
+  return RowTerms();  // not reached: the number of the objective is checked where a call enters
+}
+
 // `safeguard` multiplies the rejected gradient.
-template <class T>
-SDPO_HD RowResult evaluate_row_as(const RowRules& of, const RowScalars& row, const BranchMoments& chosen,
-                                  const BranchMoments& rejected, const StoredSizes& size, double safeguard) {
+SDPO_HD inline RowResult evaluate_row(const RowRules& of, const RowScalars& row, const BranchMoments& chosen,
+                                      const BranchMoments& rejected, const RowSizes& size, double safeguard) {
   const ObjectiveOptions& options = of.rules.options;
   const BranchResult c = branch_terms(of.rules, row.chosen, chosen, size.chosen);
   const BranchResult r = branch_terms(of.rules, row.rejected, rejected, size.rejected);
@@ -42,11 +53,11 @@ SDPO_HD RowResult evaluate_row_as(const RowRules& of, const RowScalars& row, con
 
   bool finite = finite_moments(chosen, of.drift_chosen) && finite_moments(rejected, of.drift_rejected);
   const bool has_psi = !row.chosen.no_psi && !row.rejected.no_psi;
-  const bool unmasked =
-      T::kWeights == 0 || (c.terms.lambda >= row.log_mask_floor && r.terms.lambda >= row.log_mask_floor);
+  const bool unmasked = traits_of(options.objective).weights == 0 ||
+                        (c.terms.lambda >= row.log_mask_floor && r.terms.lambda >= row.log_mask_floor);
   const bool kept = has_psi && row.wanted && (unmasked || !finite);
 
-  RowTerms terms = T::evaluate(of.rules, c.terms, r.terms, row.margin);
+  RowTerms terms = evaluate_objective(of.rules, c.terms, r.terms, row.margin);
   out.logit = terms.logit;
   out.clipped = terms.clipped;
   out.log_ratio_clipped = c.log_ratio_clipped + r.log_ratio_clipped;
@@ -94,18 +105,6 @@ SDPO_HD RowResult evaluate_row_as(const RowRules& of, const RowScalars& row, con
     }
   }
   return out;
-}
-
-SDPO_HD inline RowResult evaluate_row(const RowRules& of, const RowScalars& row, const BranchMoments& chosen,
-                                      const BranchMoments& rejected, const StoredSizes& size, double safeguard) {
-  switch (of.rules.options.objective) {
-#define SDPO_CASE(id, name, T) \
-  case Objective::id:          \
-    return evaluate_row_as<T>(of, row, chosen, rejected, size, safeguard);
-    SDPO_OBJECTIVES(SDPO_CASE)
-#undef SDPO_CASE
-  }
-  return RowResult();  // not reached: the number of the objective is checked where a call enters
 }
 
 // ---- From the sums of a row to its outputs: the protocol of both backends
@@ -229,16 +228,21 @@ SDPO_HD inline bool acceptable_weights(const RowTask& task, const RowSums& sums,
 }
 
 // What every element of a row is divided by: of the whole row where this is a part of one, else what the call has.
-SDPO_HD inline RowSizes whole_sizes(const RowTask& task, int64_t row, const RowSizes& size) {
-  const double chosen = SDPO_OUT(elementSumChosen), rejected = SDPO_OUT(elementSumRejected);
-  return {chosen > 0 ? chosen : size.chosen, rejected > 0 ? rejected : size.rejected};
+SDPO_HD inline RowSizes whole_of(const RowSizes& stored, const RowSizes& here) {
+  return {stored.chosen > 0 ? stored.chosen : here.chosen, stored.rejected > 0 ? stored.rejected : here.rejected};
 }
 
-// The coefficients of the gradient pass of a row whose A and B are known.
-SDPO_HD inline RowCoefficients row_coefficients(const RowTask& task, int64_t row, const RowSizes& size) {
+// A and B as the elements of a gradient are multiplied by them.
+SDPO_HD inline RowCoefficients scaled(const RowCoefficients& found, const RowSizes& size) {
   const double chosen = 2 / size.chosen, rejected = 2 / size.rejected;
-  return {chosen * SDPO_OUT(aChosen), chosen * SDPO_OUT(bChosen), rejected * SDPO_OUT(aRejected),
-          rejected * SDPO_OUT(bRejected)};
+  return {chosen * found.a_chosen, chosen * found.b_chosen, rejected * found.a_rejected, rejected * found.b_rejected};
+}
+
+// The same for a gradient pass whose A and B are in the outputs.
+SDPO_HD inline RowCoefficients row_coefficients(const RowTask& task, int64_t row, const RowSizes& here) {
+  const RowSizes stored = {SDPO_OUT(elementSumChosen), SDPO_OUT(elementSumRejected)};
+  return scaled({SDPO_OUT(aChosen), SDPO_OUT(bChosen), SDPO_OUT(aRejected), SDPO_OUT(bRejected)},
+                whole_of(stored, here));
 }
 
 // What nobody looks at before it is used must not be what was there before. Given moments stay: other rows may be
@@ -250,56 +254,65 @@ SDPO_HD inline void store_nothing(const RowTask& task, int64_t row) {
   SDPO_OUT(nonFinite) = 1;
 }
 
-// Writes the outputs of a row, and its coefficients where the call forms a gradient and does not fail. `kOneSize`: both
-// branches are known to have the same elements, so that a kernel without element weights keeps one number for them.
-template <bool kOneSize>
-SDPO_HD inline RowEnd finish_row(const RowTask& task, int64_t row, const RowSums& sums, RowCoefficients* coefficients) {
+// Writes the outputs of a row. Where the call forms a gradient and does not fail, use(coefficients) is called before
+// those of the objective are written, so that the gradient need not wait for that. `kOneSize`: both branches are known
+// to have the same elements, so that a kernel without element weights keeps one number for them.
+template <bool kOneSize, class Use>
+SDPO_HD inline RowEnd finish_row(const RowTask& task, int64_t row, const RowSums& sums, const Use& use) {
   const auto wants = [&](int pass) { return (task.passes & pass) != 0; };
   if (!acceptable_weights(task, sums, row)) {
     if (wants(Pass::moments | Pass::objective)) store_nothing(task, row);
     return RowEnd::element_weights;
   }
+  // What this call finds out is used from here and not from the outputs: on a device, reading back what was just
+  // written takes longer than forming it.
   BranchMoments chosen, rejected;
+  RowSizes size;  // what the outputs say of the elements
+  double cross = NAN;
   bool finite = true;
   if (wants(Pass::moments)) {
     const RowColumn* fields = task.columns.fields;
-    RowSizes size = sizes_of(task, sums);
+    size = sizes_of(task, sums);
     if (kOneSize) size.rejected = size.chosen;
     chosen =
         branch_moments(sums.chosen, size.chosen, task.of.drift_chosen, fields[RowInput::referenceErrorChosen], row);
     rejected = branch_moments(sums.rejected, size.rejected, task.of.drift_rejected,
                               fields[RowInput::referenceErrorRejected], row);
     // One weighting: a mean over pairs of elements has no other.
-    const double cross = wants(Pass::cross) ? (size.chosen == 0 ? 0 : sums.cross / size.chosen) : NAN;
+    if (wants(Pass::cross)) cross = size.chosen == 0 ? 0 : sums.cross / size.chosen;
     store_moments(task, row, chosen, rejected, cross, size);
     finite = finite_moments(chosen, task.of.drift_chosen) && finite_moments(rejected, task.of.drift_rejected);
   } else {
     chosen = {SDPO_OUT(errorChosen), SDPO_OUT(deltaChosen), SDPO_OUT(driftChosen)};
     rejected = {SDPO_OUT(errorRejected), SDPO_OUT(deltaRejected), SDPO_OUT(driftRejected)};
+    size.chosen = SDPO_OUT(elementSumChosen);
+    size.rejected = kOneSize ? size.chosen : SDPO_OUT(elementSumRejected);
+    cross = SDPO_OUT(cross);
   }
   const ObjectiveOptions& options = task.of.rules.options;
+  RowResult result{};
   if (wants(Pass::objective)) {
     double safeguard = task.batch_safeguard;
     if (options.safeguard >= 0 && safeguard < 0) {
       safeguard = needs_all_moments(options) ? batch_safeguard_factor(options.safeguard, task.outputs, task.rows)
-                                             : safeguard_factor(options.safeguard, chosen.m, SDPO_OUT(cross));
+                                             : safeguard_factor(options.safeguard, chosen.m, cross);
     }
-    const StoredSizes size = {SDPO_OUT(elementSumChosen),
-                              kOneSize ? SDPO_OUT(elementSumChosen) : SDPO_OUT(elementSumRejected)};
-    const RowScalars scalars = load_row(task.columns, options, row, size);
-    const RowResult result = evaluate_row(task.of, scalars, chosen, rejected, size, safeguard);
-    store_result(task, row, result);
+    result = evaluate_row(task.of, load_row(task.columns, options, row, size), chosen, rejected, size, safeguard);
     finite = finite && !result.non_finite;
+  } else {
+    result.a_chosen = SDPO_OUT(aChosen);
+    result.b_chosen = SDPO_OUT(bChosen);
+    result.a_rejected = SDPO_OUT(aRejected);
+    result.b_rejected = SDPO_OUT(bRejected);
   }
-  // After all outputs are there: with results on a device the output nonFinite is what tells of it.
-  if (!finite && options.non_finite == NonFinite::fail) return RowEnd::non_finite;
-  if (wants(Pass::gradients)) {
+  const bool fails = !finite && options.non_finite == NonFinite::fail;
+  if (wants(Pass::gradients) && !fails) {
     // Without element weights a gradient alone does not come here, so that the size of the whole row is there.
-    const double whole = SDPO_OUT(elementSumChosen);
-    *coefficients =
-        row_coefficients(task, row, kOneSize ? RowSizes{whole, whole} : whole_sizes(task, row, sizes_of(task, sums)));
+    use(scaled({result.a_chosen, result.b_chosen, result.a_rejected, result.b_rejected},
+               kOneSize ? size : whole_of(size, sizes_of(task, sums))));
   }
-  return RowEnd::done;
+  if (wants(Pass::objective)) store_result(task, row, result);
+  return fails ? RowEnd::non_finite : RowEnd::done;
 }
 
 // Whether the gradient of a branch may leave the range of its dtype although the row is finite. A bound, which spares

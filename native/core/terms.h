@@ -37,12 +37,6 @@ struct RowSizes {
   double chosen, rejected;
 };
 
-// The same where they lie in the row outputs: read where they are needed, which few options do, they take no registers
-// of a device.
-struct StoredSizes {
-  const double &chosen, &rejected;
-};
-
 struct RowScalars {
   BranchScales chosen, rejected;
   double margin, log_mask_floor, row_weight;
@@ -52,7 +46,7 @@ struct RowScalars {
 // ---- From columns to scales
 
 SDPO_HD inline BranchScales branch_scales(const ObjectiveOptions& options, double omega, double beta_scale,
-                                          double offset, double noise, const double& size) {
+                                          double offset, double noise, double size) {
   const bool elbo = options.timestep_weighting == TimestepWeighting::elbo;
   const double reduce = options.log_ratio_reduction == LogRatioReduction::sum ? size : 1;
   const double kappa = options.weight_sharpness;
@@ -71,16 +65,17 @@ SDPO_HD inline BranchScales branch_scales(const ObjectiveOptions& options, doubl
 // The scalars of a row. A value that a column may not have makes the row's weight NaN, so that the row counts as not
 // finite whatever mask or objective would have made of the value.
 SDPO_HD inline RowScalars load_row(const RowColumns& columns, const ObjectiveOptions& options, int64_t row,
-                                   const StoredSizes& size) {
+                                   const RowSizes& size) {
+  // All of them before the first is looked at, so that on a device they come together.
   double value[RowInput::count];
+  for (int field = 0; field < RowInput::count; ++field) value[field] = column_value(columns.fields[field], row);
   bool good = true;
-  const auto load = [&](int field, RowCheck check) {
-    const double x = value[field] = column_value(columns.fields[field], row);
-    good = good && (check == RowCheck::any || (is_finite(x) && (check == RowCheck::finite || x >= 0)));
+  const auto check = [&](double x, RowCheck what) {
+    good = good && (what == RowCheck::any || (is_finite(x) && (what == RowCheck::finite || x >= 0)));
   };
-#define SDPO_LOAD(id, fallback, check) load(RowInput::id, RowCheck::check);
-  SDPO_ROW_INPUTS(SDPO_LOAD)
-#undef SDPO_LOAD
+#define SDPO_CHECK(id, fallback, what) check(value[RowInput::id], RowCheck::what);
+  SDPO_ROW_INPUTS(SDPO_CHECK)
+#undef SDPO_CHECK
   const bool reads_omega =
       traits_of(options.objective).weights > 0 || options.timestep_weighting == TimestepWeighting::elbo;
   double omega[] = {value[RowInput::omegaChosen], value[RowInput::omegaRejected]};

@@ -158,7 +158,8 @@ class Evaluation {
 
   // False where the call has to fail.
   bool finish(int64_t row, const RowSums& sums, RowCoefficients* coefficients) {
-    if (finish_row<false>(task_, row, sums, coefficients) == RowEnd::done) return true;
+    if (finish_row<false>(task_, row, sums, [&](const RowCoefficients& x) { *coefficients = x; }) == RowEnd::done)
+      return true;
     // Rows are handed out in order, so every row before a bad one has been started and will be finished: the lowest bad
     // row is always the one reported.
     int64_t current = first_bad_.load(std::memory_order_relaxed);

@@ -33,9 +33,14 @@ constexpr int kPlainSums = Sum::cross;
 template <bool kPlain>
 constexpr int kSumsOf = kPlain ? kPlainSums : static_cast<int>(Sum::count);
 
-// A row's flag in the workspace.
-struct RowFlag {
-  enum Value : uint32_t { pending, ready, invalid };  // invalid: the row failed and gets no gradient
+// What a row tells its gradient in the workspace: its coefficients, a word for each. A word says by itself that it is
+// there, so that one look finds out both: it is the number's bits, changed such that zero stands for a number that no
+// multiplication returns, a signalling NaN.
+struct RowWord {
+  enum Index : int { a_chosen, b_chosen, a_rejected, b_rejected, count };
+  static constexpr uint64_t pending = 0;
+  static constexpr uint64_t invalid = 1;  // the row failed and gets no gradient
+  static constexpr uint64_t nothing = 0x7ff4000000000000;
 };
 
 // Why a row failed, packed with the row so that one atomic maximum keeps the lowest row: kFailureBase - (2 * row +
@@ -50,15 +55,13 @@ struct Control {
   unsigned long long ticket;
   unsigned long long failure;  // as in RowFailure
   unsigned int blocks_left;    // blocks that are done
-  unsigned int rows_done;
 };
 
 struct Workspace {
   Control* control;
-  uint32_t* arrived;              // [rows] moments tiles that are in; zero between launches
-  uint32_t* flags;                // [rows] RowFlag; zero between launches
-  RowCoefficients* coefficients;  // [rows]
-  double* partials;               // [ring][sums]
+  uint32_t* arrived;       // [rows] moments tiles that are in; zero between launches
+  uint64_t* coefficients;  // [rows][RowWord::count]; zero between launches
+  double* partials;        // [ring][sums]
   int64_t ring;
   double* lists;  // [RowInput::count][rows] numbers per row that came from the host
 };
@@ -92,8 +95,8 @@ inline Parts parts_of(const Problem& p) {
 }
 
 // Everything about a call but its workspace, and where the launcher moves row scalars. `pack`: elements that a thread
-// reads at a time; `blocks`: how many run at once; `l2`: bytes of the device's L2, or 0.
-inline LossArguments make_arguments(const Problem& p, int pack, int64_t blocks, int64_t l2) {
+// reads at a time.
+inline LossArguments make_arguments(const Problem& p, int pack) {
   const auto wants = [&](int pass) { return (p.passes & pass) != 0; };
   const Tiling tiles = tiling(p.size, pack);
   LossArguments a{};
@@ -110,14 +113,7 @@ inline LossArguments make_arguments(const Problem& p, int pack, int64_t blocks, 
   a.wants_drift = gradients && (has_drift_gradient(p.options) || !wants(Pass::objective));
   // Without sums one empty tile per row runs the objective; the gradient alone needs no such tile.
   const int64_t moment_tiles = a.wants_sums ? tiles.count : wants(Pass::objective) ? 1 : 0;
-  int64_t read_again = 0;  // bytes per element
-  for (const Branch* branch : {&p.chosen, &p.rejected}) {
-    read_again += static_cast<int64_t>(dtype_size(branch->policy.dtype) + dtype_size(branch->target.dtype));
-    if (a.wants_drift && branch->reference.data != nullptr)
-      read_again += static_cast<int64_t>(dtype_size(branch->reference.dtype));
-  }
-  a.order = make_order(p.rows, moment_tiles, gradients ? tiles.count : 0,
-                       lead_tiles(blocks, tiles.count, read_again * tiles.elements, l2));
+  a.order = {p.rows, moment_tiles, gradients ? tiles.count : 0};
   a.metrics = p.metrics;
   a.denominator = p.denominator;
   return a;

@@ -57,17 +57,6 @@ using Completion = std::function<void(const DeviceError* error)>;
 // its events and sleeps in between. When this function itself fails, `done` is not called.
 Status when_done(int device, void* stream, Completion done);
 
-// ---- How the loss runs (docs/cuda.md). The bits of a result do not depend on it.
-
-// automatic: as policy.h says; clusters: wherever the device, the shape and the options allow it.
-enum class Design { automatic, tiles, clusters };
-
-// For all calls from now on. The environment variable SDPO_CUDA_DESIGN ("tiles", "clusters") says what is used before.
-void set_design(Design design);
-
-// Whether evaluate would run the problem in clusters.
-Status uses_clusters(const Problem& problem, bool* out);
-
 }  // namespace sdpo::cuda
 
 namespace sdpo {

@@ -10,7 +10,8 @@ namespace sdpo::cuda {
 namespace {
 
 constexpr unsigned long long kNone = ~0ull;
-constexpr int kSearchBlocks = 256;  // enough to read a row quickly; this is the way of an error, not of a call
+constexpr int kSearchBlocks = 256,
+              kSearchThreads = 128;  // enough to read a row quickly; this is the way of an error, not of a call
 
 __device__ double element_of(const char* row, DType type, int64_t i) {
   double value = 0;
@@ -44,9 +45,9 @@ Status search_row(const Problem& problem, bool of_rejected, const TensorView& vi
   unsigned long long found = kNone;
   CUDA_TRY(cudaMemcpyAsync(scratch, &found, sizeof found, cudaMemcpyHostToDevice, stream), "diagnosing a row", device,
            std::string());
-  search<<<kSearchBlocks, kThreads, 0, stream>>>(static_cast<const char*>(view.at(row, 0)), view.dtype,
-                                                 e.data == nullptr ? nullptr : static_cast<const char*>(e.at(row, 0)),
-                                                 e.dtype, problem.size, scratch);
+  search<<<kSearchBlocks, kSearchThreads, 0, stream>>>(
+      static_cast<const char*>(view.at(row, 0)), view.dtype,
+      e.data == nullptr ? nullptr : static_cast<const char*>(e.at(row, 0)), e.dtype, problem.size, scratch);
   CUDA_TRY(cudaGetLastError(), "diagnosing a row", device, std::string());
   CUDA_TRY(cudaMemcpyAsync(&found, scratch, sizeof found, cudaMemcpyDeviceToHost, stream), "diagnosing a row", device,
            std::string());

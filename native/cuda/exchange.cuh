@@ -19,21 +19,27 @@ __device__ __forceinline__ unsigned int arrive(unsigned int* counter) {
   return previous;
 }
 
-__device__ __forceinline__ uint32_t load_acquire(const uint32_t* flag) {
-  uint32_t value;
-  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(__cvta_generic_to_global(flag)) : "memory");
+__device__ __forceinline__ uint64_t load_acquire(const uint64_t* word) {
+  uint64_t value;
+  asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(value) : "l"(__cvta_generic_to_global(word)) : "memory");
   return value;
 }
 
-__device__ __forceinline__ void store_release(uint32_t* flag, uint32_t value) {
-  asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(__cvta_generic_to_global(flag)), "r"(value) : "memory");
+// Waits for a word of a row (RowWord); asleep between looks, so that the blocks at work keep the issue slots.
+__device__ __forceinline__ uint64_t wait_for_word(const uint64_t* word) {
+  uint64_t value;
+  while ((value = load_acquire(word)) == RowWord::pending) __nanosleep(64);
+  return value;
 }
 
-// Waits for a row to be finished; asleep between looks, so that the blocks at work keep the issue slots.
-__device__ __forceinline__ uint32_t wait_for_row(const uint32_t* flag) {
-  uint32_t value;
-  while ((value = load_acquire(flag)) == RowFlag::pending) __nanosleep(64);
-  return value;
+// One fence, and the words behind it: each releases.
+__device__ __forceinline__ void tell(uint64_t* words, const uint64_t (&values)[RowWord::count]) {
+  __threadfence();
+#pragma unroll
+  for (int k = 0; k < RowWord::count; ++k) {
+    asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(__cvta_generic_to_global(words + k)), "l"(values[k])
+                 : "memory");
+  }
 }
 
 }  // namespace sdpo::cuda

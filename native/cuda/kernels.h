@@ -6,10 +6,8 @@ namespace sdpo::cuda {
 
 struct KernelEntry {
   const void* kernel;
-  const void* cluster_kernel;  // null: there is none
-  int pack;                    // elements that a thread reads at a time
-  int compute_bytes;           // of the type they are computed in
-  int sums;                    // what they leave of a tile
+  int pack;  // elements that a thread reads at a time
+  int sums;  // what they leave of a tile
 };
 
 // Plain: both references, no element weights, no cross moment.

@@ -8,8 +8,8 @@
 #include "arguments.h"
 #include "columns.h"
 #include "completion.h"
-#include "design.h"
 #include "diagnose.h"
+#include "launch.h"
 #include "stream.h"
 
 namespace sdpo::cuda {
@@ -25,7 +25,7 @@ std::string shapes_of(const Problem& p) {
 struct Prepared {
   Launch how;
   LossArguments arguments;  // all but where row scalars lie
-  int64_t grid;             // blocks of the tile kernel
+  int64_t grid;             // blocks
 };
 
 // Chooses the launch of a call and makes room for it in the workspace of its stream.
@@ -33,10 +33,10 @@ Status prepare(const Problem& p, StreamState& state, bool captured, Prepared* ou
   const Status chosen = choose_launch(p, p.tensors.ordinal, &out->how);
   if (chosen != Status::ok) return chosen;
   const Launch& how = out->how;
-  out->arguments = make_arguments(p, how.entry.pack, how.blocks, how.l2);
+  out->arguments = make_arguments(p, how.entry.pack);
   out->grid = grid_blocks(how.blocks, out->arguments.order.tickets());
-  const int64_t ring = how.cluster.blocks > 0 ? 0 : ring_of(out->arguments, out->grid);
-  return state.workspace(p.rows, ring, how.entry.sums, captured, &out->arguments.workspace);
+  return state.workspace(p.rows, ring_of(out->arguments, out->grid), how.entry.sums, captured,
+                         &out->arguments.workspace);
 }
 
 // One handle for a different stream in every thread: no workspace could belong to it.
@@ -209,14 +209,6 @@ class Call {
     // Without anybody to read it the failure stays behind the counters.
     a.failure = staging_.host != nullptr ? scratch() : reinterpret_cast<unsigned long long*>(a.workspace.control + 1);
     if (grid == 0) return nothing_to_launch(a.failure);
-    if (how.cluster.blocks > 0) {
-      void* arguments[] = {&a, &how.cluster};
-      cudaLaunchAttribute attribute;
-      const cudaLaunchConfig_t config = cluster_launch(how.cluster, a.rows, stream_, &attribute);
-      CUDA_TRY(cudaLaunchKernelExC(&config, how.entry.cluster_kernel, arguments), "launching the loss", device_,
-               shapes_of(problem_));
-      return Status::ok;
-    }
     void* arguments[] = {&a};
     CUDA_TRY(
         cudaLaunchKernel(how.entry.kernel, dim3(static_cast<unsigned>(grid)), dim3(kThreads), arguments, 0, stream_),

@@ -40,11 +40,10 @@ __device__ __forceinline__ void store_warp_totals(const S (&values)[N], T* out) 
 }
 
 // Adds up `values` over kThreads threads. Thread f < N returns the total of field f, the others 0. Holds one barrier;
-// the caller needs another one before `shared` is used again. In a larger block the threads behind kThreads take part
-// in the barrier only.
+// the caller needs another one before `shared` is used again.
 template <int N, class S>
 __device__ __forceinline__ double block_total(const S (&values)[N], BlockSums& shared) {
-  if (threadIdx.x < kThreads) store_warp_totals(values, shared.warp[threadIdx.x / 32]);
+  store_warp_totals(values, shared.warp[threadIdx.x / 32]);
   __syncthreads();
   double total = 0;
   if (threadIdx.x < N) {
@@ -74,28 +73,22 @@ inline void host_block_total(const S (*values)[N], double* totals) {
   }
 }
 
-// Tiles added up by one thread of kThreads: tiles thread, thread + 128, ..., one after the other. The first lies in
-// slot `first` of a ring.
+// Tiles of a row added up by one thread of kThreads: tiles thread, thread + 128, ..., one after the other. The first of
+// the row lies in a slot of a ring, which has room for the row.
 template <int N>
-SDPO_CUDA_HD void thread_total_of_tiles(const double* partials, int64_t first, int64_t tiles, int64_t ring, int thread,
-                                        double (&sums)[N]) {
+SDPO_CUDA_HD void thread_total_of_row(const LossArguments& a, int64_t row, int thread, double (&sums)[N]) {
+  const int64_t tiles = a.order.moment_tiles, ring = a.workspace.ring;
   SDPO_UNROLL
   for (int f = 0; f < N; ++f) sums[f] = 0;
-  int64_t slot = (first + thread) % ring;
+  int64_t slot = (row * tiles + thread) % ring;
   SDPO_NO_UNROLL
   for (int64_t tile = thread; tile < tiles; tile += kThreads) {
-    const double* partial = partials + slot * N;
+    const double* partial = a.workspace.partials + slot * N;
     SDPO_UNROLL
     for (int f = 0; f < N; ++f) sums[f] = combine_sums(f, sums[f], partial[f]);
     slot += kThreads;
-    while (slot >= ring) slot -= ring;  // at most once but for rings shorter than a block
+    if (slot >= ring) slot -= ring;  // a ring shorter than a block is not gone round
   }
-}
-
-template <int N>
-SDPO_CUDA_HD void thread_total_of_row(const LossArguments& a, int64_t row, int thread, double (&sums)[N]) {
-  thread_total_of_tiles(a.workspace.partials, row * a.order.moment_tiles, a.order.moment_tiles, a.workspace.ring,
-                        thread, sums);
 }
 
 }  // namespace sdpo::cuda

@@ -17,20 +17,52 @@ SDPO_HD inline RowSums row_sums(const double* sums) {
   return out;
 }
 
-// Writes the outputs of a row. Returns RowFlag::ready with the coefficients, or RowFlag::invalid with the failure's
-// number (arguments.h) where the call has to fail.
-template <bool kPlain>
-SDPO_HD inline RowFlag::Value finish_row(const LossArguments& a, int64_t row, const double* sums,
-                                         RowCoefficients* coefficients, unsigned long long* failure) {
-  const RowEnd end = sdpo::finish_row<kPlain>(a, row, row_sums(sums), coefficients);
-  if (end == RowEnd::done) return RowFlag::ready;
+SDPO_HD inline uint64_t word_of(double coefficient) {
+#if defined(__CUDA_ARCH__)
+  return static_cast<uint64_t>(__double_as_longlong(coefficient)) ^ RowWord::nothing;
+#else
+  return elementary::bits_of(coefficient) ^ RowWord::nothing;
+#endif
+}
+
+SDPO_HD inline double number_of(uint64_t word) {
+#if defined(__CUDA_ARCH__)
+  return __longlong_as_double(static_cast<long long>(word ^ RowWord::nothing));
+#else
+  return elementary::from_bits(word ^ RowWord::nothing);
+#endif
+}
+
+// False: the row failed.
+SDPO_HD inline bool coefficients_of(const uint64_t (&words)[RowWord::count], RowCoefficients* out) {
+  out->a_chosen = number_of(words[RowWord::a_chosen]);
+  out->b_chosen = number_of(words[RowWord::b_chosen]);
+  out->a_rejected = number_of(words[RowWord::a_rejected]);
+  out->b_rejected = number_of(words[RowWord::b_rejected]);
+  return words[RowWord::a_chosen] != RowWord::invalid;
+}
+
+// Calls tell(words) once, as soon as the gradient of the row may begin, and writes the outputs. Returns the failure's
+// number (arguments.h) where the call has to fail, else 0.
+template <bool kPlain, class Tell>
+SDPO_HD inline unsigned long long finish_row(const LossArguments& a, int64_t row, const double* sums,
+                                             const Tell& tell) {
+  bool told = false;
+  const RowEnd end = sdpo::finish_row<kPlain>(a, row, row_sums(sums), [&](const RowCoefficients& x) {
+    tell({word_of(x.a_chosen), word_of(x.b_chosen), word_of(x.a_rejected), word_of(x.b_rejected)});
+    told = true;
+  });
+  if (!told) {  // there is no gradient
+    const uint64_t word = end == RowEnd::done ? word_of(0) : RowWord::invalid;
+    tell({word, word, word, word});
+  }
+  if (end == RowEnd::done) return 0;
   const RowFailure::Kind kind = end == RowEnd::non_finite ? RowFailure::non_finite : RowFailure::element_weights;
-  *failure = kFailureBase - (2 * static_cast<uint64_t>(row) + kind);
   // A gradient pass that comes later finds NaN as the fused one does.
   if (end == RowEnd::non_finite && a.poison && (a.passes & Pass::objective)) {
     a.outputs[RowOutput::aChosen * a.rows + row] = a.outputs[RowOutput::aRejected * a.rows + row] = NAN;
   }
-  return RowFlag::invalid;
+  return kFailureBase - (2 * static_cast<uint64_t>(row) + kind);
 }
 
 }  // namespace sdpo::cuda

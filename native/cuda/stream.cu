@@ -82,20 +82,19 @@ Status StreamState::grow(Buffer* buffer, size_t bytes, bool captured) {
 
 Status StreamState::workspace(int64_t rows, int64_t ring, int sums, bool captured, Workspace* out) {
   const size_t count = static_cast<size_t>(rows);
-  const size_t words = padded(count * sizeof(uint32_t)), coefficients = padded(count * sizeof(RowCoefficients));
+  const size_t arrived = padded(count * sizeof(uint32_t)), words = padded(count * RowWord::count * sizeof(uint64_t));
   const size_t control = padded(sizeof(Control) + sizeof(unsigned long long));
   const size_t partials = static_cast<size_t>(ring) * static_cast<size_t>(sums) * sizeof(double);
   const size_t lists = padded(count * RowInput::count * sizeof(double));
-  Status status = grow(&rows_, control + 2 * words + coefficients + lists, captured);
+  Status status = grow(&rows_, control + arrived + words + lists, captured);
   if (status == Status::ok) status = grow(&partials_, partials, captured);
   if (status != Status::ok) return status;
-  // Flags and counters from the front, coefficients and lists from the back of the block: then, whatever the rows of
-  // the calls, no byte that was ever one of these becomes a counter, and counters are zero between launches.
+  // Counters and words from the front, lists from the back of the block: then, whatever the rows of the calls, no byte
+  // of a list ever becomes a counter or a word, which are zero between launches.
   char* const base = static_cast<char*>(rows_.memory);
   out->control = reinterpret_cast<Control*>(base);
   out->arrived = reinterpret_cast<uint32_t*>(base + control);
-  out->flags = reinterpret_cast<uint32_t*>(base + control + words);
-  out->coefficients = reinterpret_cast<RowCoefficients*>(base + rows_.bytes - lists - coefficients);
+  out->coefficients = reinterpret_cast<uint64_t*>(base + control + arrived);
   out->lists = reinterpret_cast<double*>(base + rows_.bytes - lists);
   out->partials = static_cast<double*>(partials_.memory);
   out->ring = ring;

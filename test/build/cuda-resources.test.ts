@@ -20,9 +20,8 @@ async function readBudget<T>(name: string): Promise<T> {
 }
 const budget = await readBudget<{
   evaluate_kernel: Record<string, Record<string, number>>;
-  cluster_kernel: Record<string, number>;
 }>('budget.json');
-/** By architecture and kernel; the cluster kernel is empty before sm_90. */
+/** By architecture and kernel. */
 const sass = await readBudget<Record<string, Record<string, PackLoop[]>>>('sass.json');
 const architectures = process.env.SDPO_TEST_ARCHITECTURES === 'all' ? Object.keys(sass) : ['sm_90'];
 
@@ -45,16 +44,13 @@ function usages(report: string): Usage[] {
   }));
 }
 
-/** `Uniform<BFloat16>` and `plain`, or `cluster`, from a mangled name of a kernel of the loss. */
+/** `Uniform<BFloat16>` and `plain` from a mangled name of a kernel of the loss. */
 function describe(kernel: string): { access: string; variant: string } | undefined {
-  const match = /(evaluate|cluster)_kernelINS0_\d+(Uniform|Mixed)I(d|f|NS_\d+(\w+?)E)EE(?:Lb(\d)E)?E/.exec(kernel);
+  const match = /evaluate_kernelINS0_\d+(Uniform|Mixed)I(d|f|NS_\d+(\w+?)E)EELb(\d)EE/.exec(kernel);
   if (match === null) return undefined;
-  const [, name, access, type, named, plain] = match;
+  const [, access, type, named, plain] = match;
   const element = type === 'd' ? 'double' : type === 'f' ? 'float' : named;
-  return {
-    access: `${access}<${element}>`,
-    variant: name === 'cluster' ? 'cluster' : plain === '1' ? 'plain' : 'general',
-  };
+  return { access: `${access}<${element}>`, variant: plain === '1' ? 'plain' : 'general' };
 }
 
 /** Runs `use` for each item, two at a time: the compiler takes a core each, and most of the time is its own. */
@@ -76,7 +72,7 @@ for (const architecture of architectures) {
     { skip: compiler === undefined && `no CUDA compiler: ${cudaCompiler} cannot be run`, timeout: 900_000 },
     async (t) => {
       const allowedFor = (access: string, variant: string): number | undefined =>
-        variant === 'cluster' ? budget.cluster_kernel[access] : budget.evaluate_kernel[access]?.[variant];
+        budget.evaluate_kernel[access]?.[variant];
       const sources = (await readdir(folder))
         .filter((name) => /^(loss_|elementwise|diagnose).*\.cu$/.test(name))
         .sort();
@@ -123,12 +119,9 @@ for (const architecture of architectures) {
           }
         });
       });
-      const budgeted = [
-        ...Object.entries(budget.evaluate_kernel).flatMap(([access, variants]) =>
-          Object.keys(variants).map((variant) => `${access} ${variant}`),
-        ),
-        ...Object.keys(budget.cluster_kernel).map((access) => `${access} cluster`),
-      ];
+      const budgeted = Object.entries(budget.evaluate_kernel).flatMap(([access, variants]) =>
+        Object.keys(variants).map((variant) => `${access} ${variant}`),
+      );
       t.same(seen.sort(), budgeted.sort(), 'every kernel has a budget, every budget a kernel');
 
       t.test(

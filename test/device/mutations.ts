@@ -15,18 +15,17 @@ interface Mutation {
   to: string;
   /** The files of native/cuda/ that are compiled again; default the kernels of float32, which are then what is run. */
   compile?: readonly string[];
-  design?: 'tiles' | 'clusters';
 }
 
 const KERNELS = ['loss_float32'] as const;
 
 const MUTATIONS: readonly Mutation[] = [
-  // The ticket kernel: what its blocks tell each other, and what a launch leaves to the next.
+  // What blocks tell each other, and what a launch leaves to the next.
   {
     name: 'a ticket is read before it is there',
     file: 'kernel.cuh',
-    from: 'if (threadIdx.x == 0) shared.ticket = next;\n    __syncthreads();',
-    to: 'if (threadIdx.x == 0) shared.ticket = next;',
+    from: 'if (threadIdx.x == 0) shared.ticket = shared.next;\n    __syncthreads();',
+    to: 'if (threadIdx.x == 0) shared.ticket = shared.next;',
   },
   {
     name: 'the next ticket does not wait for the block',
@@ -37,40 +36,46 @@ const MUTATIONS: readonly Mutation[] = [
   {
     name: 'a row is finished before its totals are there',
     file: 'kernel.cuh',
-    from: 'shared.sums.warp[0][threadIdx.x] = total;\n  __syncthreads();',
+    from: 'shared.sums.warp[0][threadIdx.x] = total;\n  __syncwarp();',
     to: 'shared.sums.warp[0][threadIdx.x] = total;',
-  },
-  {
-    name: 'a tile arrives without its sums',
-    file: 'kernel.cuh',
-    from: '    __threadfence();\n    __syncwarp();\n',
-    to: '',
   },
   {
     name: 'a tile arrives before the other lanes',
     file: 'kernel.cuh',
-    from: '    __threadfence();\n    __syncwarp();\n',
-    to: '    __threadfence();\n',
+    from: 'w.partials[step.index % w.ring * kSums + threadIdx.x] = total;\n    __syncwarp();',
+    to: 'w.partials[step.index % w.ring * kSums + threadIdx.x] = total;',
   },
   {
-    name: 'a gradient does not wait for who waits',
+    name: 'who brought the last tile is not waited for',
     file: 'kernel.cuh',
-    from: 'shared.word = wait_for_row(&a.workspace.flags[step.row]);\n    __syncthreads();',
-    to: 'shared.word = wait_for_row(&a.workspace.flags[step.row]);',
+    from: '  __syncthreads();\n  if (shared.last) finish_row_as_block',
+    to: '  if (shared.last) finish_row_as_block',
+  },
+  {
+    name: 'a gradient does not wait for the lanes that wait',
+    file: 'kernel.cuh',
+    from: '* row + lane);\n  __syncwarp();',
+    to: '* row + lane);',
+  },
+  {
+    name: 'metrics are formed before the last block leaves',
+    file: 'kernel.cuh',
+    from: 'arrive(&control->blocks_left) == gridDim.x - 1;\n  __syncthreads();',
+    to: 'arrive(&control->blocks_left) == gridDim.x - 1;',
   },
   { name: 'tickets go on counting', file: 'kernel.cuh', from: '    control->ticket = 0;\n', to: '' },
   { name: 'arrivals go on counting', file: 'kernel.cuh', from: '    a.workspace.arrived[row] = 0;\n', to: '' },
   {
-    name: 'flags stay raised',
+    name: 'coefficients stay for the next launch',
     file: 'kernel.cuh',
-    from: 'a.workspace.flags[row] = RowFlag::pending;',
-    to: 'static_cast<void>(row);',
+    from: 'a.workspace.coefficients[i] = RowWord::pending;',
+    to: 'static_cast<void>(i);',
   },
   {
     name: 'slots of the ring are not waited for',
     file: 'kernel.cuh',
-    from: 'if (threadIdx.x == 0 && step.index >= w.ring) wait_for_row',
-    to: 'if (threadIdx.x == 999 && step.index >= w.ring) wait_for_row',
+    from: 'if (step.index >= w.ring) {',
+    to: 'if (step.index < 0) {',
   },
   {
     name: 'a failed row keeps what was in its gradient',
@@ -80,16 +85,26 @@ const MUTATIONS: readonly Mutation[] = [
   },
 
   // Words that blocks exchange.
-  { name: 'a flag does not release', file: 'exchange.cuh', from: 'st.release.gpu', to: 'st.relaxed.gpu' },
-  { name: 'a flag is a plain store', file: 'exchange.cuh', from: 'st.release.gpu.global', to: 'st.global' },
-  { name: 'a flag releases to its block only', file: 'exchange.cuh', from: 'st.release.gpu', to: 'st.release.cta' },
-  { name: 'a flag is not acquired', file: 'exchange.cuh', from: 'ld.acquire.gpu', to: 'ld.relaxed.gpu' },
+  {
+    name: 'coefficients do not release',
+    file: 'exchange.cuh',
+    from: '  __threadfence();\n',
+    to: '',
+  },
+  {
+    name: 'coefficients release to their block only',
+    file: 'exchange.cuh',
+    from: '__threadfence();',
+    to: '__threadfence_block();',
+  },
+  { name: 'coefficients are plain stores', file: 'exchange.cuh', from: 'st.relaxed.gpu.global', to: 'st.global' },
+  { name: 'coefficients are not acquired', file: 'exchange.cuh', from: 'ld.acquire.gpu', to: 'ld.relaxed.gpu' },
   { name: 'arrivals order nothing', file: 'exchange.cuh', from: 'atom.acq_rel.gpu', to: 'atom.relaxed.gpu' },
   {
-    name: 'a flag is looked at once',
+    name: 'coefficients are looked at once',
     file: 'exchange.cuh',
-    from: 'while ((value = load_acquire(flag)) == RowFlag::pending) __nanosleep(64);',
-    to: 'value = load_acquire(flag);',
+    from: 'while ((value = load_acquire(word)) == RowWord::pending) __nanosleep(64);',
+    to: 'value = load_acquire(word);',
   },
 
   // Sums and elements.
@@ -145,8 +160,8 @@ const MUTATIONS: readonly Mutation[] = [
   {
     name: 'the coefficients of a failed row are not NaN',
     file: 'row.cuh',
-    from: 'if (a.poison && (a.passes & Pass::objective))',
-    to: 'if (a.poison && a.rows < 0)',
+    from: 'a.poison && (a.passes & Pass::objective)',
+    to: 'a.poison && a.rows < 0',
   },
   {
     name: 'the workspace of a mixture is that of a plain batch',
@@ -156,71 +171,12 @@ const MUTATIONS: readonly Mutation[] = [
     compile: ['loss_mixed_float32'],
   },
 
-  // Clusters.
-  {
-    name: 'memory of a block that does not run yet',
-    file: 'cluster.cuh',
-    from: '  cluster.barrier_wait();\n',
-    to: '',
-    design: 'clusters',
-  },
-  {
-    name: 'sums of warps are added before they are there, in a cluster',
-    file: 'cluster.cuh',
-    from: '  __syncthreads();\n  cluster.barrier_wait();',
-    to: '  cluster.barrier_wait();',
-    design: 'clusters',
-  },
-  {
-    name: 'the first block does not wait for the sums',
-    file: 'cluster.cuh',
-    from: '  cluster.sync();\n\n  if (rank == 0) {',
-    to: '  if (rank == 0) {',
-    design: 'clusters',
-  },
-  {
-    name: 'blocks do not wait for the coefficients',
-    file: 'cluster.cuh',
-    from: '  cluster.sync();  // from here on',
-    to: '  // from here on',
-    design: 'clusters',
-  },
-  {
-    name: 'coefficients go to another block',
-    file: 'cluster.cuh',
-    from: 'map_shared_rank(&shared, static_cast<int>(threadIdx.x))',
-    to: 'map_shared_rank(&shared, static_cast<int>(threadIdx.x) - 1)',
-    design: 'clusters',
-  },
-  {
-    name: 'coefficients of a failed row are handed on',
-    file: 'cluster.cuh',
-    from: 'if (shared.flag != RowFlag::invalid) other->coefficients',
-    to: 'other->coefficients',
-    design: 'clusters',
-  },
-  {
-    name: 'a failed row keeps what was in its gradient, in a cluster',
-    file: 'cluster.cuh',
-    from: '} else if (a.poison) {',
-    to: '} else if (a.poison && a.rows < 0) {',
-    design: 'clusters',
-  },
-  {
-    name: 'the counter of a cluster launch stays',
-    file: 'cluster.cuh',
-    from: '    control->rows_done = 0;\n',
-    to: '',
-    design: 'clusters',
-  },
-
   // The host's side: order, room, graphs.
   {
     name: 'a gradient before the moments of its row',
     file: 'order.h',
-    from: 'moment_tiles + ahead',
-    to: 'moment_tiles / 2',
-    compile: ['loss'],
+    from: 'const int64_t moments = rows * moment_tiles;',
+    to: 'const int64_t moments = (rows * moment_tiles + 1) / 2;',
   },
   {
     name: 'a ring shorter than a row',
@@ -228,14 +184,6 @@ const MUTATIONS: readonly Mutation[] = [
     from: 'const int64_t wanted = 2 * tiles_per_row + 2 * blocks;',
     to: 'const int64_t wanted = (tiles_per_row + 1) / 2 + 0 * blocks;',
     compile: ['loss'],
-  },
-  {
-    name: 'shared memory of a cluster without room for its sums',
-    file: 'policy.h',
-    from: 'kept + tile_sums + tiles * (kThreads / 32) * sums * compute_bytes',
-    to: 'kept + tile_sums',
-    compile: ['design'],
-    design: 'clusters',
   },
   {
     name: 'a workspace grows during a capture',
@@ -291,12 +239,12 @@ const objects = join(folder, 'mutants/cmake');
 const program = join(folder, 'mutants/build/Release/calls');
 
 /** What is seen of the program as it is built now: undefined where nothing is. */
-async function seen(design: 'tiles' | 'clusters'): Promise<string | undefined> {
+async function seen(): Promise<string | undefined> {
   if (/\b(ld|st)\.global(\.L[^ ]*)?\.[usb]8\b/.test(await readFile(program, 'latin1')))
     return 'an access to a single byte';
   for (const scheduler of SEEDS) {
     // Float32 alone, since its kernels are what is compiled again.
-    const env = { ...environmentOf({ cc: 90, design, ...scheduler }), PTXSIM_SMS: '3' };
+    const env = { ...environmentOf({ cc: 90, ...scheduler }), PTXSIM_SMS: '3' };
     const { code, output } = await execute([program, '3', '40', 'float32'], { env, limit: 180 });
     if (code === 0) continue;
     const line = output.split('\n').find((text) => /FINDING|FAIL/.test(text)) ?? `it ended with ${code}`;
@@ -339,11 +287,9 @@ export async function mutate(
     await cp(join(root, part), join(copy, part), { recursive: true, preserveTimestamps: true });
   }
   await build(runner, copy, objects, ['gpu_calls'], { SDPO_ADDON: 'OFF' });
-  for (const design of ['tiles', 'clusters'] as const) {
-    const found = await seen(design);
-    note(found === undefined, `the code as it is, ${design}`, found);
-  }
-  for (const { name, file, from, to, compile: sources = KERNELS, design = 'tiles' } of chosen) {
+  const nothing = await seen();
+  note(nothing === undefined, 'the code as it is', nothing);
+  for (const { name, file, from, to, compile: sources = KERNELS } of chosen) {
     const path = join(copy, 'native/cuda', file);
     const text = await readFile(path, 'utf8');
     if (text.split(from).length !== 2) {
@@ -358,7 +304,7 @@ export async function mutate(
         text.replace(from, () => to),
       );
       await compile(sources);
-      const found = await seen(design);
+      const found = await seen();
       note(found !== undefined, name, found ?? 'nothing was seen of it');
     } catch (error) {
       note(false, name, String(error));

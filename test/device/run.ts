@@ -1,6 +1,6 @@
 /**
- * Runs the device code on the PTX runner: the self-test, the golden cases, the C interface, the GPU's check program, for both architectures and
- * both designs, under several schedulers.
+ * Runs the device code on the PTX runner: the self-test, the golden cases, the C interface, the GPU's check program, for both architectures
+ * and under several schedulers.
  *
  *   npm run test:device                    all of it
  *   npm run test:device -- --short         a selection, for continuous integration
@@ -22,22 +22,20 @@ interface Run {
 }
 
 const SHORT: readonly Setting[] = [
-  { cc: 90, design: 'tiles', seed: 2 },
-  { cc: 90, design: 'clusters', seed: 3 },
-  { cc: 75, design: 'tiles', seed: 4 },
+  { cc: 90, seed: 2 },
+  { cc: 90, seed: 3 },
+  { cc: 75, seed: 4 },
 ];
 
 const WHOLE: readonly Setting[] = [0, 1, 2, 3, 4].flatMap((seed) => [
-  { cc: 90, design: 'tiles', seed },
-  { cc: 90, design: 'tiles', seed, resident: 1 },
-  { cc: 90, design: 'clusters', seed },
-  { cc: 90, design: 'clusters', seed, resident: 1 },
-  { cc: 75, design: 'tiles', seed },
-  { cc: 75, design: 'tiles', seed, resident: 2 },
+  { cc: 90, seed },
+  { cc: 90, seed, resident: 1 },
+  { cc: 75, seed },
+  { cc: 75, seed, resident: 2 },
 ]);
 
-function describe({ cc, design, seed, resident }: Setting): string {
-  return `sm_${cc} ${design}, seed ${seed}${resident === undefined ? '' : `, ${resident} resident`}`;
+function describe({ cc, seed, resident }: Setting): string {
+  return `sm_${cc}, seed ${seed}${resident === undefined ? '' : `, ${resident} resident`}`;
 }
 
 function runsOf(out: string, short: boolean): Run[] {
@@ -46,7 +44,7 @@ function runsOf(out: string, short: boolean): Run[] {
   const selftest = (cc: 75 | 90, more: Record<string, string>): Run => ({
     name: `selftest sm_${cc}`,
     command: [...node, 'lib/cli/cli.ts', 'selftest', '--device', 'cuda:0'],
-    env: { ...environmentOf({ cc, design: 'automatic', seed: 2 }), ...more },
+    env: { ...environmentOf({ cc, seed: 2 }), ...more },
   });
   const check = (setting: Setting, more: Record<string, string>): Run => ({
     name: `check --small ${describe(setting)}`,
@@ -57,10 +55,10 @@ function runsOf(out: string, short: boolean): Run[] {
   const unwatched = { PTXSIM_RACES: '0' };
   return [
     ...(short
-      ? [selftest(90, unwatched), check({ cc: 90, design: 'automatic', seed: 3 }, unwatched)]
+      ? [selftest(90, unwatched), check({ cc: 90, seed: 3 }, unwatched)]
       : [
           ...([90, 75] as const).map((cc) => selftest(cc, {})),
-          ...([90, 75] as const).map((cc) => check({ cc, design: 'automatic', seed: 3 }, {})),
+          ...([90, 75] as const).map((cc) => check({ cc, seed: 3 }, {})),
         ]),
     ...settings.map((setting) => ({
       name: `C interface ${describe(setting)}`,

@@ -102,13 +102,12 @@ export async function build(
 /** A device, and how it schedules: PTXSIM_SEED chooses the policy of the scheduler, RESIDENT how many blocks run at once. */
 export interface Setting {
   cc: 75 | 90;
-  design: 'tiles' | 'clusters' | 'automatic';
   seed: number;
   resident?: number;
 }
 
 /** Variables of a device with few multiprocessors, of another number for each seed. */
-export function environmentOf({ cc, design, seed, resident = -1 }: Setting): Record<string, string> {
+export function environmentOf({ cc, seed, resident = -1 }: Setting): Record<string, string> {
   return {
     PTXSIM_CC: String(cc),
     PTXSIM_SEED: String(seed),
@@ -116,7 +115,6 @@ export function environmentOf({ cc, design, seed, resident = -1 }: Setting): Rec
     PTXSIM_SMS: String(2 + (seed % 4)),
     PTXSIM_OCC: String(1 + (seed % 3)),
     PTXSIM_FUSE: String(seed % 2),
-    SDPO_CUDA_DESIGN: design,
     SDPO_PREBUILD: folder,
   };
 }

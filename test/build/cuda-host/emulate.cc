@@ -63,39 +63,6 @@ unsigned long long emulate(Kind kind, const Problem& p, bool plain, bool poison 
   return cuda::Emulator<cuda::Mixed<double>, false>::run(p, 3, poison);
 }
 
-template <class E>
-cuda::ClusterPlan plan_as(int64_t size, int64_t shared) {
-  return cuda::ClusterEmulator<E>::plan(size, shared);
-}
-
-cuda::ClusterPlan plan_of(Kind kind, int64_t size, int64_t shared) {
-  switch (kind) {
-    case Kind::float64:
-      return plan_as<cuda::Uniform<double>>(size, shared);
-    case Kind::float32:
-      return plan_as<cuda::Uniform<float>>(size, shared);
-    case Kind::float16:
-      return plan_as<cuda::Uniform<Float16>>(size, shared);
-    case Kind::bfloat16:
-      return plan_as<cuda::Uniform<BFloat16>>(size, shared);
-    default:
-      return {};
-  }
-}
-
-unsigned long long emulate_cluster(Kind kind, const Problem& p, const cuda::ClusterPlan& plan, bool poison = false) {
-  switch (kind) {
-    case Kind::float64:
-      return cuda::ClusterEmulator<cuda::Uniform<double>>::run(p, plan, poison);
-    case Kind::float32:
-      return cuda::ClusterEmulator<cuda::Uniform<float>>::run(p, plan, poison);
-    case Kind::float16:
-      return cuda::ClusterEmulator<cuda::Uniform<Float16>>::run(p, plan, poison);
-    default:
-      return cuda::ClusterEmulator<cuda::Uniform<BFloat16>>::run(p, plan, poison);
-  }
-}
-
 // NaN equals NaN, whatever its bits.
 bool same(double a, double b) { return a == b || (std::isnan(a) && std::isnan(b)); }
 
@@ -181,8 +148,6 @@ void expect_moments(const Case& c, const Result& cuda, const Result& cpu, bool w
   }
 }
 
-long g_clusters = 0;
-
 void check(const Case& c, Kind kind) {
   const bool plain = !c.tensors[Case::weights].present && c.tensors[Case::reference_c].present &&
                      c.tensors[Case::reference_r].present && !(c.problem.passes & Pass::cross);
@@ -204,28 +169,6 @@ void check(const Case& c, Kind kind) {
     for (int k = 0; k < Metric::count; ++k)
       EXPECT(same(fused.metrics[k], rest.metrics[k]), "%s: %s", c.name.c_str(), kMetricNames[k]);
     expect_gradients(c, fused, rest, "fused");
-  }
-
-  // The cluster kernel gives the same bits, also over the policy itself, and where a B makes it read the tensors again.
-  // (Long rows, which have several packs per thread, get more memory than any device has.)
-  const cuda::ClusterPlan plan = plan_of(kind, c.problem.size, c.problem.size > 500000 ? 64 << 20 : 227 << 10);
-  if (plain && plan.blocks > 0) {
-    Result cluster = prepare(c, c.row_outputs);
-    EXPECT(emulate_cluster(kind, cluster.problem, plan) == 0, "%s: a failure", c.name.c_str());
-    expect_outputs(c, cluster, fused, 0, RowOutput::count, "cluster");
-    for (int k = 0; k < Metric::count; ++k)
-      EXPECT(same(cluster.metrics[k], fused.metrics[k]), "%s: cluster: %s", c.name.c_str(), kMetricNames[k]);
-    expect_gradients(c, cluster, fused, "cluster");
-    // One gradient alone.
-    for (const int slot : {Case::gradient_c, Case::gradient_r}) {
-      Result alone = prepare(c, c.row_outputs);
-      (slot == Case::gradient_c ? alone.problem.rejected : alone.problem.chosen).gradient.data = nullptr;
-      EXPECT(emulate_cluster(kind, alone.problem, plan) == 0, "%s: a failure", c.name.c_str());
-      const size_t index = static_cast<size_t>(slot);
-      EXPECT(same_elements(c.tensors[slot], alone.tensors[index], fused.tensors[index]), "%s: cluster: one gradient",
-             c.name.c_str());
-    }
-    ++g_clusters;
   }
 
   // The passes one by one give the bits of the fused call.
@@ -253,11 +196,7 @@ void check(const Case& c, Kind kind) {
     in_place.problem.rejected.gradient.data =
         in_place.tensors[Case::policy_r].data() + over.tensors[Case::policy_r].offset;
     emulate(kind, apart.problem, plain);
-    if (plain && plan.blocks > 0) {
-      emulate_cluster(kind, in_place.problem, plan);
-    } else {
-      emulate(kind, in_place.problem, plain);
-    }
+    emulate(kind, in_place.problem, plain);
     EXPECT(same_elements(over.tensors[Case::gradient_c], apart.tensors[Case::gradient_c],
                          in_place.tensors[Case::policy_c]),
            "%s: in place", c.name.c_str());
@@ -306,9 +245,6 @@ void check_failures(checks::Maker& make) {
     EXPECT(flag == (row == 1 || row == 3 ? 1 : 0), "row %d says %g", static_cast<int>(row), flag);
   }
   EXPECT(r.metrics[Metric::nonFiniteRows] == 2, "two rows are counted");
-  Result clustered = prepare(c, c.row_outputs);
-  EXPECT(emulate_cluster(Kind::float32, clustered.problem, plan_of(Kind::float32, 1500, 227 << 10)) == code,
-         "the same row in a cluster");
   c.problem.options.non_finite = NonFinite::skip;
   Result skipped = prepare(c, c.row_outputs), cpu = prepare(c, c.row_outputs);
   EXPECT(failed(skipped, true) == 0, "skip");
@@ -467,13 +403,11 @@ int main() {
       check(c, wide ? Kind::mixed_float64 : Kind::mixed_float32);
     }
   }
-  // Rows of the models: clusters of one block to eight, whole ones and cut ones; and rows whose tiles outnumber the
-  // threads that add them up.
+  // Rows of the models, and rows whose tiles outnumber the lanes that add them up.
   for (const int64_t size : {16384, 65536, 65531, 131072 + 8}) {
     for (const Kind kind : {Kind::bfloat16, Kind::float32})
       check(make.make(kind == Kind::float32 ? DType::float32 : DType::bfloat16, false, 2, size, false), kind);
   }
-  EXPECT(g_clusters >= 60, "%ld cases with clusters", g_clusters);
   check_failures(make);
   check_poison(make);
   return report_checks();

@@ -16,7 +16,7 @@ using namespace sdpo::cuda;
 
 namespace {
 
-// Static shared memory of the fused kernel: the sums of the warps, a ticket and a word.
+// Static shared memory of the fused kernel: the sums of the warps, a ticket and whether a tile is its row's last.
 constexpr int kShared = static_cast<int>(sizeof(BlockSums)) + 16;
 
 void check_architectures() {
@@ -59,7 +59,7 @@ void check_tiling() {
     EXPECT(last == kMaxPacksPerThread, "%s", kDTypeNames[type]);
   }
   // The shapes of the models: a row of SDXL spreads widely, a long row takes part of a megabyte of workspace at most.
-  EXPECT(tiling(4 * 128 * 128, 8).count >= 64, "SDXL in bfloat16");
+  EXPECT(tiling(4 * 128 * 128, 8).count >= kLongRowTiles, "SDXL in bfloat16");
   for (const int64_t size : {int64_t{13} * 16 * 60 * 90, int64_t{16} * 21 * 60 * 104}) {
     for (const int pack : {4, 8}) {
       for (const Architecture& a : kArchitectures) {
@@ -73,95 +73,18 @@ void check_tiling() {
   }
 }
 
-// Which rows fit into a cluster on each architecture, what they take, and that every tile has its place.
-void check_clusters() {
-  for (const Architecture& a : kArchitectures) {
-    EXPECT(a.shared_per_block + 1024 <= a.shared_per_multiprocessor || a.capability == 75,
-           "sm_%d: the system keeps 1 KiB", a.capability);
-    EXPECT(kClusterGroups * kThreads <= a.threads_per_multiprocessor && kClusterGroups * kThreads <= 1024, "sm_%d",
-           a.capability);
-  }
-  EXPECT(kClusterGroups * kThreads * 128 <= 65536, "registers of a block");
-  for (int type = 0; type < kDTypeCount; ++type) {
-    const int pack = pack_elements(static_cast<DType>(type)),
-              compute = type == static_cast<int>(DType::float64) ? 8 : 4;
-    for (const int64_t limit : {int64_t{99} << 10, int64_t{227} << 10}) {
-      bool fits = true;
-      for (int64_t size = 0; size <= int64_t{1} << 33; size = size * 6 / 5 + 1) {
-        const ClusterPlan p = cluster_plan(size, pack, compute, kPlainSums, limit);
-        const Tiling t = tiling(size, pack);
-        EXPECT(fits || p.blocks == 0, "%lld fits and a shorter row does not", static_cast<long long>(size));
-        fits = p.blocks > 0;
-        if (!fits) continue;
-        EXPECT(p.blocks <= kLargestCluster && (p.blocks & (p.blocks - 1)) == 0 && p.blocks <= t.count, "%d blocks",
-               p.blocks);
-        EXPECT(int64_t{p.tiles} * p.blocks >= t.count && int64_t{p.tiles - 1} * p.blocks < t.count, "%d tiles a block",
-               p.tiles);
-        EXPECT(p.groups >= 1 && p.groups <= kClusterGroups && p.groups <= p.tiles, "%d groups", p.groups);
-        EXPECT(p.slots * p.groups >= p.tiles * t.packs, "%d slots", p.slots);
-        EXPECT(p.kept_bytes == 2 * p.slots * p.groups * kThreads * pack * compute && p.kept_bytes % 16 == 0, "%d bytes",
-               p.kept_bytes);
-        EXPECT(p.tile_sums_bytes == t.count * kPlainSums * 8 && p.tile_sums_bytes % 8 == 0, "%d bytes",
-               p.tile_sums_bytes);
-        EXPECT(p.shared_bytes == p.kept_bytes + p.tile_sums_bytes + p.tiles * kWarps * kPlainSums * compute, "%d bytes",
-               p.shared_bytes);
-        EXPECT(p.shared_bytes + kClusterStaticShared <= limit, "%d bytes", p.shared_bytes);
-      }
-      EXPECT(!fits, "a row of 2^33 elements cannot fit");
-    }
-  }
-  // The shapes of the models: SD1.5 and SDXL fit on sm_90, in 16-bit floats and in float32; the rows of videos do not.
-  constexpr int64_t kHopper = 227 << 10, kSd15 = 4 * 64 * 64, kSdxl = 4 * 128 * 128,
-                    kCogvideox = int64_t{13} * 16 * 60 * 90;
-  for (const int pack : {8, 4}) {
-    const ClusterPlan sd15 = cluster_plan(kSd15, pack, 4, kPlainSums, kHopper),
-                      sdxl = cluster_plan(kSdxl, pack, 4, kPlainSums, kHopper);
-    EXPECT(sd15.blocks == 8 && sd15.kept_bytes == 16 << 10, "SD1.5: %d blocks, %d bytes", sd15.blocks, sd15.kept_bytes);
-    EXPECT(sdxl.blocks == 8 && sdxl.kept_bytes == 64 << 10 && sdxl.groups == kClusterGroups,
-           "SDXL: %d blocks, %d bytes", sdxl.blocks, sdxl.kept_bytes);
-    EXPECT(cluster_plan(kSdxl, pack, 4, kPlainSums, 99 << 10).blocks == 8, "SDXL on sm_120");
-    EXPECT(cluster_plan(kCogvideox, pack, 4, kPlainSums, kHopper).blocks == 0, "CogVideoX");
-    EXPECT(prefer_clusters(sdxl, 1, 16) && prefer_clusters(sdxl, 16, 16) && !prefer_clusters(sdxl, 17, 16),
-           "as many rows as run at once");
-    EXPECT(!prefer_clusters(sdxl, 1, 0), "a partition without room");
-  }
-  EXPECT(!prefer_clusters(ClusterPlan{}, 1, 16), "a row that does not fit");
-}
-
-// As many as half of L2 has room for beside the row, between an eighth of the blocks and twice their number.
-void check_lead() {
-  constexpr int64_t kTile = 32 << 10, kBlocks = 660;
-  EXPECT(lead_tiles(kBlocks, 549, kTile, 0) == kBlocks / 2, "the size of L2 is not known");
-  EXPECT(lead_tiles(kBlocks, 549, kTile, int64_t{1} << 40) == 2 * kBlocks, "room for everything");
-  EXPECT(lead_tiles(kBlocks, 549, 0, int64_t{1} << 40) == kBlocks / 2, "no gradient");
-  int64_t last = 0;
-  for (int64_t l2 = 1 << 20; l2 <= int64_t{256} << 20; l2 += 1 << 20) {
-    for (const int64_t tiles : {1, 64, 549, 1024, 5000}) {
-      const int64_t lead = lead_tiles(kBlocks, tiles, kTile, l2);
-      EXPECT(lead >= kBlocks / 8 && lead <= 2 * kBlocks, "%lld tiles", static_cast<long long>(lead));
-      EXPECT(lead == kBlocks / 8 || (tiles + lead) * kTile <= l2 / 2, "a row and its lead in half of L2: %lld tiles",
-             static_cast<long long>(lead));
-      if (tiles == 549) {
-        EXPECT(lead >= last, "a larger L2, a shorter lead");
-        last = lead;
-      }
-    }
-  }
-}
-
 struct Shape {
-  int64_t rows, moments, gradients, blocks, l2;  // L2 in tiles
-  int64_t lead() const { return lead_tiles(blocks, moments, 1, l2); }
+  int64_t rows, moments, gradients, blocks;
 };
 
 // Every tile exactly once; in order within its phase; and nobody waits for a later ticket: a gradient for the moments
 // of its row, a moments tile for the row whose slot of the ring it takes.
 void check_order(const Shape& s) {
-  const TileOrder order = make_order(s.rows, s.moments, s.gradients, s.lead());
+  const TileOrder order = TileOrder{s.rows, s.moments, s.gradients};
   const int64_t all = s.rows * s.moments;
   EXPECT(order.tickets() == s.rows * (s.moments + s.gradients), "tickets");
   const int64_t ring = s.moments == 0 ? 0 : ring_tiles(s.moments, s.blocks, all);
-  int64_t moments = 0, gradients = 0, furthest = 0;
+  int64_t moments = 0, gradients = 0;
   for (int64_t ticket = 0; ticket < order.tickets(); ++ticket) {
     const Step step = order.at(ticket);
     int64_t& seen = step.gradient ? gradients : moments;
@@ -172,7 +95,6 @@ void check_order(const Shape& s) {
     if (step.gradient) {
       EXPECT(moments >= (step.row + 1) * s.moments, "a gradient before its row's moments: ticket %lld",
              static_cast<long long>(ticket));
-      if (s.moments == s.gradients) furthest = std::max(furthest, moments - step.index);
     } else if (step.index >= ring) {
       EXPECT(((step.index - ring) / s.moments + 1) * s.moments <= step.index, "a ring shorter than a row: ticket %lld",
              static_cast<long long>(ticket));
@@ -180,13 +102,12 @@ void check_order(const Shape& s) {
     ++seen;
   }
   EXPECT(moments == all && gradients == s.rows * s.gradients, "every tile once");
-  EXPECT(furthest <= s.moments + s.lead(), "%lld tiles between the reads of a tile", static_cast<long long>(furthest));
 }
 
 // Blocks that run in any order, only some of them at a time, each holding the ticket it works on and the next: all work
 // gets done.
 void check_progress(const Shape& s, int resident, unsigned seed) {
-  const TileOrder order = make_order(s.rows, s.moments, s.gradients, s.lead());
+  const TileOrder order = TileOrder{s.rows, s.moments, s.gradients};
   const int64_t ring = s.moments == 0 ? 0 : ring_tiles(s.moments, s.blocks, s.rows * s.moments);
   std::vector<int64_t> arrived(static_cast<size_t>(s.rows));
   const auto finished = [&](int64_t row) { return arrived[static_cast<size_t>(row)] == s.moments; };
@@ -233,22 +154,18 @@ void check_progress(const Shape& s, int resident, unsigned seed) {
 int main() {
   check_architectures();
   check_tiling();
-  check_clusters();
-  check_lead();
   for (const int64_t rows : {1, 2, 3, 8, 65}) {
     for (const int64_t tiles : {1, 2, 5, 64, 275}) {
       for (const int64_t blocks : {1, 2, 7, 660}) {
-        for (const int64_t l2 : {int64_t{0}, int64_t{1}, int64_t{1} << 20}) {
-          check_order({rows, tiles, tiles, blocks, l2});
-          check_order({rows, tiles, 0, blocks, l2});
-          check_order({rows, 0, tiles, blocks, l2});
-          check_order({rows, 1, 0, blocks, l2});
-          check_order({rows, 1, tiles, blocks, l2});
-          if (rows * tiles > 400) continue;
-          for (const int resident : {1, 2, 5}) {
-            check_progress({rows, tiles, tiles, blocks, l2}, resident, static_cast<unsigned>(rows * 1000 + tiles));
-            check_progress({rows, 1, tiles, blocks, l2}, resident, 1);
-          }
+        check_order({rows, tiles, tiles, blocks});
+        check_order({rows, tiles, 0, blocks});
+        check_order({rows, 0, tiles, blocks});
+        check_order({rows, 1, 0, blocks});
+        check_order({rows, 1, tiles, blocks});
+        if (rows * tiles > 400) continue;
+        for (const int resident : {1, 2, 5}) {
+          check_progress({rows, tiles, tiles, blocks}, resident, static_cast<unsigned>(rows * 1000 + tiles));
+          check_progress({rows, 1, tiles, blocks}, resident, 1);
         }
       }
     }
