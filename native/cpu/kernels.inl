@@ -5,7 +5,6 @@
 // registers as that takes, and no multiply-add is contracted (-ffp-contract=off). So every instruction set performs the
 // same operations in the same order and gives the same bits, and the lane structure, not the hardware, decides the
 // order of the sums.
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -184,19 +183,22 @@ void gradient_of(const GradientArguments<T>& of, int64_t n, bool stream) {
   const int64_t misplaced = static_cast<int64_t>(reinterpret_cast<uintptr_t>(of.out) % kLine);
   const int64_t begin = misplaced == 0 ? 0 : (kLine - misplaced) / static_cast<int64_t>(sizeof(T));
   if (n < begin + kWidth) {
-    for (int64_t i = 0; i < n; i += kWidth) gradient_part<T, kWeighted, kDrift>(of, i, std::min(kWidth, n - i));
+    for (int64_t i = 0; i < n; i += kWidth) {
+      gradient_part<T, kWeighted, kDrift>(of, i, n - i < kWidth ? n - i : kWidth);
+    }
     return;
   }
+  const int64_t between = begin < kWidth ? 0 : begin - kWidth;  // 16 bits: two vectors to the first line
   // What is left at both ends, by vectors that reach into the lines between and are read before `out`, which may be an
   // input, is written.
   const auto first = gradient_vector<T, kWeighted, kDrift>(of, 0);
-  const auto second = gradient_vector<T, kWeighted, kDrift>(of, std::max(begin - kWidth, int64_t{0}));
+  const auto second = gradient_vector<T, kWeighted, kDrift>(of, between);
   const auto last = gradient_vector<T, kWeighted, kDrift>(of, n - kWidth);
   const int64_t end = stream ? gradient_vectors<T, kWeighted, kDrift, true>(of, begin, n)
                              : gradient_vectors<T, kWeighted, kDrift, false>(of, begin, n);
   if (begin > 0) {
     write<kPairs, false>(first, of.out);
-    write<kPairs, false>(second, of.out + std::max(begin - kWidth, int64_t{0}));
+    write<kPairs, false>(second, of.out + between);
   }
   if (end < n) write<kPairs, false>(last, of.out + n - kWidth);
 #if defined(__x86_64__)
