@@ -7,8 +7,6 @@
 
 namespace sdpo::cuda {
 
-constexpr int kMetricRows = 16;
-
 struct MetricTerms {
   double v[kMetricRows][Metric::count];
 };

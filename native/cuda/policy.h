@@ -97,6 +97,10 @@ constexpr Tiling tiling(int64_t size, int pack) {
   return {packs, elements, size > elements ? (size + elements - 1) / elements : 1};
 }
 
+// Rows whose outputs a block reads at a time for the metrics of the batch: one latency for all of them, and 3 KiB of
+// shared memory.
+constexpr int kMetricRows = 16;
+
 // The most blocks of a grid in x.
 constexpr int64_t kMostGridBlocks = 2147483647;
 

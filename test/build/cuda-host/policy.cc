@@ -16,8 +16,8 @@ using namespace sdpo::cuda;
 
 namespace {
 
-// Static shared memory of the fused kernel: the sums of the warps, a ticket and whether a tile is its row's last.
-constexpr int kShared = static_cast<int>(sizeof(BlockSums)) + 16;
+// Static shared memory of the fused kernel: the sums of the warps, the terms of the metrics, two tickets and a word.
+constexpr int kShared = static_cast<int>(sizeof(BlockSums) + kMetricRows * Metric::count * sizeof(double)) + 24;
 
 void check_architectures() {
   for (const Architecture& a : kArchitectures) {
