@@ -333,10 +333,7 @@ void check_poison(checks::Maker& make) {
     EXPECT(emulate(bad.kind, r.problem, !bad.weights, true) != 0, "%s: no failure", c.name.c_str());
     expect(r, "fused");
     if (bad.weights) continue;
-    Result cluster = prepare(c, c.row_outputs), parts = prepare(c, c.row_outputs);
-    const cuda::ClusterPlan plan = plan_of(bad.kind, c.problem.size, 227 << 10);
-    EXPECT(emulate_cluster(bad.kind, cluster.problem, plan, true) != 0, "%s: no failure", c.name.c_str());
-    expect(cluster, "cluster");
+    Result parts = prepare(c, c.row_outputs);
     parts.problem.passes = Pass::moments | Pass::objective;
     EXPECT(emulate(bad.kind, parts.problem, true, true) != 0, "%s: no failure", c.name.c_str());
     parts.problem.passes = Pass::gradients;
