@@ -19,7 +19,7 @@ import { type BranchName, EITHER_FIELDS, type PerBranch, type RowNumbers } from 
 
 export const BRANCHES: readonly BranchName[] = ['chosen', 'rejected'];
 
-/** The header and the lists of a call, which a result keeps once the call is over, so that the next call `into` it makes none. */
+/** The header and the lists of a call. */
 export interface Scalars {
   readonly header: Float64Array;
   /** [ROW_INPUT_COUNT, rows]; only what the header calls a list is read. */

@@ -42,7 +42,7 @@ import {
   type ReserveOptions,
   readCall,
 } from './call-options.js';
-import { BRANCHES } from './columns.js';
+import { BRANCHES, type Scalars } from './columns.js';
 import {
   type DeviceCoefficients,
   type DeviceEvaluation,
@@ -59,12 +59,14 @@ import { type Evaluation, type Gradients, ResultBuffers, type Statistics } from 
 
 /**
  * Diffusion-DPO, DPO-C&M or SDPO over pairs of predictions, with the gradient with respect to both predictions. Reusable and stateless: a call
- * leaves nothing for the next. Mathematics: docs/mathematics.md.
+ * leaves no state that the next could notice. Mathematics: docs/mathematics.md.
  */
 export class PreferenceLoss {
   /** The options with all defaults filled in. */
   readonly options: ResolvedOptions;
   readonly #fixed: Float64Array;
+  /** Those of an earlier call, written again by the next: one that is under way has its own. */
+  #scalars: Scalars | undefined;
 
   /** @throws TypeError or RangeError with code ERR_SDPO_… for a wrong, unknown or unused option. */
   constructor(options: PreferenceLossOptions) {
@@ -124,7 +126,7 @@ export class PreferenceLoss {
     } catch (error) {
       throw abandoned(pending, error);
     }
-    return finished(pending);
+    return this.#finished(pending);
   }
 
   /**
@@ -164,7 +166,7 @@ export class PreferenceLoss {
     } finally {
       pending.result.pending = false;
     }
-    return finished(pending);
+    return this.#finished(pending);
   }
 
   /**
@@ -269,7 +271,8 @@ export class PreferenceLoss {
 
   #prepare(batch: Batch, call: CallOptions): PendingCall {
     const wanted = call.gradients ?? true;
-    const earlier = call.into instanceof ResultBuffers ? ResultBuffers.takeScalars(call.into) : undefined;
+    const earlier = this.#scalars;
+    this.#scalars = undefined;
     const prepared = prepare(batch, call, this.options, this.#fixed, 'host', true, earlier);
     if (this.options.safeguard !== undefined) refuseCross(prepared.operands, 'options.safeguard');
     const result = call.into === undefined ? new ResultBuffers(prepared.rows) : reuse(call.into, prepared.rows);
@@ -277,6 +280,12 @@ export class PreferenceLoss {
     const gradients = wanted ? (reused ?? allocateGradients(prepared.batch)) : undefined;
     result.gradients = gradients;
     return layOut(prepared, result, this.#passes(wanted), gradients, reused === undefined);
+  }
+
+  /** The result of a call that is over: nothing reads its scalars any more. */
+  #finished({ result, scalars }: PendingCall): ResultBuffers {
+    this.#scalars = scalars;
+    return result.finish();
   }
 
   #passes(gradients: boolean): number {
@@ -330,12 +339,6 @@ function enqueueGradients(prepared: Prepared, result: DeviceResult): Gradients {
     throw error;
   }
   return gradients;
-}
-
-/** The result of a call that is over: nothing reads its scalars any more. */
-function finished({ result, scalars }: PendingCall): ResultBuffers {
-  ResultBuffers.keepScalars(result, scalars);
-  return result.finish();
 }
 
 function reuse(into: unknown, rows: number): ResultBuffers {

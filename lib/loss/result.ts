@@ -1,10 +1,10 @@
 /** Results of a preference loss: per-row statistics, metrics and gradients, as views of the arrays the addon writes. */
 
+import { inspect } from 'node:util';
 import { METRIC_OFFSET, METRICS_LENGTH, ROW_OUTPUT, ROW_OUTPUT_COUNT } from '../native/contract.js';
 import { METRICS, type MetricName, ROW_STATISTICS, type RowStatistic } from '../native/names.js';
 import type { LatentArray } from '../tensor/operand.js';
 import type { Tensor } from '../tensor/tensor.js';
-import type { Scalars } from './columns.js';
 
 /** One Float64Array of length rows per statistic (see docs/api.md for each). @useDeclaredType */
 export type RowStatistics = { readonly [K in RowStatistic]: Float64Array };
@@ -50,20 +50,26 @@ export interface Evaluation<C extends LatentArray = LatentArray, R extends Laten
   readonly gradients: Gradients<C, R>;
 }
 
-/** The arrays behind a result: allocated once, written by the addon, and written again when the result is passed as `into`. */
+/**
+ * The arrays behind a result: allocated once, written by the addon, and written again when the result is passed as `into`. What names them is made
+ * when it is first asked for: sixty objects take longer than a small call.
+ */
 export class ResultBuffers implements Statistics {
   loss = NaN;
-  readonly rows: RowStatistics;
-  readonly metrics: Metrics;
+  declare readonly rows: RowStatistics;
+  declare readonly metrics: Metrics;
   gradients: Gradients | undefined;
   #pending = false;
   readonly #rowOutputs: Float64Array;
   readonly #metrics: Float64Array;
   readonly #count: number;
-  #scalars: Scalars | undefined;
+  #rows: RowStatistics | undefined;
+  #values: Metrics | undefined;
   #coefficients: Statistics['coefficients'] | undefined;
 
   constructor(count: number) {
+    Object.defineProperty(this, 'rows', ResultBuffers.#rowsProperty);
+    Object.defineProperty(this, 'metrics', ResultBuffers.#metricsProperty);
     this.#count = count;
     const bytes = Float64Array.BYTES_PER_ELEMENT;
     const length = ROW_OUTPUT_COUNT * count;
@@ -71,13 +77,27 @@ export class ResultBuffers implements Statistics {
     const buffer = new ArrayBuffer((length + METRICS_LENGTH) * bytes);
     this.#rowOutputs = new Float64Array(buffer, 0, length);
     this.#metrics = new Float64Array(buffer, length * bytes);
-    const rows = {} as { -readonly [K in RowStatistic]: Float64Array };
-    for (const name of ROW_STATISTICS) rows[name] = this.#column(name);
-    this.rows = rows;
-    const metrics = {} as Metrics;
-    for (const name of METRICS) metrics[name] = NaN;
-    this.metrics = metrics;
   }
+
+  // Properties of its own, so that what spreads a result or takes the rest of one finds them.
+  static readonly #rowsProperty = {
+    enumerable: true,
+    get(this: ResultBuffers): RowStatistics {
+      if (this.#rows === undefined) {
+        const rows = {} as { -readonly [K in RowStatistic]: Float64Array };
+        for (const name of ROW_STATISTICS) rows[name] = this.#shown(name);
+        this.#rows = rows;
+      }
+      return this.#rows;
+    },
+  };
+  static readonly #metricsProperty = {
+    enumerable: true,
+    get(this: ResultBuffers): Metrics {
+      this.#values ??= this.#readMetrics({} as Metrics);
+      return this.#values;
+    },
+  };
 
   /** @internal Whether an asynchronous call is writing these buffers. */
   get pending(): boolean {
@@ -89,10 +109,16 @@ export class ResultBuffers implements Statistics {
 
   get coefficients(): Statistics['coefficients'] {
     this.#coefficients ??= {
-      chosen: { a: this.#column('aChosen'), b: this.#column('bChosen') },
-      rejected: { a: this.#column('aRejected'), b: this.#column('bRejected') },
+      chosen: { a: this.#shown('aChosen'), b: this.#shown('bChosen') },
+      rejected: { a: this.#shown('aRejected'), b: this.#shown('bRejected') },
     };
     return this.#coefficients;
+  }
+
+  /** A column for the caller, who may transfer the buffer: the metrics are read from it before. */
+  #shown(name: keyof typeof ROW_OUTPUT): Float64Array {
+    void this.metrics;
+    return this.#column(name);
   }
 
   #column(name: keyof typeof ROW_OUTPUT): Float64Array {
@@ -102,28 +128,22 @@ export class ResultBuffers implements Statistics {
     return new Float64Array(outputs.buffer, start, this.#count);
   }
 
+  /** What `console.log` shows, in place of the word "Getter". */
+  [inspect.custom](): object {
+    const { loss, gradients, rows, metrics, coefficients } = this;
+    return { loss, ...(gradients !== undefined && { gradients }), rows, metrics, coefficients };
+  }
+
   /** Reads the loss and the metrics after a call. */
   finish(): this {
-    const read = this.#metrics;
-    const metrics = this.metrics;
-    this.loss = read[0]!;
-    for (let i = 0; i < METRICS.length; i++) metrics[METRICS[i]!] = read[METRIC_OFFSET + i]!;
+    this.loss = this.#metrics[0]!;
+    if (this.#values !== undefined) this.#readMetrics(this.#values);
     return this;
   }
 
-  /**
-   * @internal Hands out the scalars of an earlier call, which the result has no longer then: a call under way has its scalars to itself, even
-   * where another one writes the same result.
-   */
-  static takeScalars(result: ResultBuffers): Scalars | undefined {
-    const scalars = result.#scalars;
-    result.#scalars = undefined;
-    return scalars;
-  }
-
-  /** @internal To be called once nothing reads the scalars any more. */
-  static keepScalars(result: ResultBuffers, scalars: Scalars): void {
-    result.#scalars = scalars;
+  #readMetrics(metrics: Metrics): Metrics {
+    for (let i = 0; i < METRICS.length; i++) metrics[METRICS[i]!] = this.#metrics[METRIC_OFFSET + i]!;
+    return metrics;
   }
 
   /** @internal */

@@ -4,8 +4,8 @@ import { totalmem } from 'node:os';
 import { binding } from '../native/binding.js';
 import { type DType, dtypeBytes, type HostArray, hostArray } from './dtypes.js';
 
-/** Bytes from which memory is worth keeping: smaller pieces the C library keeps itself. */
-const KEPT_FROM = 2 ** 17;
+/** Bytes from which memory is worth keeping: the page faults of less cost no more than keeping it does. */
+const KEPT_FROM = 2 ** 14;
 
 /** Memory that no call came for in this time, in milliseconds, is given back. Whoever makes fewer calls does not notice page faults. */
 const KEPT_FOR = 1000;

@@ -96,9 +96,8 @@ class Evaluation {
     });
   }
 
-  // Tickets in row order: the sums of a row's spans, then its gradients. A gradient waits (asleep) for the row's last
-  // sum; that sum was handed out earlier to a thread that is at work on it, so the wait is short and cannot form a
-  // circle.
+  // Tickets in row order: the sums of a row's spans, then its gradients. A gradient waits for the row's last sum; that
+  // sum was handed out earlier to a thread that is at work on it, so the wait is short and cannot form a circle.
   void share_spans(int threads, CallScratch& scratches) {
     struct RowState {
       std::vector<RowSums> sums;
@@ -143,7 +142,7 @@ class Evaluation {
           }
           continue;
         }
-        if (!state.ready.load(std::memory_order_acquire)) {
+        if (!soon([&] { return state.ready.load(std::memory_order_acquire); })) {
           std::unique_lock<std::mutex> lock(mutex);
           rows_ready.wait(lock, [&] { return state.ready.load(std::memory_order_acquire); });
         }

@@ -8,8 +8,8 @@
 
 namespace sdpo::cpu {
 
-// Kernels work on at most this many elements at a time: float32 lanes are summed into float64 after each such tile, so
-// that a lane adds 256 numbers at most, and staging buffers of a tile stay in the first-level cache.
+// Kernels of sums work on at most this many elements at a time: float32 lanes are summed into float64 after each such
+// tile, so that a lane adds 256 numbers at most, and staging buffers of a tile stay in the first-level cache.
 constexpr int64_t kTile = 4096;
 
 struct TileWeights {
@@ -24,8 +24,8 @@ using MomentsKernel = BranchSums (*)(const void* policy, const void* reference, 
 // sum e d_c d_r
 using CrossKernel = double (*)(const void* policy_c, const void* target_c, const void* policy_r, const void* target_r,
                                const void* weights, int64_t n);
-// out = e (a d + b h) in the kernel's dtype, rounded once; `reference` is null where b is 0. `out` may be `policy`
-// itself. `stream`: past the caches, for results that do not fit there.
+// out = e (a d + b h) in the kernel's dtype, rounded once; `reference` is null where b is 0. For any n; `out` may be
+// one of the inputs itself. `stream`: past the caches, for results that do not fit there.
 using GradientKernel = void (*)(const void* policy, const void* reference, const void* target, const void* weights,
                                 int64_t n, double a, double b, void* out, bool stream);
 using WeightsKernel = TileWeights (*)(const void* weights, int64_t n);

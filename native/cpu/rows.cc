@@ -143,8 +143,12 @@ void RowKernels::gradient(bool of_rejected, int64_t row, int64_t begin, int64_t 
   const Branch& branch = this->branch(of_rejected);
   const bool drift = b != 0 && branch.reference.data != nullptr;  // a NaN coefficient is not 0 and passes
   const bool in_place = direct(branch);
-  for (int64_t element = begin; element < end; element += kTile) {
-    const int64_t n = std::min(kTile, end - element);
+  const TensorView& element_weights = problem_.weights_of(of_rejected);
+  // Tiles are for what is converted on the way.
+  const bool whole = in_place && (element_weights.data == nullptr || element_weights.dtype == compute_);
+  const int64_t step = whole ? end - begin : kTile;
+  for (int64_t element = begin; element < end; element += step) {
+    const int64_t n = std::min(step, end - element);
     const void* e = weights(of_rejected, row, element, n, scratch);
     void* out = branch.gradient.at(row, element);
     if (in_place) {

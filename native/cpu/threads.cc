@@ -14,14 +14,14 @@ namespace {
 struct Job {
   const std::function<void()>* work;
   int open_slots;
-  int running = 0;
+  std::atomic<int> running{0};  // written with the lock held
   std::condition_variable idle;
 };
 
 class Pool {
  public:
   void run(int helpers, const std::function<void()>& work) {
-    Job job{&work, helpers, 0, {}};
+    Job job{&work, helpers, {}, {}};
     {
       std::lock_guard<std::mutex> lock(mutex_);
       grow(helpers);
@@ -31,6 +31,10 @@ class Pool {
     work();
     std::unique_lock<std::mutex> lock(mutex_);
     jobs_.remove(&job);  // nobody joins from here on
+    if (job.running == 0) return;
+    lock.unlock();
+    soon([&] { return job.running == 0; });
+    lock.lock();  // and those inside have left the job alone
     job.idle.wait(lock, [&] { return job.running == 0; });
   }
 

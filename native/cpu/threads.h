@@ -1,7 +1,10 @@
-// Threads that share one call: helpers sleep between calls, join a call when asked, and never spin.
+// Threads that share one call: helpers sleep between calls and join a call when asked.
 #pragma once
 
 #include <pthread.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #include <atomic>
 #include <functional>
@@ -30,6 +33,21 @@ class ForkedAnew {
  private:
   static inline std::atomic<T*> current_{nullptr};
 };
+
+// Whether what another participant of a call is about to do comes within 5 to 20 microseconds, the time of a piece of
+// work and less than a thread takes to fall asleep and to wake up.
+template <class Condition>
+bool soon(const Condition& condition) {
+  for (int looks = 0; looks < 500; ++looks) {
+    if (condition()) return true;
+#if defined(__x86_64__)
+    _mm_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("isb");
+#endif
+  }
+  return condition();
+}
 
 // Runs `work` on the calling thread and on up to `threads - 1` helpers, and returns when all that started have
 // returned. `work` must not throw, must hand out its pieces dynamically and be complete when any number of

@@ -16,6 +16,12 @@ namespace {
 // Kept in all threads.
 std::atomic<size_t> total{0};
 
+// Of one size: V8 collects long before so many are garbage, so that more are ones that somebody holds.
+constexpr size_t kMost = 1024;
+
+// Looks of a call where that many are kept: a program that holds its results does not pay for all of them in each.
+constexpr size_t kLooks = 64;
+
 // Results of one size.
 struct Ring {
   struct Kept {
@@ -39,7 +45,7 @@ class Results {
     Ring& ring = found->second;
     // Buffers mostly go in the order in which they came, many with one garbage collection, so that the first look finds
     // one; the others, a few nanoseconds each, keep a ring from growing while it has free memory anywhere.
-    for (size_t looks = ring.kept.size(); looks > 0; --looks) {
+    for (size_t looks = ring.kept.size() < kMost ? ring.kept.size() : kLooks; looks > 0; --looks) {
       Ring::Kept& kept = ring.kept[ring.next];
       ring.next = (ring.next + 1) % ring.kept.size();
       if (kept.memory.use_count() != 1) continue;
@@ -59,7 +65,7 @@ class Results {
     if (bytes > bound) return;
     if (total + bytes > bound) forget_others(bytes);
     Ring& ring = rings_[bytes];  // left empty where other threads keep all that may be kept
-    if (total + bytes <= bound) {
+    if (total + bytes <= bound && ring.kept.size() < kMost) {
       ring.kept.insert(ring.kept.begin() + static_cast<std::ptrdiff_t>(ring.next), {std::move(memory), true});
       total += bytes;
     } else if (!ring.kept.empty()) {

@@ -19,7 +19,7 @@ def main() -> int:
     library = _library.library()
     print(f"library: {library._name} ({library.sdpo_version().decode()}, ABI {library.sdpo_abi_version()})")
     print(f"CPU: {library.sdpo_instruction_set().decode()} instructions, {default_threads()} threads")
-    print(f"CUDA: {'built in' if library.sdpo_has_cuda() else 'not built in'}; torch {'sees' if torch.cuda.is_available() else 'sees no'} device")
+    print(f"CUDA: {'built in' if library.has_cuda else 'not built in'}; torch {'sees' if torch.cuda.is_available() else 'sees no'} device")
     for device in ("cuda", "mps", "xpu"):
         if _is_available(device):
             reason = _obstacle(torch.device(device))

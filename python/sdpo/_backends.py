@@ -50,4 +50,4 @@ def _obstacle(device: torch.device) -> Optional[str]:
         return None
     if device.type != "cuda" or torch.version.hip is not None:
         return "it has no code for such devices"
-    return None if _library.library().sdpo_has_cuda() else "it was built without CUDA"
+    return None if _library.library().has_cuda else "it was built without CUDA"

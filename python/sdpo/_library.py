@@ -138,6 +138,7 @@ def _load() -> ctypes.CDLL:
             library = ctypes.CDLL(path)
             _declare(library)
             _check(library, path)
+            library.has_cuda = bool(library.sdpo_has_cuda())  # read where torch.compile looks on, which cannot call functions of a library
             return library
         except (OSError, AttributeError) as error:
             failures.append(f"  {path} ({place}): {error}")

@@ -11,6 +11,7 @@ import torch
 
 from . import _library, _threads
 from ._failures import is_throwing, throw_non_finite
+from ._kept import RESULTS
 from ._levels import compiling, to_device
 from ._numbers import RowNumbers
 from ._operands import Operands, elements_per_row, empty_like, lay_out
@@ -212,9 +213,14 @@ def new_outputs(operands: Operands) -> Tuple[torch.Tensor, torch.Tensor]:
 def new_gradient(operands: Operands, chosen: bool, rejected: bool) -> Tuple[Optional[torch.Tensor], Optional[torch.Tensor]]:
     """Uninitialised gradients like the policies, in the order of elements of the operands."""
     return (
-        empty_like(operands.policy_chosen, operands.row_strides) if chosen else None,
-        empty_like(operands.policy_rejected, operands.row_strides) if rejected and operands.policy_rejected is not None else None,
+        _result_like(operands.policy_chosen, operands.row_strides) if chosen else None,
+        _result_like(operands.policy_rejected, operands.row_strides) if rejected and operands.policy_rejected is not None else None,
     )
+
+
+def _result_like(tensor: torch.Tensor, row_strides: Optional[Tuple[int, ...]]) -> torch.Tensor:
+    """As empty_like, in memory that is kept where it is large."""
+    return RESULTS.like(empty_like(tensor, row_strides))
 
 
 # ---- a x + b y
@@ -243,7 +249,7 @@ def _struct(tensor: torch.Tensor, rows: int) -> _library.Tensor:
 
 def _combine(a: torch.Tensor, x: torch.Tensor, b: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     (x, y), row_strides = lay_out([x, y])
-    out = empty_like(x, row_strides)
+    out = _result_like(x, row_strides)
     rows = x.shape[0]
     a, b = a.contiguous(), b.contiguous()
     status = _library.library().sdpo_combine(

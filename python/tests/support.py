@@ -20,7 +20,7 @@ GOLDEN2 = sorted(glob.glob(os.path.join(ROOT, "test", "golden2", "*.json")))
 # The two implementations of the passes; every formula is held to both.
 BACKENDS = ("native", "torch")
 
-CUDA = torch.cuda.is_available() and bool(_library.library().sdpo_has_cuda())
+CUDA = torch.cuda.is_available() and _library.library().has_cuda
 DEVICES = ["cpu", "cuda"] if CUDA else ["cpu"]
 TORCH = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
 

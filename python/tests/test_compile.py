@@ -6,7 +6,7 @@ import unittest.mock
 import torch
 
 import sdpo
-from sdpo import _autograd
+from sdpo import _autograd, _backends, _library, _native
 from sdpo import loss as loss_module
 
 from . import support
@@ -42,6 +42,14 @@ class Compile(unittest.TestCase):
                         results.append([*(value.detach() for value in out), model.weight.grad.clone()])
                     for eager, graph in zip(*results):
                         self.assertTrue(torch.allclose(eager, graph, rtol=1e-6, atol=1e-9))
+
+    def test_the_choice_of_a_backend_is_traced_for_a_gpu(self):
+        def step(x):
+            chosen = _backends.backend_for(torch.device("cuda", 0), None)
+            return x + (1 if chosen is _native else 2)
+
+        with unittest.mock.patch.object(_library.library(), "has_cuda", True):
+            self.assertEqual(torch.compile(step, fullgraph=True, backend="eager")(torch.zeros(1)).item(), 1)
 
     def test_dynamic_shapes_and_several_schedules(self):
         schedules = [sdpo.NoiseSchedule.preset("sd3"), support.flat_schedule(), sdpo.NoiseSchedule.flow(shift=2.0)]

@@ -78,7 +78,7 @@ class Loading(unittest.TestCase):
             self.assertIn("SDPO_LIBRARY: not set", missing.stderr)
 
     def test_device_memory_without_a_backend_is_refused(self):
-        if _library.library().sdpo_has_cuda():
+        if _library.library().has_cuda:
             self.skipTest("this library has a CUDA backend")
         options, problem, numbers = _library.Options(), _library.Problem(), (ctypes.c_double * 64)()
         _library.library().sdpo_options_init(options, ctypes.sizeof(options))
@@ -174,6 +174,7 @@ except ValueError as error:
 
 
 class Processes(unittest.TestCase):
+    @unittest.skipIf(torch.cuda.is_available(), "where there is a GPU, PyTorch refuses the backward of a forked child")
     def test_fork(self):
         # As a DataLoader worker: a child of a process that has used the library, whose helper threads do not exist in the child.
         code = (

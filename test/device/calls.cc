@@ -354,10 +354,14 @@ int main(int argc, char** argv) {
     s.dtype = dtype;
     check(Batch(random, s, Bad::none, "throw", "large"), {false, false, true}, Bad::none);
   }
-  check_elementwise(random);
+  // A bad row whose last tile and last pack are cut.
   s.rows = 3;
-  s.size = 2051;
+  s.size = 1003;
   if (only >= 0) s.dtype = only;
+  for (const char* const policy : kPolicies)
+    check(Batch(random, s, Bad::value, policy, "bad row"), {true, false, false}, Bad::value);
+  check_elementwise(random);
+  s.size = 2051;
   for (const bool mixed : {false, true}) {
     if (mixed && only >= 0) continue;
     s.mixed = mixed;

@@ -36,7 +36,7 @@ const MUTATIONS: readonly Mutation[] = [
   {
     name: 'a row is finished before its totals are there',
     file: 'kernel.cuh',
-    from: 'shared.sums.warp[0][threadIdx.x] = total;\n  __syncwarp();',
+    from: 'shared.sums.warp[0][threadIdx.x] = total;\n    __syncwarp();',
     to: 'shared.sums.warp[0][threadIdx.x] = total;',
   },
   {
@@ -140,7 +140,7 @@ const MUTATIONS: readonly Mutation[] = [
   },
   {
     name: 'packs at any address',
-    file: 'tile.cuh',
+    file: 'access.cuh',
     from: 'aligned(Source s) { return is_aligned(s, kAccessBytes); }',
     to: 'aligned(Source) { return true; }',
   },

@@ -134,7 +134,7 @@ t.test('a signal that is never aborted changes nothing, and its listener is remo
 t.test('a signal with a timeout', async (t) => {
   const signal = AbortSignal.timeout(50);
   const error = await failureOf(async () => {
-    for (;;) await alone.evaluateAsync(largeBatch(8, 4096, 'float32'), { signal });
+    for (;;) await alone.evaluateAsync(largeBatch(8, 16385, 'float32'), { signal });
   });
   t.match(error, { code: 'ERR_SDPO_ABORTED', cause: { name: 'TimeoutError' } });
 });
@@ -153,7 +153,7 @@ t.test('short calls one after the other leave the event loop its turns', async (
 });
 
 t.test(
-  'a call that takes no longer than handing it over is made where it is, any other on another thread',
+  'calls that take no longer than handing them over are made where they are, any other on another thread',
   async (t) => {
     let handed = 0;
     const { evaluateAsync } = binding;
@@ -166,8 +166,8 @@ t.test(
     };
     for (const [rows, size, expected] of [
       [1, 16384, 0],
-      [2, 16384, 0],
-      [1, 32769, 1],
+      [2, 65536, 0],
+      [1, 131073, 1],
     ]) {
       const batch = largeBatch(rows, size, 'float32');
       handed = 0;
@@ -181,6 +181,20 @@ t.test(
       t.equal(handed, expected, `${rows} x ${size}`);
       if (expected === 0) t.equal(settled.turned, false, 'and settles in the next turn');
     }
+    // Five of half of what a turn makes, and as many again once those have settled.
+    const half = largeBatch(1, 65536, 'float32');
+    for (const round of [1, 2]) {
+      handed = 0;
+      const results = await Promise.all(Array.from({ length: 5 }, () => loss.evaluateAsync(half)));
+      t.equal(handed, 3, `at once, round ${round}`);
+      for (const result of results) t.same(digests(result), digests(loss.evaluate(half)));
+    }
+    // A call that fails leaves room for others.
+    const bad = largeBatch(1, 131072, 'float32');
+    (bad.chosen.policy as Float32Array)[0] = NaN;
+    t.type(await failureOf(() => loss.evaluateAsync(bad)), NonFiniteError);
+    t.type(await failureOf(() => loss.evaluateAsync(bad)), NonFiniteError);
+    t.equal(handed, 3);
   },
 );
 
@@ -208,8 +222,8 @@ t.test('a result under way is refused as into, and calls have their scalars to t
     seen.push(args);
     return evaluateAsync(...args);
   };
-  const into = alone.evaluate(largeBatch(4, 8193, 'float32'));
-  const batch = largeBatch(4, 8193, 'float32');
+  const into = alone.evaluate(largeBatch(4, 32771, 'float32'));
+  const batch = largeBatch(4, 32771, 'float32');
   const weighted = { ...batch, rowWeights: [3, 0, 1, 1] };
   const first = alone.evaluateAsync(batch, { into });
   const before = seen[0][1]!.slice();
@@ -311,11 +325,11 @@ t.test('buffers that are transferred and collected while a call works on them', 
 });
 
 t.test('where memory cannot be shared, what a call reads is copied', async (t) => {
-  const batch = largeBatch(64, 2 ** 10, 'float32');
+  const batch = largeBatch(64, 2 ** 12, 'float32');
   const given: unknown[] = [];
   const { evaluateAsync, sharesMemory } = binding;
   t.teardown(() => Object.assign(binding, { evaluateAsync, sharesMemory }));
-  const shared = largeBatch(64, 2 ** 10, 'float32', (stored) => {
+  const shared = largeBatch(64, 2 ** 12, 'float32', (stored) => {
     const copy = new Float32Array(new SharedArrayBuffer(stored.byteLength));
     copy.set(stored);
     return copy;

@@ -1,7 +1,16 @@
 /** Memory that moves or goes away: detached, resizable and shared buffers, before and during a call. */
 
+import { inspect } from 'node:util';
 import t from 'tap';
-import { type Batch, type LatentArray, NoiseSchedule, noise, PreferenceLoss, Tensor } from '../../lib/index.js';
+import {
+  type Batch,
+  type LatentArray,
+  NoiseSchedule,
+  noise,
+  PreferenceLoss,
+  type Statistics,
+  Tensor,
+} from '../../lib/index.js';
 import { branches, digests, type FullBatch, largeBatch, latents, storedOf, tensors } from '../helpers/batches.js';
 import { type DType, dtypes, type TypedArray } from '../helpers/dtypes.js';
 import { failureOf } from '../helpers/failures.js';
@@ -189,4 +198,29 @@ t.test('inputs are not written', async (t) => {
     await loss.evaluateAsync(batch);
     t.same(each(), before, dtype);
   }
+});
+
+t.test('what a result is asked for first after it was written again, or gave its buffer away', async (t) => {
+  const [batch, other] = [largeBatch(rows, size, 'float32'), largeBatch(rows, size, 'bfloat16')];
+  const call = { gradients: false } as const;
+  const expected = digests(loss.evaluate(batch, call));
+  const into = loss.evaluate(other, call);
+  t.same(digests(loss.evaluate(batch, { ...call, into })), expected, 'nothing was asked for before');
+  const { rows: columns, metrics, coefficients } = into;
+  loss.evaluate(other, { ...call, into });
+  t.not(metrics.loss, loss.evaluate(batch, call).metrics.loss);
+  loss.evaluate(batch, { ...call, into });
+  t.ok(columns === into.rows && metrics === into.metrics && coefficients === into.coefficients, 'the same objects');
+  t.same(digests(into), expected, 'with other numbers');
+  for (const give of [
+    (result: Statistics) => detach(result.rows.loss),
+    (result: Statistics) => detach(result.coefficients.chosen.a),
+  ]) {
+    const given = loss.evaluate(batch, call);
+    give(given);
+    t.same(given.metrics, metrics, 'metrics are numbers, not views');
+  }
+  const { loss: number, ...rest } = loss.evaluate(batch, call);
+  t.same({ number, rows: rest.rows, metrics: rest.metrics }, { number: into.loss, rows: columns, metrics });
+  t.match(inspect(loss.evaluate(batch)), /^{\n {2}loss: .*\bgradients: .*\brows: .*\bmetrics: .*\bcoefficients: /s);
 });

@@ -53,6 +53,18 @@ const program = `
     const words = stored instanceof Uint16Array ? stored : new Uint32Array(stored.buffer);
     out['kinds' + dtype] = [...new Set(words)].map((word) => word.toString(16)).sort();
   }
+  // Differences that half a difference, a product or a square makes too small for the dtype, among others that are not.
+  const tiny = { float64: [Float64Array, 2 ** -1074], float32: [Float32Array, 2 ** -149] };
+  for (const [dtype, [Stored, unit]] of Object.entries(tiny)) {
+    const values = (seed) => Stored.from({ length: 200 }, (_, i) =>
+      ((i * seed) % 31 - 15) * (i % 3 === 0 ? unit : i % 3 === 1 ? Math.sqrt(unit) : 2 ** -(i % 40)));
+    const branch = (seed) => ({ policy: values(seed), reference: values(seed + 6), target: values(seed + 16) });
+    const batch = { timesteps: [1, 2], chosen: branch(7), rejected: branch(11), transition: { omega: [0.05, 0.1] } };
+    for (const elementWeights of [undefined, Stored.from({ length: 100 }, (_, i) => i % 7)]) {
+      const loss = new PreferenceLoss({ objective: 'dspo', beta: 2, klWeight: 0.5 });
+      out['tiny' + dtype + (elementWeights === undefined)] = digests(loss.evaluate({ ...batch, elementWeights }));
+    }
+  }
   console.log(JSON.stringify(out));`;
 
 t.test('instruction sets and libraries of mathematics', async (t) => {

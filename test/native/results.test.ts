@@ -163,6 +163,32 @@ t.test('the memory is bounded, and beyond it a result is an array like any other
   }
 });
 
+t.test('small results are kept as well, but not as many as somebody holds', async (t) => {
+  const { first, most, right, again } = run<Record<string, unknown>>(`
+    const small = (k) => {
+      const filled = (value) => new Float32Array(4096).fill(value);
+      return { chosen: { policy: filled(1 + k), reference: filled(1), target: filled(0) }, rejected: { policy: filled(1), reference: filled(1), target: filled(0) }, timesteps: [1], betaScale: [1e-3] };
+    };
+    const value = (k) => loss.evaluate(small(k % 50)).gradients.chosen;
+    const expected = Array.from({ length: 50 }, (_, k) => value(k)[0]);
+    await collect();
+    const before = held();
+    value(0);
+    const first = before > 0 && held() - before;
+    const kept = Array.from({ length: 3000 }, (_, k) => value(k));
+    const most = held();
+    for (let i = 0; i < 200; i++) value(i);
+    const right = kept.every((array, k) => array.every((x) => x === expected[k % 50]));
+    kept.length = 0;
+    await collect();
+    for (let i = 0; i < 2000; i++) { value(i); if (i % 100 === 0) await collect(); }
+    print({ first, most, right, again: held() });`);
+  t.equal(first, 0, 'in memory of a result before');
+  t.equal(most, 1024 * 16384);
+  t.equal(right, true, 'and none of them is written again');
+  t.ok((again as number) <= (most as number), 'nor do more come', { again });
+});
+
 t.test('workers end while their results are alive', async (t) => {
   // Their programs are ES modules with imports of TypeScript, for which the loader is registered first.
   const worker = (end: string) => `
