@@ -81,7 +81,7 @@ const SHOWN_SAMPLES = 16;
 const OWN_IMAGES = 2000;
 const REFRESHED_IMAGES = 1000;
 const CALIBRATION_ROWS = 2048;
-const CLEAN = 'drawn from the real digits: preferred 0 to 4, rejected 5 to 9';
+const CLEAN = 'drawn from the real digits, a preferred one and another';
 
 const METRICS = {
   good: 'good: valid and a preferred digit (share of samples)',

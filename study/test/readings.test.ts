@@ -17,7 +17,8 @@ import { BASELINE, choose, combined, decidingStudy, type Task } from '../../exam
 import { seedsOf } from '../../examples/digits/seeds.js';
 import { loadWeights, WEIGHTS_FOLDER } from '../../examples/digits/weights.js';
 import { decide, readingsMarkdown, readingsPlot } from '../../scripts/readings-page.js';
-import { planCells, readStudy, type StudyResults, type StudyRun } from '../lib/index.js';
+import { READINGS } from '../../scripts/study-docs.js';
+import { planCells, readResults, readStudy, type StudyResults, type StudyRun } from '../lib/index.js';
 import { problemsOfStudy } from '../lib/plan.js';
 
 const screening = readStudy(fileURLToPath(new URL('../../examples/digits/readings-screening.json', import.meta.url)));
@@ -203,4 +204,21 @@ t.test('every screened arm runs', { timeout: 300_000 }, async (t) => {
     t.equal(steps, 2, arm);
     t.equal(diverged, undefined, arm);
   }
+});
+
+t.test('a run of the screening again gives what the committed results say', { timeout: 300_000 }, async (t) => {
+  const { runs, config } = readResults(READINGS[0]!.results);
+  // Of seed 21, whose base is the committed one.
+  const cell = planCells(screening).find(
+    ({ arm, source, seed }) => arm === 'moving-noisy-20' && source === 'N1' && seed === 21,
+  )!;
+  const committed = runs.find((run) => run.cell.id === cell.id)!;
+  const { final } = await experiment.run(cell, {
+    ...{ options: { ...config.options, bases: 1 }, shared: t.testdir(), decidingMetric: 'good' },
+    ...{ signal: new AbortController().signal, progress() {} },
+  });
+  const before = committed.final.good!;
+  // Equal on the same machine; elsewhere sums may round otherwise, and a share of n samples has this standard error.
+  const error = Math.sqrt((before * (1 - before)) / (config.options.reportingSamples as number));
+  t.ok(Math.abs(final.good! - before) <= 2 * error, `${final.good}, ${before} in the results`);
 });
