@@ -1,6 +1,5 @@
 /** Results of a preference loss: per-row statistics, metrics and gradients, as views of the arrays the addon writes. */
 
-import { inspect } from 'node:util';
 import { METRIC_OFFSET, METRICS_LENGTH, ROW_OUTPUT, ROW_OUTPUT_COUNT } from '../native/contract.js';
 import { METRICS, type MetricName, ROW_STATISTICS, type RowStatistic } from '../native/names.js';
 import type { LatentArray } from '../tensor/operand.js';
@@ -128,8 +127,8 @@ export class ResultBuffers implements Statistics {
     return new Float64Array(outputs.buffer, start, this.#count);
   }
 
-  /** What `console.log` shows, in place of the word "Getter". */
-  [inspect.custom](): object {
+  /** What `console.log` shows, in place of the word "Getter". By this name the declaration needs no types of Node. */
+  [Symbol.for('nodejs.util.inspect.custom')](): object {
     const { loss, gradients, rows, metrics, coefficients } = this;
     return { loss, ...(gradients !== undefined && { gradients }), rows, metrics, coefficients };
   }
