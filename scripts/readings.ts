@@ -10,7 +10,7 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { decidingStudy, type Task } from '../examples/digits/readings.js';
+import { decidingStudy, TASK_NAMES, type Task } from '../examples/digits/readings.js';
 import { collectResults, compactResults, runStudy } from '../study/lib/index.js';
 
 const at = (path: string) => fileURLToPath(new URL(`../${path}`, import.meta.url));
@@ -44,7 +44,7 @@ async function main(): Promise<number> {
   // As it will be committed: the rule must not see digits that the committed results do not have.
   const screening = compactResults(collectResults(SCREENING, folderOf('screening')));
   mkdirSync(FOLDER, { recursive: true });
-  for (const task of new Set(ORDER.map(({ task }) => task)))
+  for (const task of TASK_NAMES)
     writeFileSync(decidingFile(task), `${JSON.stringify(decidingStudy(screening, task), null, 2)}\n`);
   for (const { task, seeds } of ORDER)
     if (!(await run(decidingFile(task), task, seeds === undefined ? [] : [seeds]))) return 130;

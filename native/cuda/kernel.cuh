@@ -124,8 +124,7 @@ __global__ void __launch_bounds__(kThreads, min_blocks(kPlain ? Variant::plain :
   const unsigned long long tickets = static_cast<unsigned long long>(a.order.tickets());
   // Drawn when the data of the tile before is in, so that its latency passes behind the end of that tile. A block then
   // holds two tickets, the second behind the first; since waiting only ever goes from a ticket to smaller ones, that
-  // closes no circle. (Drawn earlier they leave less to blocks that are free sooner, and calls take up to a tenth
-  // longer.)
+  // closes no circle. (Drawn earlier they leave less to blocks that are free sooner.)
   const auto draw = [&] { return threadIdx.x == 0 ? atomicAdd(&control->ticket, 1ull) : 0; };
   if (threadIdx.x == 0) shared.next = draw();
   for (;;) {

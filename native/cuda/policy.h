@@ -10,7 +10,7 @@ namespace sdpo::cuda {
 
 // ---- What the kernels run on
 
-// Limits from the CUDA programming guide (compute capabilities); multiprocessors, L2 and bandwidth of the fastest
+// Limits from the CUDA programming guide (compute capabilities); multiprocessors and bandwidth of the fastest
 // product of the architecture, since that one needs the most bytes in flight. Latency is that of a load from device
 // memory under load.
 struct Architecture {
@@ -22,17 +22,16 @@ struct Architecture {
   int multiprocessors;
   double bandwidth;  // bytes per second
   double latency;    // seconds
-  int64_t l2;        // bytes
 };
 
 constexpr Architecture kArchitectures[] = {
-    {75, 1024, 16, 65536, 64 << 10, 72, 672e9, 600e-9, 6 << 20},        // TITAN RTX
-    {80, 2048, 32, 65536, 164 << 10, 108, 2039e9, 600e-9, 40 << 20},    // A100 80 GB
-    {86, 1536, 16, 65536, 100 << 10, 84, 1008e9, 600e-9, 6 << 20},      // RTX 3090 Ti
-    {89, 1536, 24, 65536, 100 << 10, 128, 1008e9, 700e-9, 72 << 20},    // RTX 4090
-    {90, 2048, 32, 65536, 228 << 10, 132, 4800e9, 700e-9, 50 << 20},    // H200
-    {100, 2048, 32, 65536, 228 << 10, 148, 8000e9, 800e-9, 126 << 20},  // B200
-    {120, 1536, 24, 65536, 100 << 10, 170, 1792e9, 800e-9, 96 << 20},   // RTX 5090
+    {75, 1024, 16, 65536, 64 << 10, 72, 672e9, 600e-9},      // TITAN RTX
+    {80, 2048, 32, 65536, 164 << 10, 108, 2039e9, 600e-9},   // A100 80 GB
+    {86, 1536, 16, 65536, 100 << 10, 84, 1008e9, 600e-9},    // RTX 3090 Ti
+    {89, 1536, 24, 65536, 100 << 10, 128, 1008e9, 700e-9},   // RTX 4090
+    {90, 2048, 32, 65536, 228 << 10, 132, 4800e9, 700e-9},   // H200
+    {100, 2048, 32, 65536, 228 << 10, 148, 8000e9, 800e-9},  // B200
+    {120, 1536, 24, 65536, 100 << 10, 170, 1792e9, 800e-9},  // RTX 5090
 };
 
 // ---- Loads
@@ -50,7 +49,7 @@ constexpr int pack_elements(DType type) { return kAccessBytes / static_cast<int>
 // ---- The fused kernel
 
 // 128 threads: four warps wait at a barrier together, not more, and the tiles of a small row (65,536 elements in
-// bfloat16) still spread over 32 multiprocessors. (A warp by itself took 1 to 1.3 times as long on an H200.)
+// bfloat16) still spread over 32 multiprocessors. (Tiles of single warps were slower on an H200.)
 constexpr int kThreads = 128;
 
 // The kernels of one operation. Plain: one dtype, both references, no element weights, no cross moment (nearly every
@@ -59,7 +58,7 @@ enum class Variant { plain, general, mixed };
 
 // Blocks that must fit on a multiprocessor; with kThreads it caps the registers of a thread at 96, 128 and 168. Below
 // that the compiler would spill: the double-precision objective, which one thread of a block runs for each row, wants
-// 90 registers of its own. (Six blocks, with spills there, were no faster on an H200, and four up to 4 % slower.) A
+// 90 registers of its own. (Six blocks, with spills there, were no faster on an H200, and four no faster either.) A
 // thread has six 16-byte loads in flight (three tensors of two branches), so a multiprocessor has 5 * 128 * 96 bytes =
 // 60 KiB (48 KiB in the general kernel): above what Little's law asks of every architecture in the table (43 KiB on
 // sm_100, 25 KiB on an H200), so that blocks at a barrier are not missed. Mixtures have 36 KiB; a caller in a hurry
@@ -73,8 +72,8 @@ constexpr int bytes_in_flight(int blocks) { return blocks * kThreads * kTensorsI
 
 // Packs per thread in one tile. A tile ends with a reduction, a fence, an atomic and another ticket (two to three
 // microseconds of one block); longer tiles pay that less often, shorter ones spread a row over more blocks. On an H200
-// two packs took 1.1 to 1.3 times as long as four for rows of video models, eight 0.96 to 1.1 times. Depends on D and
-// the pack alone, so that the bits of a row do not depend on the batch it comes in or on the GPU.
+// two packs were slower than four for rows of video models, and eight not always faster. Depends on D and the pack
+// alone, so that the bits of a row do not depend on the batch it comes in or on the GPU.
 constexpr int kMaxPacksPerThread = 4;
 constexpr int64_t kLongRowTiles = 32;  // a row is cut into longer tiles only when at least so many remain
 

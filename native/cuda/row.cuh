@@ -2,6 +2,7 @@
 #pragma once
 
 #include "arguments.h"
+#include "pack.cuh"
 
 namespace sdpo::cuda {
 
@@ -17,21 +18,9 @@ SDPO_HD inline RowSums row_sums(const double* sums) {
   return out;
 }
 
-SDPO_HD inline uint64_t word_of(double coefficient) {
-#if defined(__CUDA_ARCH__)
-  return static_cast<uint64_t>(__double_as_longlong(coefficient)) ^ RowWord::nothing;
-#else
-  return elementary::bits_of(coefficient) ^ RowWord::nothing;
-#endif
-}
+SDPO_HD inline uint64_t word_of(double coefficient) { return bit_cast<uint64_t>(coefficient) ^ RowWord::nothing; }
 
-SDPO_HD inline double number_of(uint64_t word) {
-#if defined(__CUDA_ARCH__)
-  return __longlong_as_double(static_cast<long long>(word ^ RowWord::nothing));
-#else
-  return elementary::from_bits(word ^ RowWord::nothing);
-#endif
-}
+SDPO_HD inline double number_of(uint64_t word) { return bit_cast<double>(word ^ RowWord::nothing); }
 
 // False: the row failed.
 SDPO_HD inline bool coefficients_of(const uint64_t (&words)[RowWord::count], RowCoefficients* out) {
