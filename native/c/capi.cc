@@ -21,13 +21,49 @@ SDPO_SAME_STATUS(SDPO_OUT_OF_MEMORY, out_of_memory);
 SDPO_SAME_STATUS(SDPO_DEVICE, device);
 static_assert(std::size(kStatusNames) == 6, "a new Status needs its sdpo_status");
 
-sdpo_status finish(const Location& where, Status status, const Failure& failure, sdpo_failure* out) {
-  if (out != nullptr) {
-    out->row = status == Status::ok ? -1 : failure.row;
-    out->element = failure.element;
-    out->branch = failure.branch;
-    out->tensor = static_cast<int32_t>(failure.tensor);
+// Names the number of a row that made it one that is not finite, where it lies on the host; false where none did.
+bool name_number(const Problem& problem, int64_t row) {
+  const RowColumn* const fields = problem.columns.fields;
+  const auto on_host = [&](int field) { return fields[field].data == nullptr || fields[field].on_host; };
+  const auto refused = [&](int field, const char* expected) {
+    static_cast<void>(fail(SDPO_NON_FINITE, "Expected column %s of row %lld to be %s, received %g",
+                           kRowInputNames[field], static_cast<long long>(row), expected,
+                           column_value(fields[field], row)));
+    return true;
+  };
+  for (int field = 0; field < RowInput::count; ++field) {
+    const RowCheck check = kRowInputChecks[field];
+    if (on_host(field) && !accepts(check, column_value(fields[field], row))) {
+      return refused(field, check == RowCheck::finite ? "finite" : "finite and not negative");
+    }
   }
+  if (!reads_omega(problem.options)) return false;
+  for (const int branch : {0, 1}) {
+    const int omega = branch == 0 ? RowInput::omegaChosen : RowInput::omegaRejected;
+    const int timestep = branch == 0 ? RowInput::timestepChosen : RowInput::timestepRejected;
+    if (looks_up(problem.columns, omega)) {
+      const bool readable = problem.tensors.kind == Location::host && on_host(timestep);
+      if (readable && !(table_omega(problem.columns, column_value(fields[timestep], row)) >= 0)) {
+        return refused(timestep, "an index of problem.omega_table, with an omega that is not negative");
+      }
+    } else if (on_host(omega) && !(column_value(fields[omega], row) >= 0)) {
+      return refused(omega, "not negative");
+    }
+  }
+  return false;
+}
+
+void report(const Failure& failure, sdpo_failure* out) {
+  if (out == nullptr) return;
+  out->row = failure.row;
+  out->element = failure.element;
+  out->branch = failure.branch;
+  out->tensor = static_cast<int32_t>(failure.tensor);
+}
+
+sdpo_status finish(const Location& where, Status status, const Failure& failure, sdpo_failure* out) {
+  report(failure, out);
+  if (out != nullptr && status == Status::ok) out->row = -1;
   const auto row = static_cast<long long>(failure.row);
   switch (status) {
     case Status::ok:
@@ -78,6 +114,10 @@ sdpo_status evaluate(const sdpo_problem* given, sdpo_failure* failure_out, int p
     const Problem problem = read_problem(given, passes);
     Failure failure;
     const Status status = backend_of(problem.tensors).evaluate(problem, &failure);
+    if (status == Status::non_finite && failure.tensor == FailureTensor::row && name_number(problem, failure.row)) {
+      report(failure, failure_out);
+      return SDPO_NON_FINITE;
+    }
     return finish(problem.tensors, status, failure, failure_out);
   });
 }

@@ -1,6 +1,7 @@
 // Reads the structs of sdpo.h: those of other versions of the header, their fields, and how they fit together.
 #include "read.h"
 
+#include <cmath>
 #include <cstddef>
 #include <cstring>
 #include <iterator>
@@ -13,7 +14,7 @@ static_assert(SDPO_HOST == static_cast<int>(Location::host) && SDPO_CUDA == stat
 
 // Other languages lay sdpo_options out by the list.
 constexpr size_t kOptionOffsets[] = {
-#define SDPO_OFFSET(Type, field, name, value) offsetof(sdpo_options, field),
+#define SDPO_OFFSET(Type, field, name, value, range) offsetof(sdpo_options, field),
     SDPO_OPTIONS(SDPO_OFFSET)
 #undef SDPO_OFFSET
 };
@@ -52,21 +53,35 @@ T known_part(const T* given, const T& defaults, const char* what) {
 }
 
 template <class T, class Given>
-T option(Given value, const char* what) {
+T option(Given value, const char* what, const OptionRange& range) {
   if constexpr (std::is_enum_v<T>) {
+    static_cast<void>(range);
     return enumerator<T>(value, what);
   } else {
-    static_cast<void>(what);
+    const auto number = static_cast<double>(value);
+    if (!range.holds(number)) {
+      SDPO_REFUSE("Expected %s to be in %c%g, %g%c, received %g", what, range.low_open ? '(' : '[', range.low,
+                  range.high, range.high_open ? ')' : ']', number);
+    }
     return static_cast<T>(value);
+  }
+}
+
+void check_bounds(const char* name, double low, double high) {
+  if (low > high) {
+    SDPO_REFUSE("Expected options.%s_low to be at most options.%s_high, received %g and %g", name, name, low, high);
   }
 }
 
 ObjectiveOptions read_options(const sdpo_options* options) {
   const sdpo_options given = known_part(options, default_options(), "options");
   ObjectiveOptions out;
-#define SDPO_READ(Type, field, name, value) out.field = option<Type>(given.field, "options." #field);
+#define SDPO_READ(Type, field, name, value, range) out.field = option<Type>(given.field, "options." #field, range);
   SDPO_OPTIONS(SDPO_READ)
 #undef SDPO_READ
+  check_bounds("clip", out.clip_low, out.clip_high);
+  check_bounds("log_ratio_clip", out.log_ratio_clip_low, out.log_ratio_clip_high);
+  check_bounds("window", out.window_low, out.window_high);
   return out;
 }
 
@@ -141,9 +156,24 @@ RowColumns read_columns(const sdpo_problem& p) {
     }
   }
   check_count(p.omega_count, "problem.omega_count");
+  if (p.omega_table == nullptr && p.omega_count > 0) {
+    SDPO_REFUSE("Expected problem.omega_table to have omega_count entries, received NULL");
+  }
   out.omega_table = p.omega_table;
   out.omega_count = p.omega_count;
   return out;
+}
+
+void check_omega(const RowColumns& columns, const ObjectiveOptions& options) {
+  if (columns.omega_table != nullptr || !reads_omega(options)) return;
+  for (const int field : {RowInput::omegaChosen, RowInput::omegaRejected}) {
+    const RowColumn& column = columns.fields[field];
+    if (column.data == nullptr && !(column.value >= 0)) {
+      SDPO_REFUSE(
+          "Expected column %s or problem.omega_table to be given with weights or elbo weighting, received neither",
+          kRowInputNames[field]);
+    }
+  }
 }
 
 }  // namespace
@@ -154,7 +184,7 @@ sdpo_options default_options() {
   sdpo_options out;
   std::memset(&out, 0, sizeof out);
   const ObjectiveOptions options;
-#define SDPO_DEFAULT(Type, field, name, value) out.field = static_cast<decltype(out.field)>(options.field);
+#define SDPO_DEFAULT(Type, field, name, value, range) out.field = static_cast<decltype(out.field)>(options.field);
   SDPO_OPTIONS(SDPO_DEFAULT)
 #undef SDPO_DEFAULT
   return out;
@@ -273,6 +303,10 @@ Problem read_problem(const sdpo_problem* given, int passes) {
   if ((passes & Pass::objective) != 0) {
     if (p.metrics == nullptr) SDPO_REFUSE("Expected metrics to be given, received NULL");
     out.options = read_options(p.options);
+    if (p.rows > 0) check_omega(out.columns, out.options);
+    if (!(p.denominator >= 0 && p.denominator < INFINITY)) {
+      SDPO_REFUSE("Expected problem.denominator to be finite and not negative, received %g", p.denominator);
+    }
     if (out.options.safeguard >= 0 && (passes & Pass::moments) != 0) out.passes |= Pass::cross;
   } else if (p.options != nullptr && (passes & Pass::moments) != 0) {
     out.options = read_options(p.options);  // what a value that is not finite does

@@ -1,4 +1,4 @@
-// The structs of sdpo.h as a Problem, with checks of what could corrupt memory.
+// The structs of sdpo.h as a Problem, with checks of what could corrupt memory and of what the formulas cannot use.
 #pragma once
 
 #include "../core/backends.h"

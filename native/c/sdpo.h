@@ -100,19 +100,19 @@ typedef struct sdpo_options {
   int32_t non_finite;          /* "nonFinite" */
   int32_t weight_gradient;     /* 0 or 1 */
   double beta;                 /* > 0; default 1 */
-  double label_smoothing;
-  double clip_low, clip_high;                     /* bounds of the weights; default 0.9 and 1.1 */
-  double weight_sharpness;                        /* kappa; default 1 */
-  double weight_exponent;                         /* e of the weight exp(e lambda); default 1 */
+  double label_smoothing;      /* in [0, 0.5] */
+  double clip_low, clip_high;  /* bounds >= 0 of the weights; default 0.9 and 1.1 */
+  double weight_sharpness;     /* kappa > 0; default 1 */
+  double weight_exponent;      /* e of the weight exp(e lambda); default 1 */
   double log_ratio_clip_low, log_ratio_clip_high; /* bounds of exp of a branch's log-ratio; default 0 and infinity */
   double window_low, window_high;                 /* timesteps outside are removed; default everything */
-  double sft_weight;
-  double kl_weight;
-  double safeguard;    /* mu of the safeguard on the rejected gradient; negative (the default): off */
-  double dmpo_alpha;   /* 'dmpo'; default 0.01 */
-  double mapo_scale;   /* 'mapo'; default 0.5 */
-  double mapo_steps;   /* 'mapo'; default 1000 */
-  double linear_floor; /* 'linear-dpo'; default 0.01 */
+  double sft_weight;                              /* >= 0 */
+  double kl_weight;                               /* >= 0 */
+  double safeguard;    /* mu <= 1 of the safeguard on the rejected gradient; negative (the default): off */
+  double dmpo_alpha;   /* 'dmpo', in (0, 1); default 0.01 */
+  double mapo_scale;   /* 'mapo', > 0; default 0.5 */
+  double mapo_steps;   /* 'mapo', > 0; default 1000 */
+  double linear_floor; /* 'linear-dpo', in [0, 0.5); default 0.01 */
 } sdpo_options;
 
 /* One batch. Fill it with sdpo_problem_init, then set what the call needs.

@@ -46,6 +46,16 @@ constexpr double kRowInputDefaults[] = {
 #undef SDPO_ROW_DEFAULT
 };
 
+constexpr RowCheck kRowInputChecks[] = {
+#define SDPO_ROW_CHECK(id, value, check) RowCheck::check,
+    SDPO_ROW_INPUTS(SDPO_ROW_CHECK)
+#undef SDPO_ROW_CHECK
+};
+
+SDPO_HD inline bool accepts(RowCheck check, double x) {
+  return check == RowCheck::any || (is_finite(x) && (check == RowCheck::finite || x >= 0));
+}
+
 struct RowColumn {
   const void* data = nullptr;  // [rows], float64 or float32; nullptr: `value` serves all rows
   double value = 0;
@@ -67,6 +77,12 @@ SDPO_HD inline double column_value(const RowColumn& column, int64_t row) {
   if (column.data == nullptr) return column.value;
   return column.dtype == DType::float32 ? static_cast<double>(static_cast<const float*>(column.data)[row])
                                         : static_cast<const double*>(column.data)[row];
+}
+
+// Whether a branch's omega comes from the table: no list and no number says it.
+SDPO_HD inline bool looks_up(const RowColumns& columns, int omega_field) {
+  const RowColumn& column = columns.fields[omega_field];
+  return columns.omega_table != nullptr && column.data == nullptr && !(column.value >= 0);
 }
 
 // The omega of a timestep that indexes a table, NaN where it does not.

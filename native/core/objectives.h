@@ -374,6 +374,10 @@ inline bool reads_column(Objective objective, RowInput::Index column) {
   }
 }
 
+SDPO_HD inline bool reads_omega(const ObjectiveOptions& options) {
+  return traits_of(options.objective).weights > 0 || options.timestep_weighting == TimestepWeighting::elbo;
+}
+
 // How many weights the clip looks at in one row.
 SDPO_HD inline int weights_per_row(const ObjectiveOptions& options) {
   const int weights = traits_of(options.objective).weights;

@@ -34,48 +34,60 @@ SDPO_NAMED_ENUM(Scope, SDPO_SCOPES)
 SDPO_NAMED_ENUM(SafeguardScope, SDPO_SAFEGUARD_SCOPES)
 SDPO_NAMED_ENUM(NonFinite, SDPO_NON_FINITE)
 
-// X(type, field, "name", default). A number is a double, a choice an enumeration; an option of two numbers is two
-// fields. The fields of sdpo_options (c/sdpo.h) have the same names in the same order.
+// What an option that is a number may be.
+struct OptionRange {
+  double low, high;
+  bool low_open, high_open;
+
+  constexpr bool holds(double x) const { return (low_open ? x > low : x >= low) && (high_open ? x < high : x <= high); }
+};
+constexpr OptionRange closed_range(double low, double high) { return {low, high, false, false}; }
+constexpr OptionRange half_open_range(double low, double high) { return {low, high, false, true}; }
+constexpr OptionRange open_range(double low, double high) { return {low, high, true, true}; }
+constexpr OptionRange kNames = {};  // of an enumeration, whose names say it
+
+// X(type, field, "name", default, range). A number is a double, a choice an enumeration; an option of two numbers is
+// two fields. The fields of sdpo_options (c/sdpo.h) have the same names in the same order.
 // clang-format off
-#define SDPO_OPTIONS(X)                                                                              \
-  X(Objective, objective, "objective", Objective{})                                                  \
-  X(Link, link, "link", Link::sigmoid)                                                               \
-  X(PairWeight, pair_weight, "pairWeight", PairWeight::automatic)                                    \
-  X(WeightRatio, weight_ratio, "weightRatio", WeightRatio::policy_data)                              \
-  X(TimestepWeighting, timestep_weighting, "timestepWeighting", TimestepWeighting::constant)         \
-  X(LogRatioReduction, log_ratio_reduction, "logRatioReduction", LogRatioReduction::mean)            \
-  X(Scope, sft_scope, "sftScope", Scope::all)                                                        \
-  X(Scope, kl_scope, "klScope", Scope::all)                                                          \
-  X(SafeguardScope, safeguard_scope, "safeguardScope", SafeguardScope::pair)                         \
-  X(NonFinite, non_finite, "nonFinite", NonFinite::fail)                                             \
-  X(bool, weight_gradient, "weightGradient", false)                                                  \
-  X(double, beta, "beta", 1)                                                                         \
-  X(double, label_smoothing, "labelSmoothing", 0)                                                    \
-  X(double, clip_low, "clipLow", 0.9)                                                                \
-  X(double, clip_high, "clipHigh", 1.1)                                                              \
-  X(double, weight_sharpness, "weightSharpness", 1)                                                  \
-  X(double, weight_exponent, "weightExponent", 1)                                                    \
-  X(double, log_ratio_clip_low, "logRatioClipLow", 0)                                                \
-  X(double, log_ratio_clip_high, "logRatioClipHigh", INFINITY)                                       \
-  X(double, window_low, "windowLow", -INFINITY)                                                      \
-  X(double, window_high, "windowHigh", INFINITY)                                                     \
-  X(double, sft_weight, "sftWeight", 0)                                                              \
-  X(double, kl_weight, "klWeight", 0)                                                                \
-  X(double, safeguard, "safeguard", -1) /* negative: off */                                          \
-  X(double, dmpo_alpha, "dmpoAlpha", 0.01)                                                           \
-  X(double, mapo_scale, "mapoScale", 0.5)                                                            \
-  X(double, mapo_steps, "mapoSteps", 1000)                                                           \
-  X(double, linear_floor, "linearFloor", 0.01)
+#define SDPO_OPTIONS(X)                                                                                             \
+  X(Objective, objective, "objective", Objective{}, kNames)                                                         \
+  X(Link, link, "link", Link::sigmoid, kNames)                                                                      \
+  X(PairWeight, pair_weight, "pairWeight", PairWeight::automatic, kNames)                                           \
+  X(WeightRatio, weight_ratio, "weightRatio", WeightRatio::policy_data, kNames)                                     \
+  X(TimestepWeighting, timestep_weighting, "timestepWeighting", TimestepWeighting::constant, kNames)                \
+  X(LogRatioReduction, log_ratio_reduction, "logRatioReduction", LogRatioReduction::mean, kNames)                   \
+  X(Scope, sft_scope, "sftScope", Scope::all, kNames)                                                               \
+  X(Scope, kl_scope, "klScope", Scope::all, kNames)                                                                 \
+  X(SafeguardScope, safeguard_scope, "safeguardScope", SafeguardScope::pair, kNames)                                \
+  X(NonFinite, non_finite, "nonFinite", NonFinite::fail, kNames)                                                    \
+  X(bool, weight_gradient, "weightGradient", false, closed_range(0, 1))                                             \
+  X(double, beta, "beta", 1, open_range(0, INFINITY))                                                               \
+  X(double, label_smoothing, "labelSmoothing", 0, closed_range(0, 0.5))                                             \
+  X(double, clip_low, "clipLow", 0.9, half_open_range(0, INFINITY))                                                 \
+  X(double, clip_high, "clipHigh", 1.1, closed_range(0, INFINITY))                                                  \
+  X(double, weight_sharpness, "weightSharpness", 1, open_range(0, INFINITY))                                        \
+  X(double, weight_exponent, "weightExponent", 1, open_range(-INFINITY, INFINITY))                                  \
+  X(double, log_ratio_clip_low, "logRatioClipLow", 0, closed_range(0, INFINITY))                                    \
+  X(double, log_ratio_clip_high, "logRatioClipHigh", INFINITY, closed_range(0, INFINITY))                           \
+  X(double, window_low, "windowLow", -INFINITY, closed_range(-INFINITY, INFINITY))                                  \
+  X(double, window_high, "windowHigh", INFINITY, closed_range(-INFINITY, INFINITY))                                 \
+  X(double, sft_weight, "sftWeight", 0, half_open_range(0, INFINITY))                                               \
+  X(double, kl_weight, "klWeight", 0, half_open_range(0, INFINITY))                                                 \
+  X(double, safeguard, "safeguard", -1, closed_range(-INFINITY, 1)) /* negative: off */                             \
+  X(double, dmpo_alpha, "dmpoAlpha", 0.01, open_range(0, 1))                                                        \
+  X(double, mapo_scale, "mapoScale", 0.5, open_range(0, INFINITY))                                                  \
+  X(double, mapo_steps, "mapoSteps", 1000, open_range(0, INFINITY))                                                 \
+  X(double, linear_floor, "linearFloor", 0.01, half_open_range(0, 0.5))
 // clang-format on
 
 struct ObjectiveOptions {
-#define SDPO_OPTION_FIELD(Type, field, name, value) Type field = value;
+#define SDPO_OPTION_FIELD(Type, field, name, value, range) Type field = value;
   SDPO_OPTIONS(SDPO_OPTION_FIELD)
 #undef SDPO_OPTION_FIELD
 };
 
 constexpr const char* kOptionNames[] = {
-#define SDPO_OPTION_NAME(Type, field, name, value) name,
+#define SDPO_OPTION_NAME(Type, field, name, value, range) name,
     SDPO_OPTIONS(SDPO_OPTION_NAME)
 #undef SDPO_OPTION_NAME
 };

@@ -70,23 +70,18 @@ SDPO_HD inline RowScalars load_row(const RowColumns& columns, const ObjectiveOpt
   double value[RowInput::count];
   for (int field = 0; field < RowInput::count; ++field) value[field] = column_value(columns.fields[field], row);
   bool good = true;
-  const auto check = [&](double x, RowCheck what) {
-    good = good && (what == RowCheck::any || (is_finite(x) && (what == RowCheck::finite || x >= 0)));
-  };
-#define SDPO_CHECK(id, fallback, what) check(value[RowInput::id], RowCheck::what);
+#define SDPO_CHECK(id, fallback, what) good = good && accepts(RowCheck::what, value[RowInput::id]);
   SDPO_ROW_INPUTS(SDPO_CHECK)
 #undef SDPO_CHECK
-  const bool reads_omega =
-      traits_of(options.objective).weights > 0 || options.timestep_weighting == TimestepWeighting::elbo;
+  const bool needed = reads_omega(options);
   double omega[] = {value[RowInput::omegaChosen], value[RowInput::omegaRejected]};
   const double timestep[] = {value[RowInput::timestepChosen], value[RowInput::timestepRejected]};
   bool wanted = value[RowInput::keep] != 0;
   for (int branch = 0; branch < 2; ++branch) {
     const int field = branch == 0 ? RowInput::omegaChosen : RowInput::omegaRejected;
-    const bool given = columns.fields[field].data != nullptr || columns.fields[field].value >= 0;
-    if (columns.omega_table != nullptr && !given) omega[branch] = table_omega(columns, timestep[branch]);
+    if (looks_up(columns, field)) omega[branch] = table_omega(columns, timestep[branch]);
     // Else it is a statistic's only, and its absence shows there.
-    good = good && (!reads_omega || omega[branch] >= 0);
+    good = good && (!needed || omega[branch] >= 0);
     wanted = wanted && timestep[branch] >= options.window_low && timestep[branch] <= options.window_high;
   }
   RowScalars out;

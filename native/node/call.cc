@@ -18,7 +18,7 @@ ObjectiveOptions read_options(Napi::Env env, const double* numbers) {
   ObjectiveOptions out;
   int next = 0;
   bool known = true;
-#define SDPO_READ(Type, field, name, value) known = read_option(numbers[next++], &out.field) && known;
+#define SDPO_READ(Type, field, name, value, range) known = read_option(numbers[next++], &out.field) && known;
   SDPO_OPTIONS(SDPO_READ)
 #undef SDPO_READ
   if (!known) fail(env, "an enumerator is out of range");

@@ -181,7 +181,17 @@ static void passes(batch* b) {
 static void columns(batch* b) {
   static const float weights[ROWS] = {2, 0, 1};
   static const double same[ROWS] = {2, 0, 1}, keep[ROWS] = {1, 0, 1}, steps[ROWS] = {0, 2, 1}, table[3] = {1, 4, 9};
+  static const double negative[ROWS] = {1, 1, -3};
+  sdpo_failure failure;
   batch two = *b;
+  fill(b);
+  set_list(b, "rowWeight", negative, "float64");
+  ok(sdpo_evaluate(&b->problem, &failure) == SDPO_NON_FINITE && failure.row == 2 &&
+         says("rowWeight of row 2 to be finite and not negative, received -3"),
+     "a number that a row cannot have is named");
+  fill(b);
+  column(b, "margin")->value = NAN;
+  ok(sdpo_evaluate(&b->problem, NULL) == SDPO_NON_FINITE && says("margin of row 0 to be finite"), "or one of all rows");
   fill(b);
   set_list(b, "rowWeight", weights, "float32");
   fill(&two);
@@ -197,7 +207,8 @@ static void columns(batch* b) {
   ok(sdpo_evaluate(&b->problem, NULL) == SDPO_OK && fabs(output(b, "loss", 2) - log(2)) < 1e-12, "one number for all");
   fill(b);
   b->options.timestep_weighting = sdpo_index("timestepWeightings", "elbo");
-  ok(sdpo_evaluate(&b->problem, NULL) == SDPO_NON_FINITE, "omega has no default where it is read");
+  ok(sdpo_evaluate(&b->problem, NULL) == SDPO_INVALID_ARGUMENT && says("omegaChosen") && says("omega_table"),
+     "omega has no default where it is read");
   set_list(b, "timestepChosen", steps, "float64");
   set_list(b, "timestepRejected", steps, "float64");
   b->problem.omega_table = table;
@@ -205,6 +216,11 @@ static void columns(batch* b) {
   ok(sdpo_evaluate(&b->problem, NULL) == SDPO_OK &&
          output(b, "rewardChosen", 1) == -(4 * 9.0) * output(b, "deltaChosen", 1),
      "omega by the timestep");
+  b->problem.omega_count = 2;
+  ok(sdpo_evaluate(&b->problem, &failure) == SDPO_NON_FINITE && failure.row == 1 && says("timestepChosen of row 1") &&
+         says("received 2"),
+     "a timestep beyond the table is named");
+  b->problem.omega_count = 3;
   b->options.window_high = 1;
   ok(sdpo_evaluate(&b->problem, NULL) == SDPO_OK && output(b, "mask", 1) == 0 && output(b, "mask", 2) == 1, "a window");
   fill(b);
@@ -320,6 +336,60 @@ static void weights_of_each_branch(batch* b) {
      "those of rejected alone");
 }
 
+/* Options outside of the bounds that docs/api.md gives them. */
+static void bounds(batch* b) {
+  const sdpo_options good = b->options;
+  sdpo_options options;
+  b->problem.options = &options;
+#define REFUSED(field, value)                                                                          \
+  options = good;                                                                                      \
+  options.field = value;                                                                               \
+  ok(sdpo_evaluate(&b->problem, NULL) == SDPO_INVALID_ARGUMENT && says("options." #field " to be in"), \
+     #field " " #value)
+  REFUSED(beta, 0);
+  REFUSED(beta, -1);
+  REFUSED(beta, NAN);
+  REFUSED(beta, INFINITY);
+  REFUSED(label_smoothing, -0.1);
+  REFUSED(label_smoothing, 0.6);
+  REFUSED(clip_low, -1);
+  REFUSED(clip_high, NAN);
+  REFUSED(weight_sharpness, 0);
+  REFUSED(weight_exponent, NAN);
+  REFUSED(log_ratio_clip_low, -1);
+  REFUSED(log_ratio_clip_high, NAN);
+  REFUSED(window_low, NAN);
+  REFUSED(window_high, NAN);
+  REFUSED(sft_weight, -1);
+  REFUSED(kl_weight, INFINITY);
+  REFUSED(safeguard, 1.5);
+  REFUSED(safeguard, NAN);
+  REFUSED(dmpo_alpha, 0);
+  REFUSED(dmpo_alpha, 1);
+  REFUSED(mapo_scale, 0);
+  REFUSED(mapo_steps, -1);
+  REFUSED(linear_floor, 0.5);
+  REFUSED(weight_gradient, 2);
+#undef REFUSED
+  options = good;
+  options.clip_low = 1.2;
+  ok(sdpo_evaluate(&b->problem, NULL) == SDPO_INVALID_ARGUMENT && says("options.clip_low to be at most"), "a clip");
+  options = good;
+  options.log_ratio_clip_low = 2;
+  options.log_ratio_clip_high = 1;
+  ok(sdpo_evaluate(&b->problem, NULL) == SDPO_INVALID_ARGUMENT && says("log_ratio_clip_low to be"), "a log-ratio clip");
+  options = good;
+  options.window_low = 9;
+  options.window_high = 8;
+  ok(sdpo_evaluate(&b->problem, NULL) == SDPO_INVALID_ARGUMENT && says("options.window_low to be"), "a window");
+  options = good;
+  options.label_smoothing = 0.5;
+  options.linear_floor = 0;
+  options.safeguard = 1;
+  ok(sdpo_evaluate(&b->problem, NULL) == SDPO_OK, "bounds that belong to the range");
+  b->problem.options = &b->options;
+}
+
 static void failing_calls(batch* b) {
   sdpo_failure failure;
   sdpo_problem problem;
@@ -371,6 +441,12 @@ static void failing_calls(batch* b) {
   options.link = -1;
   problem.options = &options;
   ok(sdpo_evaluate(&problem, NULL) == SDPO_INVALID_ARGUMENT && says("options.link"), "an unknown link");
+  problem = b->problem;
+  problem.denominator = -1;
+  ok(sdpo_evaluate(&problem, NULL) == SDPO_INVALID_ARGUMENT && says("problem.denominator"), "a negative denominator");
+  problem = b->problem;
+  problem.omega_count = 5;
+  ok(sdpo_evaluate(&problem, NULL) == SDPO_INVALID_ARGUMENT && says("problem.omega_table"), "a table that is missing");
   problem = b->problem;
   problem.threads = -1;
   ok(sdpo_evaluate(&problem, NULL) == SDPO_INVALID_ARGUMENT && says("threads"), "negative threads");
@@ -445,6 +521,8 @@ int main(void) {
   columns(&b);
   parts(&b);
   weights_of_each_branch(&b);
+  fill(&b);
+  bounds(&b);
   failing_calls(&b);
   versions(&b);
   elementwise(&b);
