@@ -39,12 +39,13 @@ const node = (...args: string[]) => {
 };
 
 const readme = snippetsOf('README.md');
-/** adapters.md is left to the tests of the adapters, which run its examples with the frameworks. */
-const docs = ['docs', 'study/docs'].flatMap((folder) =>
+const pages = ['docs', 'study/docs'].flatMap((folder) =>
   readdirSync(join(root, folder))
-    .filter((file) => file.endsWith('.md') && file !== 'adapters.md')
+    .filter((file) => file.endsWith('.md'))
     .flatMap((file) => snippetsOf(`${folder}/${file}`)),
 );
+/** adapters.md is left to the tests of the adapters, which run its examples with the frameworks. */
+const docs = pages.filter(({ name }) => !name.startsWith('docs/adapters.md'));
 
 t.test('there is something to run', async (t) => {
   t.ok(existsSync(join(root, 'dist/index.js')), 'dist/ is built (npm run build:ts)');
@@ -62,6 +63,27 @@ for (const snippet of [...readme, ...docs.filter(isComplete)]) {
     t.notMatch(stderr, /error/i, 'without complaint');
   });
 }
+
+t.test('TypeScript takes them, with every check that docs/install.md says may be on', async (t) => {
+  const snippets = [...readme, ...pages.filter(isComplete)].filter(({ language }) => language === 'ts');
+  const files = snippets.map(({ name, text }) => [`${name.replace(/\W+/g, '-')}.ts`, text] as const);
+  const tsconfig = {
+    compilerOptions: {
+      strict: true,
+      exactOptionalPropertyTypes: true,
+      noUncheckedIndexedAccess: true,
+      module: 'nodenext',
+      target: 'es2022',
+      types: ['node'],
+      skipLibCheck: true, // for the frameworks of the adapters
+      noEmit: true,
+    },
+    files: files.map(([name]) => name),
+  };
+  const folder = t.testdir({ ...Object.fromEntries(files), 'tsconfig.json': JSON.stringify(tsconfig) });
+  const { status, stdout } = node(require.resolve('typescript/bin/tsc'), '-p', folder);
+  t.equal(status, 0, stdout);
+});
 
 /** Commands of README.md, without their comments. */
 const commands = [...readFileSync(join(root, 'README.md'), 'utf8').matchAll(/^```sh\n(.*?)^```$/gms)].flatMap(
