@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import type { Test } from 'tap';
+import ts from 'typescript';
 import { type Batch, NoiseSchedule, PreferenceLoss, type PreferenceLossOptions } from '../../lib/index.js';
 import type { OracleOptions } from '../oracle/oracle.js';
 import { normalNumbers, optionCases } from './cases.js';
@@ -130,13 +131,13 @@ function network({ w1, b1, w2 }: Record<ParameterName, Float64Array>, inputs: Fl
   return out;
 }
 
-/** A program that runs the examples of one section of docs/adapters.md, in order and as one module. */
+/** A program in JavaScript that runs the examples of one section of docs/adapters.md, in order and as one module. */
 export function documentedProgram(section: string): string {
   const text = readFileSync(new URL('../../docs/adapters.md', import.meta.url), 'utf8');
   const body = text.split(/^## /m).find((part) => part.startsWith(section));
   const blocks = Array.from(body?.matchAll(/^```ts\n(.*?)^```/gms) ?? [], (match) => match[1]);
   if (blocks.length === 0) throw new Error(`docs/adapters.md has no examples under '${section}'`);
-  return blocks.join('\n');
+  return ts.transpile(blocks.join('\n'), { module: ts.ModuleKind.ESNext, target: ts.ScriptTarget.ES2022 });
 }
 
 /** Options of every kind, to see that an adapter passes them on: a share of all combinations, and what is beside them. */
