@@ -11,5 +11,6 @@ import { addTrain } from './train.js';
 await runProgram(
   'sdpo',
   'Preference losses for diffusion models: training, calibration, and a check of the installation',
+  new URL('../../package.json', import.meta.url),
   [addTrain, addCalibrate, addStudy, addReport, addDoctor, addSelftest],
 );

@@ -128,7 +128,7 @@ export function betaOfTrial(
   const drift = driftOf(whole);
   const growth = drift / driftOf(half);
   const trial = { steps, learningRate, drift, share: drift / spread, growth };
-  const updates = `${steps} updates at the rate ${learningRate}`;
+  const updates = `${steps} updates at the rate ${Number(learningRate.toPrecision(4))}`;
   if (!(drift > 0) || changes.every((change) => !(change > RESOLUTION))) {
     return { trial, beta: `${updates} changed no error by more than rounding` };
   }

@@ -1,6 +1,6 @@
 /** The package as npm would publish it: exports, files and manifest agree. `npm run package` installs and runs the tarball itself. */
 import { execFileSync, spawnSync } from 'node:child_process';
-import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import { chmodSync, existsSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import t from 'tap';
@@ -81,6 +81,28 @@ t.test('the addon is stated where the tools look for it', (t) => {
     'the README states the minimum glibc',
   );
   t.ok(firstExample(read('README.md')).includes("from 'sdpo'"));
+  t.end();
+});
+
+t.test('the build goes on in a folder that a plain cmake has configured', (t) => {
+  const folder = t.testdir({
+    scripts: { 'build-native': read('scripts/build-native') },
+    bin: { 'cmake-js': '#!/bin/sh\necho "$*"\n' },
+    build: { 'CMakeCache.txt': 'SDPO_ADDON:STRING=OFF\nCMAKE_GENERATOR:INTERNAL=Unix Makefiles\n' },
+  });
+  chmodSync(join(folder, 'bin/cmake-js'), 0o755);
+  const env = { PATH: `${join(folder, 'bin')}:${process.env.PATH}` };
+  const run = (more = {}) =>
+    spawnSync('sh', ['scripts/build-native', '-D'], { cwd: folder, encoding: 'utf8', env: { ...env, ...more } }).stdout;
+  const taken = '--generator Unix Makefiles -D\n';
+  t.equal(
+    run(),
+    `configure --CDSDPO_ADDON=ON ${taken}build --CDSDPO_ADDON=ON ${taken}`,
+    'with its generator, and with the addon',
+  );
+  t.equal(run({ SDPO_ADDON: 'OFF' }), `configure ${taken}build ${taken}`, 'unless the environment says otherwise');
+  rmSync(join(folder, 'build'), { recursive: true });
+  t.equal(run(), 'configure -D\nbuild -D\n', 'a new folder has the generator of cmake-js');
   t.end();
 });
 

@@ -33,6 +33,8 @@ t.test('every command has its help and works', async (t) => {
     const coded = ['train', 'calibrate'].includes(command);
     if (coded) t.match(stdout, /^Exit codes: 0 done, 1 failed, 2 wrong usage or config, 3 .*, 130 interrupted$/m);
   }
+  const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
+  t.match(await run('--version'), { status: 0, stdout: `${version}\n`, stderr: '' });
   const config = writeConfig(t.testdir());
   t.match(await run('train', config, '--quiet'), { status: 0, stderr: '' });
   t.match(await run('calibrate', config), { status: 0, stderr: '' });
