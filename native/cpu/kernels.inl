@@ -128,27 +128,13 @@ SDPO_INLINE typename Lanes<T>::Vector gradient_vector(const GradientArguments<T>
   return g;
 }
 
-// A line of the result from two vectors. Without weights the elements of bfloat16 need no order: it takes fewer
-// instructions to tell even ones from odd ones than one half from the other.
+// A line of the result from two vectors. Inputs are read half a line at a time: whole lines at an address within a line
+// cross two lines in every load, and the loop then takes half as long again on rows outside the second-level cache.
 template <bool kWeighted, bool kDrift, bool kStream, class T>
 SDPO_INLINE void gradient_line(const GradientArguments<T>& of, int64_t i) {
-  if constexpr (std::is_same_v<T, BFloat16> && !kWeighted) {
-    using V = Pack<FloatRegister, 2>;
-    const V a{of.a, of.a}, b{of.b, of.b};
-    V u, t, r;
-    unpack_pairs(of.policy + i, u);
-    unpack_pairs(of.target + i, t);
-    V g = a * (u - t);
-    if constexpr (kDrift) {
-      unpack_pairs(of.reference + i, r);
-      g = g + b * (u - r);
-    }
-    pack_pairs<kStream>(g, of.out + i);
-  } else {
-    constexpr int64_t kWidth = Lanes<T>::kWidth;
-    const auto g = gradient_vector<T, kWeighted, kDrift>(of, i);
-    narrow<kStream>(g.r, gradient_vector<T, kWeighted, kDrift>(of, i + kWidth).r, of.out + i);
-  }
+  constexpr int64_t kWidth = Lanes<T>::kWidth;
+  const auto g = gradient_vector<T, kWeighted, kDrift>(of, i);
+  narrow<kStream>(g.r, gradient_vector<T, kWeighted, kDrift>(of, i + kWidth).r, of.out + i);
 }
 
 // Elements [i, i + k) of a tile, fewer than the lanes.
