@@ -5,6 +5,7 @@
 // registers as that takes, and no multiply-add is contracted (-ffp-contract=off). So every instruction set performs the
 // same operations in the same order and gives the same bits, and the lane structure, not the hardware, decides the
 // order of the sums.
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -16,6 +17,13 @@
 namespace sdpo::cpu {
 namespace SDPO_KERNELS_NAMESPACE {
 namespace {
+
+// Elements from p to the next line of the cache.
+template <class T>
+SDPO_INLINE int64_t before_line(const T* p) {
+  constexpr uintptr_t kLine = 64;
+  return static_cast<int64_t>((kLine - reinterpret_cast<uintptr_t>(p) % kLine) % kLine / sizeof(T));
+}
 
 template <class T, bool kWeighted, bool kReference>
 struct MomentSums {
@@ -57,14 +65,27 @@ BranchSums moments_of(const T* policy, const T* reference, const T* target, cons
                       int64_t n) {
   constexpr int64_t kWidth = Lanes<T>::kWidth;
   MomentSums<T, kWeighted, kReference> sums;
+  const auto add_part = [&](int64_t from, int64_t count, int64_t at) {
+    const Padded<T> u(policy + from, count, at), r(kReference ? reference + from : nullptr, count, at),
+        t(target + from, count, at);
+    const Padded<typename Lanes<T>::Scalar> e(kWeighted ? weights + from : nullptr, count, at);
+    sums.add(u.values, r.values, t.values, e.values);
+  };
   int64_t i = 0;
+  if constexpr (kWholeLines<T>) {
+    // Whole lines of the policy, and of the others where they lie as it does: a register that crosses two lines takes
+    // longer, half as long again outside the second-level cache. Lanes are turned until the end, so that lane k still
+    // gets the elements k mod kWidth.
+    i = std::min(n, before_line(policy));
+    if (i > 0) add_part(0, i, kWidth - i);
+  }
+  const int64_t turned = i;
   for (; i + kWidth <= n; i += kWidth) {
     sums.add(policy + i, kReference ? reference + i : nullptr, target + i, kWeighted ? weights + i : nullptr);
   }
-  if (i < n) {
-    const Padded<T> u(policy + i, n - i), r(kReference ? reference + i : nullptr, n - i), t(target + i, n - i);
-    const Padded<typename Lanes<T>::Scalar> e(kWeighted ? weights + i : nullptr, n - i);
-    sums.add(u.values, r.values, t.values, e.values);
+  if (i < n) add_part(i, n - i, 0);
+  if constexpr (kWholeLines<T>) {
+    for (auto* sum : {&sums.error, &sums.delta, &sums.drift}) sum->r = rotate(sum->r, turned);
   }
   constexpr bool kPairs = kInPairs<T, kWeighted>;
   return {sum_lanes<kPairs>(sums.error), 2 * sum_lanes<kPairs>(sums.delta), sum_lanes<kPairs>(sums.drift)};
@@ -165,9 +186,7 @@ void gradient_of(const GradientArguments<T>& of, int64_t n, bool stream) {
   constexpr bool kPairs = kInPairs<T, kWeighted>;
   constexpr int64_t kWidth = Lanes<T>::kWidth;
   // Whole lines of the result: stores that cross lines take twice as long, and streamed ones must not.
-  constexpr int64_t kLine = 64;
-  const int64_t misplaced = static_cast<int64_t>(reinterpret_cast<uintptr_t>(of.out) % kLine);
-  const int64_t begin = misplaced == 0 ? 0 : (kLine - misplaced) / static_cast<int64_t>(sizeof(T));
+  const int64_t begin = before_line(of.out);
   if (n < begin + kWidth) {
     for (int64_t i = 0; i < n; i += kWidth) {
       gradient_part<T, kWeighted, kDrift>(of, i, n - i < kWidth ? n - i : kWidth);
