@@ -17,10 +17,14 @@ struct TileWeights {
   double lowest = 0;
 };
 
-// policy, reference and target hold the kernel's dtype; `weights` holds its compute type (float64 for float64, else
-// float32) or is null. Without `reference` (null) only `error` is formed.
-using MomentsKernel = BranchSums (*)(const void* policy, const void* reference, const void* target, const void* weights,
-                                     int64_t n);
+// A tile of one branch. policy, reference and target hold the kernel's dtype; `weights` holds its compute type (float64
+// for float64, else float32) or is null. Without `reference` (null) only `error` is formed.
+struct BranchTile {
+  const void *policy, *reference, *target, *weights;
+};
+
+// Of one branch, or of two in turns.
+using MomentsKernel = void (*)(const BranchTile* branches, int count, int64_t n, BranchSums* sums);
 // sum e d_c d_r
 using CrossKernel = double (*)(const void* policy_c, const void* target_c, const void* policy_r, const void* target_r,
                                const void* weights, int64_t n);

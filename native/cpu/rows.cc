@@ -83,8 +83,9 @@ const void* RowKernels::staged(const TensorView& view, int64_t row, int64_t elem
   return buffer;
 }
 
-const void* RowKernels::weights(bool of_rejected, int64_t row, int64_t element, int64_t n, Scratch* scratch) const {
-  return staged(problem_.weights_of(of_rejected), row, element, n, scratch, 4);
+const void* RowKernels::weights(bool of_rejected, int64_t row, int64_t element, int64_t n, Scratch* scratch,
+                                int tile) const {
+  return staged(problem_.weights_of(of_rejected), row, element, n, scratch, tile);
 }
 
 void RowKernels::add_weights(const void* weights, int64_t n, double* sum, double* lowest) const {
@@ -102,32 +103,47 @@ bool RowKernels::direct(const Branch& branch) const {
          (branch.gradient.data == nullptr || branch.gradient.dtype == type);
 }
 
-BranchSums RowKernels::moments_of_tile(const Branch& branch, int64_t row, int64_t element, int64_t n,
-                                       const void* weights, Scratch* scratch) const {
-  if (direct(branch)) {
-    return table_.moments[index(branch.policy.dtype)](
-        branch.policy.at(row, element), branch.reference.data ? branch.reference.at(row, element) : nullptr,
-        branch.target.at(row, element), weights, n);
+void RowKernels::add_moments(int64_t row, int64_t element, int64_t n, const void* const* weights, Scratch* scratch,
+                             RowSums* total) const {
+  const Branch* const branches[] = {&problem_.chosen, &problem_.rejected};
+  BranchSums* const sums[] = {&total->chosen, &total->rejected};
+  const DType type = problem_.chosen.policy.dtype;
+  BranchTile tiles[2];
+  BranchSums found[2];
+  const auto at = [&](const TensorView& view) { return view.data != nullptr ? view.at(row, element) : nullptr; };
+  if (direct(*branches[0]) && direct(*branches[1]) && problem_.rejected.policy.dtype == type) {
+    for (int b = 0; b < 2; ++b) {
+      tiles[b] = {at(branches[b]->policy), at(branches[b]->reference), at(branches[b]->target), weights[b]};
+    }
+    table_.moments[index(type)](tiles, 2, n, found);
+    for (int b = 0; b < 2; ++b) add(*sums[b], found[b]);
+    return;
   }
-  return table_.moments[index(compute_)](staged(branch.policy, row, element, n, scratch, 0),
-                                         staged(branch.reference, row, element, n, scratch, 1),
-                                         staged(branch.target, row, element, n, scratch, 2), weights, n);
+  for (int b = 0; b < 2; ++b) {
+    const Branch& branch = *branches[b];
+    const bool in_place = direct(branch);
+    const auto of = [&](const TensorView& view, int tile) {
+      return in_place ? at(view) : staged(view, row, element, n, scratch, tile);
+    };
+    tiles[0] = {of(branch.policy, 0), of(branch.reference, 1), of(branch.target, 2), weights[b]};
+    table_.moments[index(in_place ? branch.policy.dtype : compute_)](tiles, 1, n, found);
+    add(*sums[b], found[0]);
+  }
 }
 
 RowSums RowKernels::sums(int64_t row, int64_t begin, int64_t end, Scratch* scratch) const {
   RowSums total;
   for (int64_t element = begin; element < end; element += kTile) {
     const int64_t n = std::min(kTile, end - element);
-    const void* e = weights(false, row, element, n, scratch);
+    const void* const e = weights(false, row, element, n, scratch, 4);
+    const void* of_branch[] = {e, e};
     add_weights(e, n, &total.weights, &total.lowest_weight);
-    const bool moments = (problem_.passes & Pass::moments) != 0;
-    if (moments) add(total.chosen, moments_of_tile(problem_.chosen, row, element, n, e, scratch));
     if (problem_.rejected_element_weights.data != nullptr) {  // then there is no cross, which would want both
-      e = weights(true, row, element, n, scratch);
-      add_weights(e, n, &total.rejected_weights, &total.lowest_weight);
+      of_branch[1] = weights(true, row, element, n, scratch, 3);
+      add_weights(of_branch[1], n, &total.rejected_weights, &total.lowest_weight);
     }
-    if (!moments) continue;
-    add(total.rejected, moments_of_tile(problem_.rejected, row, element, n, e, scratch));
+    if ((problem_.passes & Pass::moments) == 0) continue;
+    add_moments(row, element, n, of_branch, scratch, &total);
     if (problem_.passes & Pass::cross) {
       total.cross += table_.cross[index(compute_)](staged(problem_.chosen.policy, row, element, n, scratch, 0),
                                                    staged(problem_.chosen.target, row, element, n, scratch, 1),
@@ -149,7 +165,7 @@ void RowKernels::gradient(bool of_rejected, int64_t row, int64_t begin, int64_t 
   const int64_t step = whole ? end - begin : kTile;
   for (int64_t element = begin; element < end; element += step) {
     const int64_t n = std::min(step, end - element);
-    const void* e = weights(of_rejected, row, element, n, scratch);
+    const void* e = weights(of_rejected, row, element, n, scratch, 4);
     void* out = branch.gradient.at(row, element);
     if (in_place) {
       table_.gradient[index(branch.policy.dtype)](branch.policy.at(row, element),
@@ -175,7 +191,7 @@ void RowKernels::nan_gradient(bool of_rejected, int64_t row, int64_t begin, int6
   double values[kBlock];
   for (int64_t element = begin; element < end; element += kBlock) {
     const int64_t n = std::min(kBlock, end - element);
-    const void* e = weights(of_rejected, row, element, n, scratch);
+    const void* e = weights(of_rejected, row, element, n, scratch, 4);
     for (int64_t i = 0; i < n; ++i) {
       const double weight = e == nullptr                 ? 1
                             : compute_ == DType::float64 ? static_cast<const double*>(e)[i]

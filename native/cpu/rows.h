@@ -47,12 +47,12 @@ class RowKernels {
   void make_nans_equal(bool of_rejected, int64_t row, int64_t begin, int64_t end) const;
 
  private:
-  const void* weights(bool of_rejected, int64_t row, int64_t element, int64_t n, Scratch* scratch) const;
+  const void* weights(bool of_rejected, int64_t row, int64_t element, int64_t n, Scratch* scratch, int tile) const;
   void add_weights(const void* weights, int64_t n, double* sum, double* lowest) const;
   const void* staged(const TensorView& view, int64_t row, int64_t element, int64_t n, Scratch* scratch, int tile) const;
   bool direct(const Branch& branch) const;
-  BranchSums moments_of_tile(const Branch& branch, int64_t row, int64_t element, int64_t n, const void* weights,
-                             Scratch* scratch) const;
+  void add_moments(int64_t row, int64_t element, int64_t n, const void* const* weights, Scratch* scratch,
+                   RowSums* total) const;
 
   const Branch& branch(bool of_rejected) const { return of_rejected ? problem_.rejected : problem_.chosen; }
 
