@@ -5,150 +5,19 @@
 // registers as that takes, and no multiply-add is contracted (-ffp-contract=off). So every instruction set performs the
 // same operations in the same order and gives the same bits, and the lane structure, not the hardware, decides the
 // order of the sums.
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
 
+#include "gradients.inl"
 #include "kernels.h"
 #include "lanes.inl"
+#include "moments.inl"
 
 namespace sdpo::cpu {
 namespace SDPO_KERNELS_NAMESPACE {
 namespace {
-
-// Elements from p to the next line of the cache.
-template <class T>
-SDPO_INLINE int64_t before_line(const T* p) {
-  constexpr uintptr_t kLine = 64;
-  return static_cast<int64_t>((kLine - reinterpret_cast<uintptr_t>(p) % kLine) % kLine / sizeof(T));
-}
-
-template <class T, bool kWeighted, bool kReference>
-struct MomentSums {
-  using L = Lanes<T>;
-  using V = typename L::Vector;
-  static constexpr bool kPairs = kInPairs<T, kWeighted>;
-  // delta holds sum e h(d - h/2), half of what is asked for. Halving is exact, but for a subnormal h, and there what
-  // remains of the product with h is the same: nothing, or h d where d is not small.
-  V error{}, delta{}, drift{}, half;
-
-  SDPO_INLINE MomentSums() { fill(half, typename L::Scalar{0.5}); }
-
-  SDPO_INLINE void add(const T* policy, const T* reference, const T* target, const typename L::Scalar* weights) {
-    const V u = read<kPairs>(policy);
-    V d = difference<T>(u, read<kPairs>(target));
-    V h{};
-    if constexpr (kReference) h = difference<T>(u, read<kPairs>(reference));
-    if constexpr (kWeighted) {
-      const V e = read(weights);
-      d = where_weighted<typename L::Mask>(e, d);
-      error = error + e * (d * d);
-      if constexpr (kReference) {
-        h = where_weighted<typename L::Mask>(e, h);
-        delta = delta + e * (h * minus_exact_product(d, half, h));
-        drift = drift + e * (h * h);
-      }
-    } else {
-      error = error + d * d;
-      if constexpr (kReference) {
-        delta = delta + h * minus_exact_product(d, half, h);
-        drift = drift + h * h;
-      }
-    }
-  }
-};
-
-// The moments of a tile of one branch, as far as they have come.
-template <class T, bool kWeighted, bool kReference>
-class BranchMoments {
- public:
-  SDPO_INLINE BranchMoments(const BranchTile& of, int64_t n)
-      : policy_(static_cast<const T*>(of.policy)),
-        reference_(static_cast<const T*>(of.reference)),
-        target_(static_cast<const T*>(of.target)),
-        weights_(static_cast<const S*>(of.weights)) {
-    if constexpr (!kWholeLines<T>) return;
-    // Whole lines of the policy, and of the others where they lie as it does: a register that crosses two lines takes
-    // longer, half as long again outside the second-level cache. Lanes are turned until the end, so that lane k still
-    // gets the elements k mod kWidth.
-    turned_ = std::min(n, before_line(policy_));
-    if (turned_ > 0) add_part(turned_, kWidth - turned_);
-  }
-
-  SDPO_INLINE void add_up_to(int64_t end) {
-    for (; next_ + kWidth <= end; next_ += kWidth) {
-      sums_.add(policy_ + next_, kReference ? reference_ + next_ : nullptr, target_ + next_,
-                kWeighted ? weights_ + next_ : nullptr);
-    }
-  }
-
-  SDPO_INLINE BranchSums finish(int64_t n) {
-    if (next_ < n) add_part(n - next_, 0);
-    if constexpr (kWholeLines<T>) {
-      for (auto* sum : {&sums_.error, &sums_.delta, &sums_.drift}) sum->r = rotate(sum->r, turned_);
-    }
-    constexpr bool kPairs = kInPairs<T, kWeighted>;
-    return {sum_lanes<kPairs>(sums_.error), 2 * sum_lanes<kPairs>(sums_.delta), sum_lanes<kPairs>(sums_.drift)};
-  }
-
- private:
-  using S = typename Lanes<T>::Scalar;
-  static constexpr int64_t kWidth = Lanes<T>::kWidth;
-
-  // The next `count` elements, in the lanes from `at` on.
-  SDPO_INLINE void add_part(int64_t count, int64_t at) {
-    const Padded<T> u(policy_ + next_, count, at), r(kReference ? reference_ + next_ : nullptr, count, at),
-        t(target_ + next_, count, at);
-    const Padded<S> e(kWeighted ? weights_ + next_ : nullptr, count, at);
-    sums_.add(u.values, r.values, t.values, e.values);
-    next_ += count;
-  }
-
-  const T *policy_, *reference_, *target_;
-  const S* weights_;
-  MomentSums<T, kWeighted, kReference> sums_;
-  int64_t next_ = 0, turned_ = 0;
-};
-
-template <class T, bool kWeighted, bool kReference>
-void moments_of(const BranchTile* branches, int count, int64_t n, BranchSums* out) {
-  using Moments = BranchMoments<T, kWeighted, kReference>;
-  Moments first(branches[0], n);
-  if (count == 1) {
-    first.add_up_to(n);
-    out[0] = first.finish(n);
-    return;
-  }
-  // In turns of a kibibyte a tensor, and every turn by the same instructions: a prefetcher that goes by the address of a
-  // load then follows one tensor from tile to tile. Rows in memory take a fifth less time in 16 bits than tile by tile.
-  constexpr int64_t kTurn = 1024 / sizeof(T);
-  Moments second(branches[1], n);
-  for (int64_t begin = 0; begin < n; begin += kTurn) {
-    const int64_t end = std::min(n, begin + kTurn);
-    first.add_up_to(end);
-    second.add_up_to(end);
-  }
-  out[0] = first.finish(n);
-  out[1] = second.finish(n);
-}
-
-template <class T>
-void moments(const BranchTile* branches, int count, int64_t n, BranchSums* out) {
-  const bool weighted = branches[0].weights != nullptr, reference = branches[0].reference != nullptr;
-  if (count == 2 &&
-      (reference != (branches[1].reference != nullptr) || weighted != (branches[1].weights != nullptr))) {
-    moments<T>(branches, 1, n, out);
-    return moments<T>(branches + 1, 1, n, out + 1);
-  }
-  if (weighted) {
-    return reference ? moments_of<T, true, true>(branches, count, n, out)
-                     : moments_of<T, true, false>(branches, count, n, out);
-  }
-  return reference ? moments_of<T, false, true>(branches, count, n, out)
-                   : moments_of<T, false, false>(branches, count, n, out);
-}
 
 template <class T>
 double cross(const void* policy_c, const void* target_c, const void* policy_r, const void* target_r,
@@ -172,114 +41,6 @@ double cross(const void* policy_c, const void* target_c, const void* policy_r, c
     }
   }
   return sum_lanes<false>(sum);
-}
-
-template <class T>
-struct GradientArguments {
-  using S = typename Lanes<T>::Scalar;
-  const T *policy, *reference, *target;
-  const S* weights;
-  typename Lanes<T>::Vector a, b;
-  T* out;
-};
-
-template <class T, bool kWeighted, bool kDrift>
-SDPO_INLINE typename Lanes<T>::Vector gradient_vector(const GradientArguments<T>& of, int64_t i) {
-  using L = Lanes<T>;
-  using V = typename L::Vector;
-  constexpr bool kPairs = kInPairs<T, kWeighted>;
-  const V u = read<kPairs>(of.policy + i);
-  V g = of.a * difference<T>(u, read<kPairs>(of.target + i));
-  if constexpr (kDrift) g = g + of.b * difference<T>(u, read<kPairs>(of.reference + i));
-  if constexpr (kWeighted) {
-    const V e = read(of.weights + i);
-    g = e * where_weighted<typename L::Mask>(e, g);
-  }
-  return g;
-}
-
-// A line of the result from two vectors. Inputs are read half a line at a time: whole lines at an address within a line
-// cross two lines in every load, and the loop then takes half as long again on rows outside the second-level cache.
-template <bool kWeighted, bool kDrift, bool kStream, class T>
-SDPO_INLINE void gradient_line(const GradientArguments<T>& of, int64_t i) {
-  constexpr int64_t kWidth = Lanes<T>::kWidth;
-  const auto g = gradient_vector<T, kWeighted, kDrift>(of, i);
-  narrow<kStream>(g.r, gradient_vector<T, kWeighted, kDrift>(of, i + kWidth).r, of.out + i);
-}
-
-// Elements [i, i + k) of a tile, fewer than the lanes.
-template <class T, bool kWeighted, bool kDrift>
-SDPO_INLINE void gradient_part(const GradientArguments<T>& of, int64_t i, int64_t k) {
-  const Padded<T> u(of.policy + i, k), r(kDrift ? of.reference + i : nullptr, k), t(of.target + i, k);
-  const Padded<typename Lanes<T>::Scalar> e(kWeighted ? of.weights + i : nullptr, k);
-  const GradientArguments<T> part{u.values, r.values, t.values, e.values, of.a, of.b, nullptr};
-  Padded<T> g(nullptr, 0);
-  write<kInPairs<T, kWeighted>, false>(gradient_vector<T, kWeighted, kDrift>(part, 0), g.values);
-  std::memcpy(of.out + i, g.values, static_cast<size_t>(k) * sizeof(T));
-}
-
-template <class T, bool kWeighted, bool kDrift, bool kStream>
-SDPO_INLINE int64_t gradient_vectors(const GradientArguments<T>& of, int64_t i, int64_t n) {
-  constexpr int64_t kWidth = Lanes<T>::kWidth;
-  if constexpr (kHalfLines<T>) {
-    for (; i + 2 * kWidth <= n; i += 2 * kWidth) gradient_line<kWeighted, kDrift, kStream>(of, i);
-  }
-  for (; i + kWidth <= n; i += kWidth) {
-    write<kInPairs<T, kWeighted>, kStream>(gradient_vector<T, kWeighted, kDrift>(of, i), of.out + i);
-  }
-  return i;
-}
-
-template <class T, bool kWeighted, bool kDrift>
-void gradient_of(const GradientArguments<T>& of, int64_t n, bool stream) {
-  constexpr bool kPairs = kInPairs<T, kWeighted>;
-  constexpr int64_t kWidth = Lanes<T>::kWidth;
-  // Whole lines of the result: stores that cross lines take twice as long, and streamed ones must not.
-  const int64_t begin = before_line(of.out);
-  if (n < begin + kWidth) {
-    for (int64_t i = 0; i < n; i += kWidth) {
-      gradient_part<T, kWeighted, kDrift>(of, i, n - i < kWidth ? n - i : kWidth);
-    }
-    return;
-  }
-  const int64_t between = begin < kWidth ? 0 : begin - kWidth;  // 16 bits: two vectors to the first line
-  // What is left at both ends, by vectors that reach into the lines between and are read before `out`, which may be an
-  // input, is written.
-  const auto first = gradient_vector<T, kWeighted, kDrift>(of, 0);
-  const auto second = gradient_vector<T, kWeighted, kDrift>(of, between);
-  const auto last = gradient_vector<T, kWeighted, kDrift>(of, n - kWidth);
-  const int64_t end = stream ? gradient_vectors<T, kWeighted, kDrift, true>(of, begin, n)
-                             : gradient_vectors<T, kWeighted, kDrift, false>(of, begin, n);
-  if (begin > 0) {
-    write<kPairs, false>(first, of.out);
-    write<kPairs, false>(second, of.out + between);
-  }
-  if (end < n) write<kPairs, false>(last, of.out + n - kWidth);
-#if defined(__x86_64__)
-  if (stream) _mm_sfence();  // streamed stores are in order with others from here on
-#endif
-}
-
-template <class T>
-void gradient(const void* policy, const void* reference, const void* target, const void* weights, int64_t n, double a,
-              double b, void* out, bool stream) {
-  using S = typename Lanes<T>::Scalar;
-  GradientArguments<T> of{static_cast<const T*>(policy),
-                          static_cast<const T*>(reference),
-                          static_cast<const T*>(target),
-                          static_cast<const S*>(weights),
-                          {},
-                          {},
-                          static_cast<T*>(out)};
-  // What a NaN coefficient carries is dropped: see `round_words`.
-  constexpr S kNaN = std::numeric_limits<S>::quiet_NaN();
-  fill(of.a, a != a ? kNaN : static_cast<S>(a));
-  fill(of.b, b != b ? kNaN : static_cast<S>(b));
-  if (weights != nullptr) {
-    reference != nullptr ? gradient_of<T, true, true>(of, n, stream) : gradient_of<T, true, false>(of, n, stream);
-  } else {
-    reference != nullptr ? gradient_of<T, false, true>(of, n, stream) : gradient_of<T, false, false>(of, n, stream);
-  }
 }
 
 template <class S>
@@ -364,7 +125,7 @@ void narrow_all(const void* in, void* out, int64_t n) {
 const KernelTable kTable = {SDPO_KERNELS_NAME,
                             SDPO_PER_DTYPE(moments),
                             SDPO_PER_DTYPE(cross),
-                            SDPO_PER_DTYPE(gradient),
+                            SDPO_PER_DTYPE(gradients),
                             {weights<float>, weights<double>},
                             SDPO_PER_DTYPE_BOTH(widen_all),
                             SDPO_PER_DTYPE_BOTH(narrow_all)};

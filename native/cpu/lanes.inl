@@ -1,5 +1,6 @@
 // The vectors that the inner loops are written in: the lanes of a sum, and how elements of a dtype get there and back.
 // Included by kernels.inl, once per instruction set.
+#pragma once
 
 #include <cstdint>
 #include <cstring>
@@ -144,6 +145,13 @@ constexpr bool kWholeLines = sizeof(T) >= 4 && kRegisterBytes == 64;
 template <class T>
 constexpr bool kHalfLines = sizeof(T) == 2 && kRegisterBytes == 64;
 
+// Elements from p to the next line of the cache.
+template <class T>
+SDPO_INLINE int64_t before_line(const T* p) {
+  constexpr uintptr_t kLine = 64;
+  return static_cast<int64_t>((kLine - reinterpret_cast<uintptr_t>(p) % kLine) % kLine / sizeof(T));
+}
+
 template <bool kPairs = false, class T>
 SDPO_INLINE typename Lanes<T>::Vector read(const T* p) {
   typename Lanes<T>::Vector v;
@@ -177,8 +185,8 @@ SDPO_INLINE V difference(const V& x, const V& y) {
   }
 }
 
-// Elements p[0 ... n) from position `at` on, padded with zeros to a vector: equal zeros have no error and add nothing to
-// any sum.
+// Elements p[0 ... n) from position `at` on, padded with zeros to a vector: equal zeros have no error and add nothing
+// to any sum.
 template <class T>
 struct Padded {
   T values[Lanes<T>::kWidth] = {};
