@@ -67,6 +67,10 @@ def combine_moments(parts: Sequence[Moments]) -> Moments:
             fail_type(f"parts[{i}]", "moments, as PreferenceLoss.moments gives them", part)
         if part.rows != parts[0].rows:
             fail_length(f"parts[{i}]", f"of {parts[0].rows} rows, as parts[0]", part.chosen["error"])
+        for branch in BRANCHES:
+            elements = _elements_of(part.elements, branch)
+            if elements.device.type == "cpu" and not bool(((elements >= 0) & torch.isfinite(elements)).all()):
+                fail_value(f"parts[{i}].elements", ">= 0 and finite in every row", elements.tolist())
         if (part.cross is None) != (parts[0].cross is None):
             fail_value("parts", "all with cross, or all without", f"parts[{i}] {'without' if part.cross is None else 'with'}")
     apart = any(part.weighted_apart for part in parts)

@@ -1,6 +1,7 @@
 """How the loss is called: stacked batches, numbers per row in every form, reductions, parts, memory forms, scaled losses."""
 
 import array
+import dataclasses
 import itertools
 import unittest
 
@@ -329,6 +330,10 @@ class Parts(unittest.TestCase):
         other = loss_fn.moments(chosen=tuple(t[:2] for t in chosen), rejected=tuple(t[:2] for t in rejected))
         with self.assertRaisesRegex(ValueError, "of 4 rows"):
             sdpo.combine_moments([moments, other])
+        for count in (-3.0, float("nan")):
+            bad = dataclasses.replace(moments, elements=moments.elements.index_fill(0, torch.tensor(1), count))
+            with self.assertRaisesRegex(ValueError, r"parts\[1\].elements to be >= 0"):
+                sdpo.combine_moments([moments, bad])
         with self.assertRaisesRegex(TypeError, "parts to be a list"):
             sdpo.combine_moments([])
         with self.assertRaisesRegex(sdpo.SdpoError, "moments.cross to be given"):

@@ -83,6 +83,7 @@ t.test('absurd sizes are errors of a readable length', async (t) => {
   const sizes: [string, string, () => unknown][] = [
     ['ERR_SDPO_OUT_OF_MEMORY', 'more elements than an array can have', () => Tensor.empty([1, 2 ** 40])],
     ['ERR_SDPO_INVALID_LENGTH', 'more elements than a number can count', () => Tensor.empty([2 ** 40, 2 ** 40])],
+    ['ERR_SDPO_INVALID_LENGTH', 'the same in a row, of none', () => Tensor.empty([0, 2 ** 40, 2 ** 40])],
     ['ERR_SDPO_INVALID_LENGTH', 'a million axes', () => Tensor.empty(Array(1e6).fill(1))],
     ['ERR_SDPO_INVALID_ARG_TYPE', 'four billion entries that are none', () => Tensor.from(new Array(2 ** 32 - 1))],
     ['ERR_SDPO_INVALID_ARG_VALUE', 'a number of 10^5 digits', () => noise(10n ** 100000n, 0, new Float32Array(1))],

@@ -349,6 +349,14 @@ t.test('moments that do not fit', async (t) => {
   const moments = loss.moments(makeBatch(3));
   const short = { ...moments, elements: moments.elements.slice(1) };
   t.throws(() => combineMoments([]), /parts/);
+  for (const count of [-3, NaN, Infinity]) {
+    const elements = moments.elements.map((n, i) => (i === 1 ? count : n));
+    const message = /parts\[1\]\.elements\[1\] to be a finite number >= 0/;
+    t.throws(() => combineMoments([moments, { ...moments, elements }]), {
+      code: 'ERR_SDPO_INVALID_ARG_VALUE',
+      message,
+    });
+  }
   t.throws(() => combineMoments([moments, short as Moments]), /parts\[1\]\.chosen\.error.*length 4/);
   t.throws(() => combineMoments([moments, { ...moments, cross: moments.elements }]), /all with cross/);
   t.throws(() => loss.objective({ ...moments, elements: new Float64Array(rows) }), /moments\.elements\[0\].*> 0/);
