@@ -17,6 +17,7 @@ from ._numbers import RowNumbers
 from ._operands import Operands, branches_of, half
 from ._options import Encoded, decode
 from ._tables import METRIC, ROW_INPUT, ROW_OUTPUT, ROW_STATISTICS, TRAITS
+from .result import won
 
 Rows = torch.Tensor  # float64 [rows]
 BRANCHES = ("chosen", "rejected")
@@ -402,7 +403,7 @@ def _metrics(o: Encoded, out: torch.Tensor, denominator: float) -> torch.Tensor:
     rows = out.shape[1]
     margin = at("reward_chosen") - at("reward_rejected")
     columns = {name: at(name) for name in ROW_STATISTICS}
-    columns.update(implicit_accuracy=(torch.sign(margin) + 1) / 2, reward_margin=margin, mask_fraction=1 - at("mask"))
+    columns.update(implicit_accuracy=won(margin), reward_margin=margin, mask_fraction=1 - at("mask"))
     metrics = torch.empty((len(METRIC),), dtype=out.dtype, device=out.device)
     for name, values in columns.items():
         finite = torch.isfinite(values)
