@@ -323,11 +323,13 @@ def objective(
     denominator = denominator or float(rows)
     loss = loss * weight
     coefficients = [value * weight / denominator for value in (a_c, a_r, b_c, b_r)]
+    read = kept
     for value in (loss, *coefficients):
-        finite = finite & torch.isfinite(value)
+        finite, read = finite & torch.isfinite(value), read | (value != 0)
     mask, clipped, ratio_clipped = kept.to(out.dtype), terms.clipped.detach(), (c.clipped.to(out.dtype) + r.clipped.to(out.dtype))
     if o.non_finite == "propagate":
-        loss, *first = (torch.where(finite, value, torch.full_like(value, float("nan"))) for value in (loss, *coefficients[:2]))
+        # A removed row without an anchor stays at 0: nothing of it is read.
+        loss, *first = (torch.where(finite | ~read, value, torch.full_like(value, float("nan"))) for value in (loss, *coefficients[:2]))
         coefficients[:2] = first
     else:
         loss, mask, clipped, ratio_clipped, *coefficients = (torch.where(finite, value, zero) for value in (loss, mask, clipped, ratio_clipped, *coefficients))
