@@ -199,7 +199,7 @@ export class PreferenceLoss {
    */
   objective(moments: Moments, numbers: ObjectiveNumbers = {}): Statistics {
     const { denominator, gradientScale, maskThreshold, ...rows } = readOptions('numbers', numbers, OBJECTIVE_FIELDS);
-    const call = readCall({ denominator, gradientScale, maskThreshold }, CALL_FIELDS);
+    const call = readCall({ denominator, gradientScale, maskThreshold }, CALL_FIELDS, 'numbers');
     const read = readMoments('moments', moments);
     const result = new ResultBuffers(read.chosen.error.length);
     writeMoments(result, read, this.options);
