@@ -42,7 +42,7 @@ function header(name: string, { machine, date, seconds, loadBefore, quick, commi
   ].join('\n\n');
 }
 
-/** The call without `into` beside the call with it. */
+/** The call without `into` beside the call with it, and off the event loop. */
 function defaults(results: Results): string {
   const cases = casesOfGroup(results, 'default');
   if (cases.length === 0) return '';
@@ -51,18 +51,25 @@ function defaults(results: Results): string {
     measurements.filter(({ case: c, provider }) => c.group === 'default' && provider === 'sdpo'),
   );
   const columns = ['new result', '`into`', 'new / `into`', 'new, of traffic'];
-  const head = ['latents', 'rows', 'dtype', ...counts.flatMap((n) => columns.map((what) => `${what} (${n})`))];
+  const all = Math.max(...counts);
+  const head = [
+    'latents',
+    'rows',
+    'dtype',
+    ...counts.flatMap((n) => columns.map((what) => `${what} (${n})`)),
+    `async into (${all})`,
+  ];
   const rows = cases.map((c) => {
+    const find = (provider: string, threads: number) =>
+      measurements.find((m) => m.provider === provider && m.threads === threads && caseId(m.case) === caseId(c))!;
     const cells = counts.flatMap((threads) => {
-      const find = (provider: string) =>
-        measurements.find((m) => m.provider === provider && m.threads === threads && caseId(m.case) === caseId(c))!;
-      const [fresh, into] = [find('sdpo'), find('sdpo into')];
+      const [fresh, into] = [find('sdpo', threads), find('sdpo into', threads)];
       const { traffic } = sharesOf(fresh, measurements);
       return [milliseconds(fresh), milliseconds(into), factor(medianRatio(fresh, into)), percent(traffic)];
     });
-    return [c.shape, String(c.rows), c.dtype, ...cells];
+    return [c.shape, String(c.rows), c.dtype, ...cells, milliseconds(find('sdpo async into', all))];
   });
-  return ['#### The call people write, and the call with `into`', markdownTable(head, rows)].join('\n\n');
+  return ['#### The call people write, with `into`, and off the event loop', markdownTable(head, rows)].join('\n\n');
 }
 
 function threadCounts(measurements: readonly Measurement[]): number[] {

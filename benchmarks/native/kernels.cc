@@ -56,23 +56,29 @@ void measure(const KernelTable& table, DType dtype, const char* name) {
     table.narrow[type][0](values.data(), start, kRow);
     tensors.push_back(start);
   }
-  const auto moments = [&](int branch, int64_t from, int64_t n) {
-    char* const* const in = &tensors[static_cast<size_t>(3 * branch)];
-    g_sink = table.moments[type](in[0] + from * bytes, in[1] + from * bytes, in[2] + from * bytes, nullptr, n).error;
-  };
-  const auto gradient = [&](int branch, int64_t from, int64_t n) {
-    char* const* const in = &tensors[static_cast<size_t>(3 * branch)];
-    char* const out = tensors[static_cast<size_t>(6 + branch)];
-    table.gradient[type](in[0] + from * bytes, nullptr, in[2] + from * bytes, nullptr, n, 0.3, 0, out + from * bytes,
-                         false);
-  };
-  const double small_moments = time_of(kSmall, 2000, [&] { moments(0, 0, kSmall); });
-  const double small_gradient = time_of(kSmall, 2000, [&] { gradient(0, 0, kSmall); });
-  const double pair = time_of(kRow, 100, [&] {
-    for (int branch = 0; branch < 2; ++branch) {
-      for (int64_t from = 0; from < kRow; from += kTile) moments(branch, from, kTile);
+  const auto moments = [&](int first, int count, int64_t from, int64_t n) {
+    BranchTile tiles[2];
+    for (int b = 0; b < count; ++b) {
+      char* const* const in = &tensors[static_cast<size_t>(3 * (first + b))];
+      tiles[b] = {in[0] + from * bytes, in[1] + from * bytes, in[2] + from * bytes, nullptr};
     }
-    for (int branch = 0; branch < 2; ++branch) gradient(branch, 0, kRow);
+    BranchSums sums[2];
+    table.moments[type](tiles, count, n, sums);
+    g_sink = sums[0].error;
+  };
+  const auto gradients = [&](int first, int count, int64_t n) {
+    BranchGradient parts[2];
+    for (int b = 0; b < count; ++b) {
+      char* const* const in = &tensors[static_cast<size_t>(3 * (first + b))];
+      parts[b] = {{in[0], nullptr, in[2], nullptr}, 0.3, 0, tensors[static_cast<size_t>(6 + first + b)]};
+    }
+    table.gradients[type](parts, count, n, false);
+  };
+  const double small_moments = time_of(kSmall, 2000, [&] { moments(0, 1, 0, kSmall); });
+  const double small_gradient = time_of(kSmall, 2000, [&] { gradients(0, 1, kSmall); });
+  const double pair = time_of(kRow, 100, [&] {
+    for (int64_t from = 0; from < kRow; from += kTile) moments(0, 2, from, kTile);
+    gradients(0, 2, kRow);
   });
   std::printf("%-9s %-9s one branch in L1: moments %.3f, gradient %.3f ns per element; row pair in L2: %.3f\n",
               table.name, name, small_moments, small_gradient, pair);

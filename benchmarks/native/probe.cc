@@ -45,33 +45,33 @@ inline void consume(const Vector& v) {
 #endif
 }
 
-inline void read(const char* const* in, int count, int64_t begin, int64_t end) {
-  int64_t i = begin;
+// Calls `step` for the vectors of [begin, end), in groups from the first line of `p` on: loads and stores that cross
+// lines would be no ceiling. What is left at both ends is covered by a vector that overlaps its neighbour.
+template <class Step>
+inline void each_vector(const char* p, int64_t begin, int64_t end, const Step& step) {
+  if (end - begin < kVectorBytes) return;
+  step(begin);
+  int64_t i = begin + static_cast<int64_t>(-reinterpret_cast<uintptr_t>(p + begin) % kVectorBytes);
   for (; i + kStep <= end; i += kStep) {
-    for (int k = 0; k < kUnroll; ++k) {
-      for (int tensor = 0; tensor < count; ++tensor) consume(load(in[tensor] + i + k * kVectorBytes));
-    }
+    for (int k = 0; k < kUnroll; ++k) step(i + k * kVectorBytes);
   }
-  for (; i < end; ++i) {
-    for (int tensor = 0; tensor < count; ++tensor) *static_cast<volatile const char*>(in[tensor] + i);
-  }
+  for (; i + kVectorBytes <= end; i += kVectorBytes) step(i);
+  step(end - kVectorBytes);
+}
+
+inline void read(const char* const* in, int count, int64_t begin, int64_t end) {
+  each_vector(in[0], begin, end, [&](int64_t at) {
+    for (int tensor = 0; tensor < count; ++tensor) consume(load(in[tensor] + at));
+  });
 }
 
 // Reads `count` tensors and writes the first of them.
 inline void copy(const char* const* in, int count, char* out, int64_t begin, int64_t end) {
-  int64_t i = begin;
-  for (; i + kStep <= end; i += kStep) {
-    for (int k = 0; k < kUnroll; ++k) {
-      const int64_t at = i + k * kVectorBytes;
-      const Vector v = load(in[0] + at);
-      for (int tensor = 1; tensor < count; ++tensor) consume(load(in[tensor] + at));
-      std::memcpy(out + at, &v, sizeof v);
-    }
-  }
-  for (; i < end; ++i) {
-    for (int tensor = 1; tensor < count; ++tensor) *static_cast<volatile const char*>(in[tensor] + i);
-    out[i] = in[0][i];
-  }
+  each_vector(out, begin, end, [&](int64_t at) {
+    const Vector v = load(in[0] + at);
+    for (int tensor = 1; tensor < count; ++tensor) consume(load(in[tensor] + at));
+    std::memcpy(out + at, &v, sizeof v);
+  });
 }
 
 // traffic: what evaluate moves, three reads per branch, and then (with outputs) two reads and a write, row by row, the

@@ -91,7 +91,7 @@ class Evaluation {
         RowCoefficients coefficients;
         if (!finish(row, total, &coefficients) || !wants(Pass::gradients)) continue;
         // What was read last is still cached.
-        for (int64_t s = spans_.count(); s-- > 0 && !aborted();) write_gradient(row, s, coefficients, scratch);
+        for (int64_t s = spans_.count(); s-- > 0 && !aborted();) write_gradients(row, s, coefficients, scratch);
       }
     });
   }
@@ -148,7 +148,7 @@ class Evaluation {
         }
         if (state.valid && !aborted()) {
           // The last span first, as above.
-          write_gradient(row, tickets_per_row - 1 - step, state.coefficients, scratch);
+          write_gradients(row, tickets_per_row - 1 - step, state.coefficients, scratch);
         }
       }
     });
@@ -168,24 +168,29 @@ class Evaluation {
     return false;
   }
 
-  void write_gradient(int64_t row, int64_t span, const RowCoefficients& c, Scratch* scratch) const {
-    if (problem_.chosen.gradient.data != nullptr) write_gradient(false, row, span, c.a_chosen, c.b_chosen, scratch);
-    if (problem_.rejected.gradient.data != nullptr)
-      write_gradient(true, row, span, c.a_rejected, c.b_rejected, scratch);
-  }
-
-  void write_gradient(bool of_rejected, int64_t row, int64_t span, double a, double b, Scratch* scratch) const {
-    const Branch& branch = of_rejected ? problem_.rejected : problem_.chosen;
+  void write_gradients(int64_t row, int64_t span, const RowCoefficients& c, Scratch* scratch) const {
     const int64_t begin = spans_.begin(span), end = spans_.end(span);
-    if (a == 0 && b == 0) return kernels_.zero_gradient(of_rejected, row, begin, end);
-    if (std::isnan(a) || (std::isnan(b) && branch.reference.data != nullptr))
-      return kernels_.nan_gradient(of_rejected, row, begin, end, scratch);
-    kernels_.gradient(of_rejected, row, begin, end, a, b, scratch);
+    const Branch* const branches[] = {&problem_.chosen, &problem_.rejected};
+    const double a[] = {c.a_chosen, c.a_rejected}, b[] = {c.b_chosen, c.b_rejected};
+    bool numbers[2] = {};
+    for (int i = 0; i < 2; ++i) {
+      if (branches[i]->gradient.data == nullptr) continue;
+      if (a[i] == 0 && b[i] == 0) {
+        kernels_.zero_gradient(i != 0, row, begin, end);
+      } else if (std::isnan(a[i]) || (std::isnan(b[i]) && branches[i]->reference.data != nullptr)) {
+        kernels_.nan_gradient(i != 0, row, begin, end, scratch);
+      } else {
+        numbers[i] = true;
+      }
+    }
+    kernels_.gradients(row, begin, end, c, numbers, scratch);
     // A row that is finite has finite elements, and NaN only where products of them overflow; if that fails the call,
     // nobody looks at the bits.
-    if (wants(Pass::objective) && problem_.options.non_finite != NonFinite::fail &&
-        may_overflow(task_, row, !of_rejected, branch.gradient.dtype)) {
-      kernels_.make_nans_equal(of_rejected, row, begin, end);
+    for (int i = 0; i < 2; ++i) {
+      if (numbers[i] && wants(Pass::objective) && problem_.options.non_finite != NonFinite::fail &&
+          may_overflow(task_, row, i == 0, branches[i]->gradient.dtype)) {
+        kernels_.make_nans_equal(i != 0, row, begin, end);
+      }
     }
   }
 

@@ -121,10 +121,35 @@ SDPO_INLINE R minus_exact_product(const R& z, const R& x, const R& y) {
 }
 #endif
 
+#if defined(__AVX512F__)
+constexpr BitsRegister kLaneNumbers = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
+// Elements of p whose bit in the mask is set, and zeros, as a vector of lanes; what is not asked for is not read.
+template <class T>
+SDPO_INLINE void load_part(const T* p, uint32_t mask, T* out) {
+  if constexpr (sizeof(T) == 8) {
+    store<false>(_mm512_maskz_loadu_epi64(static_cast<__mmask8>(mask), p), out);
+  } else if constexpr (sizeof(T) == 4) {
+    store<false>(_mm512_maskz_loadu_epi32(static_cast<__mmask16>(mask), p), out);
+  } else {
+    store<false>(_mm256_maskz_loadu_epi16(static_cast<__mmask16>(mask), p), out);
+  }
+}
+
+// Lane k from lane k - by, modulo their number.
+SDPO_INLINE FloatRegister rotate(const FloatRegister& v, int64_t by) {
+  const BitsRegister from = kLaneNumbers - static_cast<uint32_t>(by);
+  return bits<FloatRegister>(_mm512_maskz_permutexvar_ps(0xffff, bits<__m512i>(from), bits<__m512>(v)));
+}
+SDPO_INLINE DoubleRegister rotate(const DoubleRegister& v, int64_t by) {
+  const Int64Register from = Int64Register{0, 1, 2, 3, 4, 5, 6, 7} - by;
+  return bits<DoubleRegister>(_mm512_maskz_permutexvar_pd(0xff, bits<__m512i>(from), bits<__m512d>(v)));
+}
+#endif
+
 // ---- 16-bit formats, a register of floats at a time
 
 #if defined(__AVX512F__)
-constexpr BitsRegister kLaneNumbers = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 // Of the 16-bit halves of 16 words, those that 16 elements are made of: 1, 3, 5, …, two a word.
 constexpr BitsRegister kUpperHalves = kLaneNumbers * 0x40004 + 0x30001;
 

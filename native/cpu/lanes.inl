@@ -1,5 +1,6 @@
 // The vectors that the inner loops are written in: the lanes of a sum, and how elements of a dtype get there and back.
 // Included by kernels.inl, once per instruction set.
+#pragma once
 
 #include <cstdint>
 #include <cstring>
@@ -138,9 +139,18 @@ struct Lanes<double> {
 template <class T, bool kWeighted>
 constexpr bool kInPairs = std::is_same_v<T, BFloat16> && !kWeighted && kRegisterBytes < 64;
 
-// Whether the elements of a vector fill half a line of the cache.
+// Whether the elements of a vector fill a line of the cache, or half of one.
+template <class T>
+constexpr bool kWholeLines = sizeof(T) >= 4 && kRegisterBytes == 64;
 template <class T>
 constexpr bool kHalfLines = sizeof(T) == 2 && kRegisterBytes == 64;
+
+// Elements from p to the next line of the cache.
+template <class T>
+SDPO_INLINE int64_t before_line(const T* p) {
+  constexpr uintptr_t kLine = 64;
+  return static_cast<int64_t>((kLine - reinterpret_cast<uintptr_t>(p) % kLine) % kLine / sizeof(T));
+}
 
 template <bool kPairs = false, class T>
 SDPO_INLINE typename Lanes<T>::Vector read(const T* p) {
@@ -175,12 +185,18 @@ SDPO_INLINE V difference(const V& x, const V& y) {
   }
 }
 
-// A partial vector at the end of a tile, padded with zeros: equal zeros have no error and add nothing to any sum.
+// Elements p[0 ... n) from position `at` on, padded with zeros to a vector: equal zeros have no error and add nothing
+// to any sum.
 template <class T>
 struct Padded {
   T values[Lanes<T>::kWidth] = {};
-  SDPO_INLINE Padded(const T* p, int64_t n) {
-    if (p != nullptr) std::memcpy(values, p, static_cast<size_t>(n) * sizeof(T));
+  SDPO_INLINE Padded(const T* p, int64_t n, int64_t at = 0) {
+    if (p == nullptr) return;
+#if defined(__AVX512F__)
+    load_part(p - at, ((1u << n) - 1) << at, values);
+#else
+    std::memcpy(values + at, p, static_cast<size_t>(n) * sizeof(T));
+#endif
   }
 };
 

@@ -83,8 +83,9 @@ const void* RowKernels::staged(const TensorView& view, int64_t row, int64_t elem
   return buffer;
 }
 
-const void* RowKernels::weights(bool of_rejected, int64_t row, int64_t element, int64_t n, Scratch* scratch) const {
-  return staged(problem_.weights_of(of_rejected), row, element, n, scratch, 4);
+const void* RowKernels::weights(bool of_rejected, int64_t row, int64_t element, int64_t n, Scratch* scratch,
+                                int tile) const {
+  return staged(problem_.weights_of(of_rejected), row, element, n, scratch, tile);
 }
 
 void RowKernels::add_weights(const void* weights, int64_t n, double* sum, double* lowest) const {
@@ -102,32 +103,46 @@ bool RowKernels::direct(const Branch& branch) const {
          (branch.gradient.data == nullptr || branch.gradient.dtype == type);
 }
 
-BranchSums RowKernels::moments_of_tile(const Branch& branch, int64_t row, int64_t element, int64_t n,
-                                       const void* weights, Scratch* scratch) const {
-  if (direct(branch)) {
-    return table_.moments[index(branch.policy.dtype)](
-        branch.policy.at(row, element), branch.reference.data ? branch.reference.at(row, element) : nullptr,
-        branch.target.at(row, element), weights, n);
+void RowKernels::add_moments(int64_t row, int64_t element, int64_t n, const void* const* weights, Scratch* scratch,
+                             RowSums* total) const {
+  BranchSums* const sums[] = {&total->chosen, &total->rejected};
+  const DType type = branch(0).policy.dtype;
+  BranchTile tiles[2];
+  BranchSums found[2];
+  const auto at = [&](const TensorView& view) { return view.data != nullptr ? view.at(row, element) : nullptr; };
+  if (direct(branch(0)) && direct(branch(1)) && branch(1).policy.dtype == type) {
+    for (int i = 0; i < 2; ++i) {
+      tiles[i] = {at(branch(i).policy), at(branch(i).reference), at(branch(i).target), weights[i]};
+    }
+    table_.moments[index(type)](tiles, 2, n, found);
+    for (int i = 0; i < 2; ++i) add(*sums[i], found[i]);
+    return;
   }
-  return table_.moments[index(compute_)](staged(branch.policy, row, element, n, scratch, 0),
-                                         staged(branch.reference, row, element, n, scratch, 1),
-                                         staged(branch.target, row, element, n, scratch, 2), weights, n);
+  for (int i = 0; i < 2; ++i) {
+    const Branch& x = branch(i);
+    const bool in_place = direct(x);
+    const auto of = [&](const TensorView& view, int tile) {
+      return in_place ? at(view) : staged(view, row, element, n, scratch, tile);
+    };
+    tiles[0] = {of(x.policy, 0), of(x.reference, 1), of(x.target, 2), weights[i]};
+    table_.moments[index(in_place ? x.policy.dtype : compute_)](tiles, 1, n, found);
+    add(*sums[i], found[0]);
+  }
 }
 
 RowSums RowKernels::sums(int64_t row, int64_t begin, int64_t end, Scratch* scratch) const {
   RowSums total;
   for (int64_t element = begin; element < end; element += kTile) {
     const int64_t n = std::min(kTile, end - element);
-    const void* e = weights(false, row, element, n, scratch);
+    const void* const e = weights(false, row, element, n, scratch, 4);
+    const void* of_branch[] = {e, e};
     add_weights(e, n, &total.weights, &total.lowest_weight);
-    const bool moments = (problem_.passes & Pass::moments) != 0;
-    if (moments) add(total.chosen, moments_of_tile(problem_.chosen, row, element, n, e, scratch));
     if (problem_.rejected_element_weights.data != nullptr) {  // then there is no cross, which would want both
-      e = weights(true, row, element, n, scratch);
-      add_weights(e, n, &total.rejected_weights, &total.lowest_weight);
+      of_branch[1] = weights(true, row, element, n, scratch, 3);
+      add_weights(of_branch[1], n, &total.rejected_weights, &total.lowest_weight);
     }
-    if (!moments) continue;
-    add(total.rejected, moments_of_tile(problem_.rejected, row, element, n, e, scratch));
+    if ((problem_.passes & Pass::moments) == 0) continue;
+    add_moments(row, element, n, of_branch, scratch, &total);
     if (problem_.passes & Pass::cross) {
       total.cross += table_.cross[index(compute_)](staged(problem_.chosen.policy, row, element, n, scratch, 0),
                                                    staged(problem_.chosen.target, row, element, n, scratch, 1),
@@ -138,44 +153,68 @@ RowSums RowKernels::sums(int64_t row, int64_t begin, int64_t end, Scratch* scrat
   return total;
 }
 
-void RowKernels::gradient(bool of_rejected, int64_t row, int64_t begin, int64_t end, double a, double b,
-                          Scratch* scratch) const {
-  const Branch& branch = this->branch(of_rejected);
-  const bool drift = b != 0 && branch.reference.data != nullptr;  // a NaN coefficient is not 0 and passes
-  const bool in_place = direct(branch);
-  const TensorView& element_weights = problem_.weights_of(of_rejected);
+void RowKernels::gradients(int64_t row, int64_t begin, int64_t end, const RowCoefficients& c, const bool* wanted,
+                           Scratch* scratch) const {
+  const double a[] = {c.a_chosen, c.a_rejected}, b[] = {c.b_chosen, c.b_rejected};
+  const auto drift = [&](int i) {  // a NaN coefficient is not 0 and passes
+    return b[i] != 0 && branch(i).reference.data != nullptr;
+  };
   // Tiles are for what is converted on the way.
-  const bool whole = in_place && (element_weights.data == nullptr || element_weights.dtype == compute_);
-  const int64_t step = whole ? end - begin : kTile;
-  for (int64_t element = begin; element < end; element += step) {
-    const int64_t n = std::min(step, end - element);
-    const void* e = weights(of_rejected, row, element, n, scratch);
-    void* out = branch.gradient.at(row, element);
-    if (in_place) {
-      table_.gradient[index(branch.policy.dtype)](branch.policy.at(row, element),
-                                                  drift ? branch.reference.at(row, element) : nullptr,
-                                                  branch.target.at(row, element), e, n, a, b, out, streams_);
-      continue;
+  const auto whole = [&](int i) {
+    const TensorView& e = problem_.weights_of(i != 0);
+    return direct(branch(i)) && (e.data == nullptr || e.dtype == compute_);
+  };
+  const auto in_place = [&](int i, int64_t element, const void* e) {
+    const Branch& x = branch(i);
+    return BranchGradient{
+        {x.policy.at(row, element), drift(i) ? x.reference.at(row, element) : nullptr, x.target.at(row, element), e},
+        a[i],
+        b[i],
+        x.gradient.at(row, element)};
+  };
+  const DType type = branch(0).policy.dtype;
+  if (wanted[0] && wanted[1] && whole(0) && whole(1) && branch(1).policy.dtype == type) {
+    const auto part = [&](int i) { return in_place(i, begin, weights(i != 0, row, begin, end - begin, scratch, 4)); };
+    const BranchGradient both[] = {part(0), part(1)};
+    table_.gradients[index(type)](both, 2, end - begin, streams_);
+    return;
+  }
+  for (int i = 0; i < 2; ++i) {
+    if (!wanted[i]) continue;
+    const Branch& x = branch(i);
+    const int64_t step = whole(i) ? end - begin : kTile;
+    for (int64_t element = begin; element < end; element += step) {
+      const int64_t n = std::min(step, end - element);
+      const void* e = weights(i != 0, row, element, n, scratch, 4);
+      if (direct(x)) {
+        const BranchGradient one = in_place(i, element, e);
+        table_.gradients[index(x.policy.dtype)](&one, 1, n, streams_);
+        continue;
+      }
+      void* const result = scratch->tiles[3].values;
+      const BranchGradient one{{staged(x.policy, row, element, n, scratch, 0),
+                                drift(i) ? staged(x.reference, row, element, n, scratch, 1) : nullptr,
+                                staged(x.target, row, element, n, scratch, 2), e},
+                               a[i],
+                               b[i],
+                               result};
+      table_.gradients[index(compute_)](&one, 1, n, false);
+      table_.narrow[index(x.gradient.dtype)][compute_ == DType::float64](result, x.gradient.at(row, element), n);
     }
-    void* const result = scratch->tiles[3].values;
-    table_.gradient[index(compute_)](staged(branch.policy, row, element, n, scratch, 0),
-                                     drift ? staged(branch.reference, row, element, n, scratch, 1) : nullptr,
-                                     staged(branch.target, row, element, n, scratch, 2), e, n, a, b, result, false);
-    table_.narrow[index(branch.gradient.dtype)][compute_ == DType::float64](result, out, n);
   }
 }
 
 void RowKernels::zero_gradient(bool of_rejected, int64_t row, int64_t begin, int64_t end) const {
-  const MutableTensorView& gradient = branch(of_rejected).gradient;
+  const MutableTensorView& gradient = branch(of_rejected ? 1 : 0).gradient;
   std::memset(gradient.at(row, begin), 0, static_cast<size_t>(end - begin) * dtype_size(gradient.dtype));
 }
 
 void RowKernels::nan_gradient(bool of_rejected, int64_t row, int64_t begin, int64_t end, Scratch* scratch) const {
-  const MutableTensorView& gradient = branch(of_rejected).gradient;
+  const MutableTensorView& gradient = branch(of_rejected ? 1 : 0).gradient;
   double values[kBlock];
   for (int64_t element = begin; element < end; element += kBlock) {
     const int64_t n = std::min(kBlock, end - element);
-    const void* e = weights(of_rejected, row, element, n, scratch);
+    const void* e = weights(of_rejected, row, element, n, scratch, 4);
     for (int64_t i = 0; i < n; ++i) {
       const double weight = e == nullptr                 ? 1
                             : compute_ == DType::float64 ? static_cast<const double*>(e)[i]
@@ -187,7 +226,7 @@ void RowKernels::nan_gradient(bool of_rejected, int64_t row, int64_t begin, int6
 }
 
 void RowKernels::make_nans_equal(bool of_rejected, int64_t row, int64_t begin, int64_t end) const {
-  const MutableTensorView& gradient = branch(of_rejected).gradient;
+  const MutableTensorView& gradient = branch(of_rejected ? 1 : 0).gradient;
   double values[kBlock];
   for (int64_t element = begin; element < end; element += kBlock) {
     const int64_t n = std::min(kBlock, end - element);

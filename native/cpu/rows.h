@@ -2,7 +2,7 @@
 // dtypes.
 #pragma once
 
-#include "../core/problem.h"
+#include "../core/row.h"
 #include "kernels.h"
 #include "scratch.h"
 
@@ -33,8 +33,10 @@ class RowKernels {
   // Sums over the elements [begin, end) of a row; only those of the weights where the moments pass is not asked for.
   RowSums sums(int64_t row, int64_t begin, int64_t end, Scratch* scratch) const;
 
-  // Writes e (a d + b h) of a branch for the elements [begin, end); a coefficient of the caller includes the 2/D.
-  void gradient(bool of_rejected, int64_t row, int64_t begin, int64_t end, double a, double b, Scratch* scratch) const;
+  // Writes e (a d + b h) of the branches that are wanted, chosen and rejected, for the elements [begin, end); a
+  // coefficient of the caller includes the 2/D.
+  void gradients(int64_t row, int64_t begin, int64_t end, const RowCoefficients& c, const bool* wanted,
+                 Scratch* scratch) const;
 
   // Writes zeros, without reading anything: the gradient of a removed row.
   void zero_gradient(bool of_rejected, int64_t row, int64_t begin, int64_t end) const;
@@ -47,14 +49,14 @@ class RowKernels {
   void make_nans_equal(bool of_rejected, int64_t row, int64_t begin, int64_t end) const;
 
  private:
-  const void* weights(bool of_rejected, int64_t row, int64_t element, int64_t n, Scratch* scratch) const;
+  const void* weights(bool of_rejected, int64_t row, int64_t element, int64_t n, Scratch* scratch, int tile) const;
   void add_weights(const void* weights, int64_t n, double* sum, double* lowest) const;
   const void* staged(const TensorView& view, int64_t row, int64_t element, int64_t n, Scratch* scratch, int tile) const;
   bool direct(const Branch& branch) const;
-  BranchSums moments_of_tile(const Branch& branch, int64_t row, int64_t element, int64_t n, const void* weights,
-                             Scratch* scratch) const;
+  void add_moments(int64_t row, int64_t element, int64_t n, const void* const* weights, Scratch* scratch,
+                   RowSums* total) const;
 
-  const Branch& branch(bool of_rejected) const { return of_rejected ? problem_.rejected : problem_.chosen; }
+  const Branch& branch(int i) const { return i == 0 ? problem_.chosen : problem_.rejected; }
 
   const Problem& problem_;
   const KernelTable& table_;

@@ -14,8 +14,9 @@ struct alignas(64) Tile {
   double values[kTile];
 };
 
-// What one participant stages at most: policy, reference, target and element weights of a branch, and its gradient; or
-// policy and target of both branches and the element weights.
+// What one participant stages at most: policy, reference and target of a branch, and the element weights of both;
+// policy, target, gradient and element weights of a branch; or policy and target of both branches and the element
+// weights.
 struct Scratch {
   Tile tiles[5];
 };
