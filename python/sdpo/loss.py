@@ -130,7 +130,7 @@ class PreferenceLoss:
         """Loss, row statistics and metrics of one batch, differentiable with respect to the policy.
 
         chosen, rejected: (policy, reference, target), or a mapping with the fields policy, target and either reference or
-            reference_error (its mean squared error r per row, where it was cached; "mapo" and "linear-dpo" may do without). Tensors [rows, …] of
+            reference_error (its mean squared error r per row, where it was cached; "mapo" may do without). Tensors [rows, …] of
             one shape and device in float64, float32, float16 or bfloat16, mixed as autocast makes them. Only the policies receive a gradient.
             Rows are read in place where each is contiguous or where all tensors share one order of elements (channels_last); others are copied.
         policy, reference, target, layout: in place of chosen and rejected, both stacked in one tensor [2 rows, …] each: layout "halves" (all chosen,

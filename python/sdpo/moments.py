@@ -149,6 +149,10 @@ def check_coefficients(coefficients: Any, elements: Any, operands: Operands) -> 
         if value.shape != (operands.rows,):
             fail_length(argument, f"of length {operands.rows}, one per row", value)
         out[ROW_OUTPUT[name]] = value
+        # The coefficients of such a batch's own output have b as well: zeros.
+        needs = name.startswith("b_") and getattr(operands, f"reference_{name[2:]}") is None
+        if needs and out.device.type == "cpu" and bool((value != 0).any()):
+            fail_type(argument, "all 0 where the batch has a reference_error", value)
     if elements is None:
         return out
     apart = isinstance(elements, Mapping)
