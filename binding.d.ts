@@ -104,6 +104,7 @@ export interface NativeCudaSupport {
 /** A failure of a device, from which the function given to onDeviceError makes an error. */
 export interface NativeDeviceFailure {
   message: string;
+  /** Empty where it is the host that has no memory for a call. */
   cudaCode: string;
   operation: string;
   device: string;
@@ -197,7 +198,7 @@ export interface Binding {
   /** The CPU, then the CUDA devices that this build and this machine can use. */
   devices(): [NativeCpuDevice, ...NativeCudaDevice[]];
   cuda(): NativeCudaSupport;
-  /** Registers what failures of devices are thrown and rejected as. */
+  /** Registers what failures of devices, and a host without memory, are thrown and rejected as. */
   onDeviceError(make: (failure: NativeDeviceFailure) => Error): void;
 
   // The rest throws in a build without CUDA. `device` is never the host.

@@ -136,9 +136,9 @@ function readBranch(name: BranchName, branch: TfjsBranch): BranchBatch {
   };
 }
 
-/** Coefficients of the gradient of dy · loss. Without a reference tensor there is no drift to have a coefficient. */
+/** Coefficients of the gradient of dy · loss; a removed row stays 0, whatever dy is. Without a reference tensor there is no drift to have a coefficient. */
 function scaled({ a, b }: { a: Float64Array; b: Float64Array }, dy: number, branch: BranchBatch): CoefficientInput {
-  const times = (values: Float64Array) => (dy === 1 ? values : values.map((value) => dy * value));
+  const times = (values: Float64Array) => (dy === 1 ? values : values.map((value) => (value === 0 ? 0 : dy * value)));
   return branch.reference === undefined ? { a: times(a) } : { a: times(a), b: times(b) };
 }
 

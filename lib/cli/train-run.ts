@@ -2,7 +2,6 @@
 
 import { existsSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
-import writeFileAtomic from 'write-file-atomic';
 import type { PreferenceLoss } from '../loss/loss.js';
 import { DivergenceError } from '../native/errors.js';
 import { printable } from '../native/printable.js';
@@ -11,6 +10,7 @@ import { encodeSafetensors } from '../tensor/safetensors.js';
 import { BetaTracker } from '../trainer/beta-tracker.js';
 import { CheckpointStore, type LatestCheckpoint, readCheckpoint } from '../trainer/checkpoint.js';
 import { namingFiles } from '../trainer/file-error.js';
+import { replaceDurably } from '../trainer/files.js';
 import { learningRateSchedule } from '../trainer/learning-rate.js';
 import type { TrainingWarning } from '../trainer/learning-watch.js';
 import type { PreferenceTrainerOptions } from '../trainer/options.js';
@@ -278,9 +278,8 @@ async function writeWeights({ config, out }: LoadedConfig, policy: Policy, step:
     const bytes = encodeSafetensors(await policy.weights(which), { ...metadata, weights: which });
     const path = join(out, name);
     const help = { ENOSPC: AGAIN, EDQUOT: AGAIN };
-    await namingFiles({ task: `write the weights after step ${step}`, path, help }, () =>
-      writeFileAtomic(path, Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)),
-    );
+    // Not by write-file-atomic, which asks the system to write all in one call: that ends at 2 GiB.
+    await namingFiles({ task: `write the weights after step ${step}`, path, help }, () => replaceDurably(path, bytes));
   };
   await write(RUN_FILES.weights, 'policy');
   if (config.training.ema !== undefined) await write(RUN_FILES.averageWeights, 'average');

@@ -15,7 +15,10 @@ import type { Statistics } from './result.js';
 
 /** Options of a call that forms gradients. */
 export interface CallOptions extends EvaluateOptions {
-  /** A previous result of the same shapes, dtypes and kinds, whose buffers are written again and which is returned: no allocation of D elements. */
+  /**
+   * A previous result of the same shapes, dtypes and kinds, whose buffers are written again and which is returned: no allocation of D elements. A gradient
+   * of it may be the policy, reference or target of its own branch, which it then replaces, and no other tensor of the batch.
+   */
   into?: Statistics | undefined;
   /** Where loss, rows, metrics and coefficients go; default 'host'. */
   results?: 'host' | undefined;

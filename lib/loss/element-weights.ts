@@ -65,7 +65,7 @@ function readWeights(
     );
   }
   const length = weights instanceof Tensor ? weights.size : weights.length;
-  if (length !== size && length !== rows * size && weights instanceof Tensor) {
+  if (weights instanceof Tensor && !(axesAgree(weights, policy) ?? (length === size || length === rows * size))) {
     const full = broadcast(argument, weights, policy, rows);
     return full.length === size ? oneRow(argument, full, size) : readOperand(argument, full, rows);
   }
@@ -75,6 +75,15 @@ function readWeights(
     failValue(argument, `of ${size} or ${rows} x ${size} elements`, value, 'ERR_SDPO_INVALID_LENGTH');
   }
   return operand;
+}
+
+/**
+ * Whether weights with the axes of the policy are those of a row, or of every row, as they are; undefined where the axes are not those of the policy. Their
+ * number alone does not tell: a mask [B, 1, H, W] has as many elements as a row [C, H, W] where B is C.
+ */
+function axesAgree(weights: Tensor, policy: LatentArray): boolean | undefined {
+  if (!(policy instanceof Tensor) || policy.shape.length !== weights.shape.length) return undefined;
+  return weights.shape.every((extent, axis) => extent === policy.shape[axis] || (axis === 0 && extent === 1));
 }
 
 function isMask(value: unknown): value is ArrayLike<number | boolean> {

@@ -156,7 +156,7 @@ export function writeElements(result: ResultBuffers, argument: string, elements:
  * (docs/mathematics.md, section 7). Parts may lie on different devices or ranks, and may be several tensors of one sample.
  *
  * @param given moments of the same rows, in any order; a part without elements (n = 0) is left out
- * @throws TypeError or RangeError where the parts have different numbers of rows, or only some have `cross`
+ * @throws TypeError or RangeError where the parts have different numbers of rows, only some have `cross`, or elements are below 0 or not finite
  */
 export function combineMoments<E extends RowElements>(given: readonly Moments<E>[]): Moments<E> {
   if (!isArray(given) || given.length === 0) failType('parts', 'an array of one or more moments', given);
@@ -172,9 +172,10 @@ export function combineMoments<E extends RowElements>(given: readonly Moments<E>
   if (crosses !== 0 && crosses !== parts.length) failValue('parts', 'all with cross, or all without', parts);
   const totals = { chosen: new Float64Array(rows), rejected: new Float64Array(rows) };
   for (const name of BRANCHES) {
-    for (const { elements } of parts) {
+    for (const [k, { elements }] of parts.entries()) {
       const counts = elementsOf(elements, name);
-      for (let i = 0; i < rows; i++) totals[name][i]! += counts[i]!;
+      const argument = `parts[${k}].elements${isPerBranch(elements) ? `.${name}` : ''}`;
+      for (let i = 0; i < rows; i++) totals[name][i]! += checkNumber(`${argument}[${i}]`, counts[i], 0);
     }
   }
   const mean = (name: BranchName, of: (part: Moments) => ArrayLike<number>): Float64Array =>

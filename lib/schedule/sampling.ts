@@ -65,8 +65,7 @@ export function numbersPerDraw({ distribution, steps, order }: SampleTimestepsOp
 /** `count` timesteps of the levels. */
 export function sampleTimesteps(levels: NoiseLevels, count: number, options: SampleTimestepsOptions): Float64Array {
   checkInteger('count', count, 0);
-  checkNames(options);
-
+  options = checkOptions('options', options, NAMES);
   if (options.steps !== undefined) return fromSteps(levels, count, options);
   for (const name of ['order', 'first'] as const) refuse(name, options[name], 'absent without options.steps');
   const { distribution = 'uniform', range, random } = options;
@@ -84,10 +83,7 @@ export function sampleTimesteps(levels: NoiseLevels, count: number, options: Sam
   );
 }
 
-function checkNames(options: unknown): void {
-  const names = ['distribution', 'range', 'random', 'mean', 'std', 'modeScale', 'steps', 'order', 'first'];
-  options = checkOptions('options', options, names);
-}
+const NAMES = ['distribution', 'range', 'random', 'mean', 'std', 'modeScale', 'steps', 'order', 'first'];
 
 /** A function that gives numbers in [0, 1] of a distribution. */
 function drawer(

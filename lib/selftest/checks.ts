@@ -104,7 +104,7 @@ const determinism: Check[] = [
 // ---- Elementwise operations and copies
 
 /** How far the normals of two libraries of mathematics lie apart: native/core/philox.h derives it, for the largest radius. */
-const NORMAL_ERROR = 20 * 2 ** -53 * Math.sqrt(66 * Math.LN2);
+const NORMAL_ERROR = 13 * 2 ** -53 * Math.sqrt(66 * Math.LN2);
 
 const elementwise: Check[] = [
   {

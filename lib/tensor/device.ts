@@ -5,7 +5,9 @@ import { binding } from '../native/binding.js';
 import { CudaError, SdpoError } from '../native/errors.js';
 import { failType } from '../native/validate.js';
 
-binding.onDeviceError((failure) => new CudaError(failure));
+binding.onDeviceError((failure) =>
+  failure.cudaCode === '' ? new SdpoError('ERR_SDPO_OUT_OF_MEMORY', failure.message) : new CudaError(failure),
+);
 
 /** A device of this machine, as `devices()` lists it; `type` tells the two kinds apart. */
 export type Device = NativeCpuDevice | NativeCudaDevice;

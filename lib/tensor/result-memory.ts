@@ -2,7 +2,7 @@
 
 import { totalmem } from 'node:os';
 import { binding } from '../native/binding.js';
-import { type DType, dtypeBytes, type HostArray, hostArray } from './dtypes.js';
+import { allocate, type DType, dtypeBytes, type HostArray, hostArray } from './dtypes.js';
 
 /** Bytes from which memory is worth keeping: the page faults of less cost no more than keeping it does. */
 const KEPT_FROM = 2 ** 14;
@@ -19,17 +19,30 @@ function boundOf(setting: string | undefined): number {
   return Math.floor(Math.min(totalmem(), allowed) / 4);
 }
 
-/** An array for a result that is written whole: its elements are what was there before. */
+/**
+ * An array for a result that is written whole: its elements are what was there before.
+ *
+ * @throws SdpoError ERR_SDPO_OUT_OF_MEMORY where there is not so much memory
+ */
 export function allocateResult(dtype: DType, length: number): HostArray {
   const bytes = length * dtypeBytes(dtype);
   const isKept = bytes >= KEPT_FROM && bytes <= bound;
   let buffer = isKept ? binding.takeResult(bytes) : undefined;
   if (buffer === undefined) {
-    buffer = Buffer.allocUnsafeSlow(bytes).buffer as ArrayBuffer;
+    buffer = newMemory(dtype, length);
     if (isKept) binding.keepResult(buffer, bound);
   }
   if (isKept) sweeping ??= setInterval(sweep, KEPT_FOR).unref();
   return hostArray(dtype, buffer);
+}
+
+/** Without zeros where Node can: its version 20 makes no buffer of more than 4 GiB, though arrays may be larger. */
+function newMemory(dtype: DType, length: number): ArrayBuffer {
+  try {
+    return Buffer.allocUnsafeSlow(length * dtypeBytes(dtype)).buffer as ArrayBuffer;
+  } catch {
+    return allocate(dtype, length).buffer as ArrayBuffer;
+  }
 }
 
 let sweeping: NodeJS.Timeout | undefined;

@@ -81,13 +81,14 @@ export function encodeSafetensors(
   tensors: Readonly<Record<string, SafetensorsEntry>>,
   metadata: Readonly<Record<string, string>> = {},
 ): Uint8Array {
-  if (typeof tensors !== 'object' || tensors === null) failType('tensors', 'an object of named tensors', tensors);
+  if (!isRecord(tensors)) failType('tensors', 'an object of named tensors', tensors);
+  const texts = checkMetadata('metadata', metadata, failType);
   const entries = Object.entries(tensors).map(([name, entry]) => ({ name, entry, row: checkEntry(name, entry) }));
   entries.sort((a, b) => b.row.Data.BYTES_PER_ELEMENT - a.row.Data.BYTES_PER_ELEMENT || (a.name < b.name ? -1 : 1));
 
   // A null prototype lets a tensor be called `__proto__`; JSON.stringify then writes it like any other name.
   const header: Record<string, unknown> = Object.create(null);
-  if (Object.keys(metadata).length > 0) header[METADATA] = checkMetadata('metadata', metadata, failType);
+  if (Object.keys(texts).length > 0) header[METADATA] = texts;
   let offset = 0;
   for (const { name, entry, row } of entries) {
     const end = offset + entry.data.byteLength;

@@ -388,7 +388,8 @@ function checkShape(argument: string, value: unknown): readonly number[] {
   if (!(axes <= MOST_AXES)) failValue(argument, `of at most ${MOST_AXES} axes`, value, 'ERR_SDPO_INVALID_LENGTH');
   const shape: number[] = [];
   for (let axis = 0; axis < axes; axis++) shape.push(checkInteger(`${argument}[${axis}]`, value[axis], 0));
-  if (!Number.isSafeInteger(elementCount(shape))) {
+  // Of no rows as well, whose stride is a number that others compute with.
+  if (!Number.isSafeInteger(elementCount(shape)) || !Number.isSafeInteger(rowLength(shape))) {
     failValue(argument, 'of a number of elements below 2^53', `[${shape.join(', ')}]`, 'ERR_SDPO_INVALID_LENGTH');
   }
   return shape;

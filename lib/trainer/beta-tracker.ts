@@ -51,7 +51,7 @@ export class BetaTracker {
   #values: number[] = [];
 
   constructor(options: BetaTrackerOptions) {
-    checkOptions('options', options, SETTINGS);
+    options = checkOptions('options', options, SETTINGS);
     this.target = checkNumberAbove('options.target', options.target, 0);
     this.window = checkInteger('options.window', options.window ?? 512, 1);
     this.warmup = checkInteger('options.warmup', options.warmup ?? Math.min(32, this.window), 1, this.window);
@@ -90,7 +90,7 @@ export class BetaTracker {
    * @throws RangeError where it is the state of a tracker with other options
    */
   load(state: BetaTrackerState): void {
-    checkOptions('state', state, [...SETTINGS, 'values']);
+    state = checkOptions('state', state, [...SETTINGS, 'values']);
     for (const name of SETTINGS) {
       if (isDeepStrictEqual(state[name], this[name])) continue;
       failValue(`state.${name}`, `${JSON.stringify(this[name])}, as this tracker has it`, JSON.stringify(state[name]));

@@ -55,7 +55,7 @@ export interface Trial<C> {
 }
 
 export function checkTrial(argument: string, trial: CalibrationTrialOptions): Trial<never>['options'] {
-  checkOptions(argument, trial, ['loss', 'learningRate', 'steps', 'horizon', 'accumulate', 'maxGradientNorm']);
+  trial = checkOptions(argument, trial, ['loss', 'learningRate', 'steps', 'horizon', 'accumulate', 'maxGradientNorm']);
   const learningRate = checkNumberAbove(`${argument}.learningRate`, trial.learningRate, 0);
   const steps = checkInteger(`${argument}.steps`, trial.steps ?? 16, 2);
   const horizon = checkNumberAbove(`${argument}.horizon`, trial.horizon ?? steps * learningRate, 0);

@@ -1,7 +1,8 @@
 /** Files of the trainer: positional reads that notice a truncated file, durable writes, fingerprints, and the headers of safetensors files. */
 
-import { createHash } from 'node:crypto';
-import { open } from 'node:fs/promises';
+import { createHash, randomBytes } from 'node:crypto';
+import { open, rename, rm } from 'node:fs/promises';
+import { dirname } from 'node:path';
 import { FOREIGN_BYTES } from '../files/foreign.js';
 import { openFile } from '../files/open.js';
 import { type ErrorCode, SdpoError } from '../native/errors.js';
@@ -98,6 +99,19 @@ export async function writeDurably(path: string, data: Uint8Array | string): Pro
   } finally {
     await file.close();
   }
+}
+
+/** Puts a file of any size in its place, whole and on the disk, or leaves what is there. */
+export async function replaceDurably(path: string, data: Uint8Array): Promise<void> {
+  const temporary = `${path}.${randomBytes(6).toString('hex')}.tmp`;
+  try {
+    await writeDurably(temporary, data);
+    await rename(temporary, path);
+  } catch (error) {
+    await rm(temporary, { force: true });
+    throw error;
+  }
+  await syncFolder(dirname(path));
 }
 
 /** Returns when the names in a folder are on the disk. */

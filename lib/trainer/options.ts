@@ -293,7 +293,7 @@ function checkReferenceUpdate<C>(
   update: { every: number; decay?: number | undefined },
   { policy, reference, loss }: PreferenceTrainerOptions<C>,
 ) {
-  checkOptions(argument, update, ['every', 'decay']);
+  update = checkOptions(argument, update, ['every', 'decay']);
   const { objective } = loss.options;
   const refuse = (reason: string) => failValue(argument, `absent, since ${reason}`, update, 'ERR_SDPO_INVALID_OPTION');
   if (isReferenceFree(objective)) refuse(`objective '${objective}' has no reference`);

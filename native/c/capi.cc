@@ -52,6 +52,12 @@ sdpo_status finish(const Location& where, Status status, const Failure& failure,
             "its dtype at element %lld",
             row, branch, static_cast<long long>(failure.element));
       }
+      if (failure.tensor == FailureTensor::referenceError) {
+        return fail(
+            SDPO_NON_FINITE,
+            "Expected the row input referenceError of row %lld (%s) to be finite, received a number that is not", row,
+            branch);
+      }
       return fail(SDPO_NON_FINITE,
                   "Expected only finite values in row %lld of %s.%s, received a non-finite value at element %lld", row,
                   branch, kFailureTensorNames[static_cast<int>(failure.tensor)],
@@ -118,10 +124,13 @@ const List* find_list(const char* name) {
   return nullptr;
 }
 
-NoiseProblem noise_problem(uint64_t seed, uint64_t offset, int64_t count, void* out, const sdpo_location& where,
-                           void* stream, int32_t threads) {
+NoiseProblem noise_problem(uint64_t seed, uint64_t offset, int64_t count, void* out, size_t bytes,
+                           const sdpo_location& where, void* stream, int32_t threads) {
   check_count(count, "count");
+  // The end of the words is a number of 64 bits as well.
+  if (offset > uint64_t{1} << 63) SDPO_REFUSE("Expected offset to be at most 2^63, received more");
   if (out == nullptr && count > 0) SDPO_REFUSE("Expected out to be given, received NULL");
+  check_aligned(out, bytes, "out");
   NoiseProblem problem;
   problem.seed = seed;
   problem.offset = offset;
@@ -267,8 +276,9 @@ sdpo_status sdpo_combine(int64_t rows, int64_t size, const double* a, const sdpo
 sdpo_status sdpo_noise(uint64_t seed, uint64_t offset, int64_t count, void* out, int32_t dtype, sdpo_location where,
                        void* stream, int32_t threads) {
   return guarded([&] {
-    NoiseProblem problem = noise_problem(seed, offset, count, out, where, stream, threads);
-    problem.dtype = sdpo::dtype(dtype, "dtype");
+    const DType type = sdpo::dtype(dtype, "dtype");
+    NoiseProblem problem = noise_problem(seed, offset, count, out, dtype_size(type), where, stream, threads);
+    problem.dtype = type;
     return finish(problem.location, backend_of(problem.location).noise(problem), Failure(), nullptr);
   });
 }
@@ -276,7 +286,7 @@ sdpo_status sdpo_noise(uint64_t seed, uint64_t offset, int64_t count, void* out,
 sdpo_status sdpo_random_bits(uint64_t seed, uint64_t offset, int64_t count, uint32_t* out, sdpo_location where,
                              void* stream, int32_t threads) {
   return guarded([&] {
-    NoiseProblem problem = noise_problem(seed, offset, count, out, where, stream, threads);
+    NoiseProblem problem = noise_problem(seed, offset, count, out, sizeof *out, where, stream, threads);
     problem.words = true;
     return finish(problem.location, backend_of(problem.location).noise(problem), Failure(), nullptr);
   });

@@ -239,8 +239,15 @@ TensorView tensor_view(const sdpo_tensor& given, int64_t rows, int64_t size, con
   return view<TensorView>(given, rows, size, what);
 }
 
+void check_aligned(const void* data, size_t bytes, const char* what) {
+  if (reinterpret_cast<uintptr_t>(data) % bytes == 0) return;
+  SDPO_REFUSE("Expected %s to be aligned to its elements of %zu bytes, received %p", what, bytes, data);
+}
+
 MutableTensorView output_view(const sdpo_output& given, int64_t rows, int64_t size, const char* what) {
-  return view<MutableTensorView>(given, rows, size, what);
+  const MutableTensorView out = view<MutableTensorView>(given, rows, size, what);
+  check_aligned(out.data, dtype_size(out.dtype), what);
+  return out;
 }
 
 // ---- The problem

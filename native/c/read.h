@@ -36,6 +36,9 @@ void check_extent(int64_t rows, const char* rows_name, int64_t size, const char*
 int thread_count(int32_t threads, const Location& where);
 const Backend& backend_of(const Location& where);
 
+// Refuses a place for results that is not aligned to its elements of `bytes`: vectors of them would not be either.
+void check_aligned(const void* data, size_t bytes, const char* what);
+
 TensorView tensor_view(const sdpo_tensor& given, int64_t rows, int64_t size, const char* what);
 MutableTensorView output_view(const sdpo_output& given, int64_t rows, int64_t size, const char* what);
 

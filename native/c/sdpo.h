@@ -54,7 +54,8 @@ typedef struct sdpo_location {
 } sdpo_location;
 
 /* `rows` runs of `size` contiguous elements; consecutive rows start `row_stride` elements apart (0: one row serves all
- * of them). data == NULL: the tensor is not given. */
+ * of them). data == NULL: the tensor is not given. What is written has to be aligned to its dtype; so has everything
+ * that lies on a device. */
 typedef struct sdpo_tensor {
   const void* data;
   int64_t row_stride;
@@ -218,13 +219,13 @@ SDPO_API sdpo_status sdpo_reserve(const sdpo_problem* problem);
  * sdpo_moments writes the moments of the elements that it is given into the row outputs errorChosen ... driftRejected,
  * deltaChosen, deltaRejected, cross (where asked for), elementSumChosen and elementSumRejected (D, or the sum of the
  * branch's element weights).
- * sdpo_combine_moments joins those of parts: `parts` are `count` arrays of row outputs of the same rows, on the host.
- * sdpo_objective reads them and no tensor, and writes all other row outputs and the metrics. aChosen, aRejected,
- * bChosen and bRejected are the coefficients of the gradient, gradient_scale / denominator included. sdpo_gradients
- * writes (2/D)(a d + b h) for the elements that it is given, from the coefficients in row_outputs: those of
- * sdpo_objective, scaled by the caller as it likes. D is elementSumChosen or elementSumRejected where that is above 0,
- * so that a part is divided by the elements of the whole, else what the tensors have. gradient_scale and denominator
- * are not applied again. */
+ * sdpo_combine_moments joins those of parts: `parts` are `count` arrays of row outputs of the same rows, on the host,
+ * of which `row_outputs` may be one. sdpo_objective reads them and no tensor, and writes all other row outputs and the
+ * metrics. aChosen, aRejected, bChosen and bRejected are the coefficients of the gradient, gradient_scale / denominator
+ * included. sdpo_gradients writes (2/D)(a d + b h) for the elements that it is given, from the coefficients in
+ * row_outputs: those of sdpo_objective, scaled by the caller as it likes. D is elementSumChosen or elementSumRejected
+ * where that is above 0, so that a part is divided by the elements of the whole, else what the tensors have.
+ * gradient_scale and denominator are not applied again. */
 SDPO_API sdpo_status sdpo_moments(const sdpo_problem* problem, sdpo_failure* failure);
 SDPO_API sdpo_status sdpo_combine_moments(int64_t rows, int32_t count, const double* const* parts, double* row_outputs);
 SDPO_API sdpo_status sdpo_objective(const sdpo_problem* problem, sdpo_failure* failure);
@@ -239,7 +240,7 @@ SDPO_API sdpo_status sdpo_combine(int64_t rows, int64_t size, const double* a, c
                                   int32_t threads);
 
 /* Elements offset ... offset + count - 1 of the stream of normals of `seed` (Philox4x32-10 by counter, Box-Muller), in
- * `dtype`. */
+ * `dtype`. `offset` is at most 2^63. */
 SDPO_API sdpo_status sdpo_noise(uint64_t seed, uint64_t offset, int64_t count, void* out, int32_t dtype,
                                 sdpo_location location, void* stream, int32_t threads);
 

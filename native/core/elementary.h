@@ -9,10 +9,11 @@
 // number (`Sum`), so that a result is off by its last rounding (1/2 ulp) and by the roundings of terms that are smaller
 // than it by the stated factor. With u = 2^-53:
 //
-//   exp, expm1   |r| <= log(2)/2; behind 1 + r and r come terms of at most 0.26 of the result    below 1.25 ulp
-//   log, log1p   m in [sqrt(1/2), sqrt(2)), f = m - 1, s = f/(2 + f); behind f comes s(f - R), 0.21 |f|   below 1.25
-//   ulp sin, cos     |a| <= pi/4; behind a and 1 - a^2/2 come a^3/6, 0.11 |a|, and a^4/24, 0.016          below 1.25
-//   ulp
+//   exp, expm1   |r| <= log(2)/2; behind 1 + r and r come terms of at most 0.26 of the result
+//   log, log1p   m in [sqrt(1/2), sqrt(2)), f = m - 1, s = f/(2 + f); behind f comes s(f - R), 0.21 |f|
+//   sin, cos     |a| <= pi/4; behind a and 1 - a^2/2 come a^3/6, 0.11 |a|, and a^4/24, 0.016
+//
+// So each is off by less than 1.25 ulp.
 //
 // A result of exp below 2^-1022 is rounded twice. test/native/elementary.test.ts compares all with exact values.
 #pragma once

@@ -65,7 +65,8 @@ SDPO_HD inline double batch_metric(int metric, const ObjectiveOptions& options, 
 }
 
 // The moments of a row from those of its parts: each is a mean over elements, so sums over all of them divided by all.
-// `parts` are row outputs of the same rows. delta and its kin are not formed of differences, so nothing cancels.
+// `parts` are row outputs of the same rows, of which `out` may be one. delta and its kin are not formed of differences,
+// so nothing cancels.
 inline void combine_moments(int64_t rows, int64_t row, int64_t count, const double* const* parts, double* out) {
   // Each mean with the elements it is over. Where the mean over pairs of elements is known there is one weighting.
   struct Mean {
@@ -79,19 +80,22 @@ inline void combine_moments(int64_t rows, int64_t row, int64_t count, const doub
                              {RowOutput::driftRejected, RowOutput::elementSumRejected},
                              {RowOutput::cross, RowOutput::elementSumChosen}};
   const auto at = [&](const double* outputs, int field) { return outputs[field * rows + row]; };
-  for (const RowOutput::Index field : {RowOutput::elementSumChosen, RowOutput::elementSumRejected}) {
+  const auto total = [&](RowOutput::Index field) {
     double elements = 0;
     for (int64_t k = 0; k < count; ++k) elements += at(parts[k], field);
-    out[field * rows + row] = elements;
-  }
+    return elements;
+  };
+  const double chosen = total(RowOutput::elementSumChosen), rejected = total(RowOutput::elementSumRejected);
   for (const Mean& mean : kMeans) {
     double sum = 0;
     for (int64_t k = 0; k < count; ++k) {
       const double n = at(parts[k], mean.elements);
       if (n > 0) sum += n * at(parts[k], mean.field);
     }
-    out[mean.field * rows + row] = sum / at(out, mean.elements);
+    out[mean.field * rows + row] = sum / (mean.elements == RowOutput::elementSumChosen ? chosen : rejected);
   }
+  out[RowOutput::elementSumChosen * rows + row] = chosen;
+  out[RowOutput::elementSumRejected * rows + row] = rejected;
   out[RowOutput::referenceErrorChosen * rows + row] = at(out, RowOutput::errorChosen) - at(out, RowOutput::deltaChosen);
   out[RowOutput::referenceErrorRejected * rows + row] =
       at(out, RowOutput::errorRejected) - at(out, RowOutput::deltaRejected);

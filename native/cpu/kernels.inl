@@ -52,8 +52,9 @@ TileWeights weights(const void* values, int64_t n) {
   S lowest = std::numeric_limits<S>::infinity();
   for (int64_t i = 0; i < n; i += kWidth) {
     const int64_t k = n - i < kWidth ? n - i : kWidth;
-    sum = sum + read(Padded<S>(e + i, k).values);
-    for (int64_t j = 0; j < k; ++j) lowest = e[i + j] < lowest ? e[i + j] : lowest;
+    const Padded<S> part(e + i, k);
+    sum = sum + read(part.values);
+    for (int64_t j = 0; j < k; ++j) lowest = part.values[j] < lowest ? part.values[j] : lowest;
   }
   return {sum_lanes<false>(sum), static_cast<double>(lowest)};
 }
@@ -63,7 +64,7 @@ void widen_all(const void* in, void* out, int64_t n) {
   const auto x = static_cast<const T*>(in);
   const auto y = static_cast<S*>(out);
   if constexpr (sizeof(T) >= 4) {
-    for (int64_t i = 0; i < n; ++i) y[i] = static_cast<S>(x[i]);
+    for (int64_t i = 0; i < n; ++i) y[i] = static_cast<S>(load<T>(x + i));
   } else {
     constexpr int64_t kWidth = Lanes<T>::kWidth;
     for (int64_t i = 0; i < n; i += kWidth) {

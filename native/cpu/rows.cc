@@ -56,6 +56,7 @@ RowKernels::RowKernels(const Problem& problem, const KernelTable& table) : probl
     widest(branch->target);
   }
   widest(problem.element_weights);
+  widest(problem.rejected_element_weights);
   const auto stage = [&](const void* data, DType dtype) {
     stages_ = stages_ || (data != nullptr && dtype != compute_);
   };
@@ -67,7 +68,6 @@ RowKernels::RowKernels(const Problem& problem, const KernelTable& table) : probl
   }
   stage(problem.element_weights.data, problem.element_weights.dtype);
   stage(problem.rejected_element_weights.data, problem.rejected_element_weights.dtype);
-  widest(problem.rejected_element_weights);
   const int64_t row_bytes = 8 * problem.size * static_cast<int64_t>(dtype_size(problem.chosen.policy.dtype));
   streams_ = problem.rows > 0 && row_bytes > kCacheBytes / problem.rows;
 }

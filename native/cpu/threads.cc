@@ -6,6 +6,7 @@
 #include <mutex>
 
 #include "../core/float_environment.h"
+#include "../core/signals.h"
 
 namespace sdpo::cpu {
 namespace {
@@ -41,6 +42,8 @@ class Pool {
  private:
   // Called with the lock held. A helper that cannot be created is done without: the caller works alone then.
   void grow(int helpers) {
+    if (size_ >= helpers) return;
+    const SignalsBlocked signals;
     while (size_ < helpers) {
       pthread_attr_t attributes;
       if (pthread_attr_init(&attributes) != 0) return;

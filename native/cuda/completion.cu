@@ -13,6 +13,7 @@
 #include <thread>
 #include <vector>
 
+#include "../core/signals.h"
 #include "completion.h"
 
 namespace sdpo::cuda {
@@ -25,7 +26,10 @@ constexpr auto kLongestNap = std::chrono::microseconds(1000);
 
 class Watcher {
  public:
-  explicit Watcher(int device) : device_(device) { std::thread(&Watcher::run, this).detach(); }
+  explicit Watcher(int device) : device_(device) {
+    const SignalsBlocked signals;
+    std::thread(&Watcher::run, this).detach();
+  }
 
   Status watch(cudaStream_t stream, Completion done) {
     std::lock_guard<std::mutex> lock(mutex_);

@@ -35,10 +35,10 @@ Napi::Value evaluate_async(const Napi::CallbackInfo& info) {
 }
 
 Napi::Object init(Napi::Env env, Napi::Object exports) {
-  exports.Set("evaluate", Napi::Function::New<evaluate>(env, "evaluate"));
-  exports.Set("reserve", Napi::Function::New<reserve>(env, "reserve"));
+  add<evaluate>(env, exports, "evaluate");
+  add<reserve>(env, exports, "reserve");
   exports.Set("sharesMemory", SharedMemory::available(env));
-  exports.Set("evaluateAsync", Napi::Function::New<evaluate_async>(env, "evaluateAsync"));
+  add<evaluate_async>(env, exports, "evaluateAsync");
   export_elementwise(env, exports);
   export_memory(env, exports);
   export_results(env, exports);

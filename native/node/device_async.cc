@@ -90,13 +90,19 @@ class AsyncCalls {
     if (pending_.size() == 1) napi_ref_threadsafe_function(env, mailbox_->wake);
 
     const std::shared_ptr<Mailbox> mailbox = mailbox_;
-    const Status status = work->device->evaluate_async(
-        problem, [mailbox, work](Status ended, const Failure& failure, const DeviceError* error) {
-          work->status = ended;
-          work->failure = failure;
-          if (error != nullptr) work->error = *error;
-          mailbox->deliver(work);
-        });
+    Status status;
+    try {
+      status = work->device->evaluate_async(
+          problem, [mailbox, work](Status ended, const Failure& failure, const DeviceError* error) {
+            work->status = ended;
+            work->failure = failure;
+            if (error != nullptr) work->error = *error;
+            mailbox->deliver(work);
+          });
+    } catch (...) {  // the caller gets this in place of the promise, which would keep the environment alive
+      napi_delete_reference(env, take(env, work->ticket).arguments);
+      throw;
+    }
     if (status != Status::ok) {  // then nobody calls back, and nothing of the call is in use
       work->status = status;
       work->error = work->device->last_error();
@@ -142,12 +148,17 @@ class AsyncCalls {
     }
   }
 
-  void settle(Napi::Env env, const Work& work) {
-    const Napi::HandleScope scope(env);
-    const auto found = pending_.find(work.ticket);
+  Pending take(napi_env env, uint64_t ticket) {
+    const auto found = pending_.find(ticket);
     const Pending pending = found->second;
     pending_.erase(found);
     if (pending_.empty()) napi_unref_threadsafe_function(env, mailbox_->wake);
+    return pending;
+  }
+
+  void settle(Napi::Env env, const Work& work) {
+    const Napi::HandleScope scope(env);
+    const Pending pending = take(env, work.ticket);
     try {
       napi_value arguments;
       check_napi(env, napi_get_reference_value(env, pending.arguments, &arguments));
@@ -159,6 +170,8 @@ class AsyncCalls {
       }
     } catch (const Napi::Error& error) {
       napi_reject_deferred(env, pending.deferred, error.Value());
+    } catch (const std::bad_alloc&) {
+      napi_reject_deferred(env, pending.deferred, out_of_memory(env).Value());
     }
   }
 

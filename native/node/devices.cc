@@ -84,8 +84,8 @@ Napi::Value cuda_support(const Napi::CallbackInfo& info) {
 }  // namespace
 
 void export_devices(Napi::Env env, Napi::Object exports) {
-  exports.Set("devices", Napi::Function::New<devices>(env, "devices"));
-  exports.Set("cuda", Napi::Function::New<cuda_support>(env, "cuda"));
+  add<devices>(env, exports, "devices");
+  add<cuda_support>(env, exports, "cuda");
 }
 
 }  // namespace sdpo

@@ -66,8 +66,8 @@ Napi::Value noise(const Napi::CallbackInfo& info) {
 }  // namespace
 
 void export_elementwise(Napi::Env env, Napi::Object exports) {
-  exports.Set("combine", Napi::Function::New<combine>(env, "combine"));
-  exports.Set("noise", Napi::Function::New<noise>(env, "noise"));
+  add<combine>(env, exports, "combine");
+  add<noise>(env, exports, "noise");
 }
 
 }  // namespace sdpo

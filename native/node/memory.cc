@@ -225,9 +225,12 @@ Napi::Value on_device_error(const Napi::CallbackInfo& info) {
 
 }  // namespace
 
-Napi::Value device_error(Napi::Env env, Status status, const DeviceError& error) {
+namespace {
+
+// By the function that lib/ registered.
+Napi::Value error_of(Napi::Env env, const std::string& message, Status status, const DeviceError& error) {
   Napi::Object fields = Napi::Object::New(env);
-  fields.Set("message", error.message());
+  fields.Set("message", message);
   fields.Set("cudaCode", error.name);
   fields.Set("operation", error.operation);
   fields.Set("device", error.device < 0 ? std::string("cpu") : "cuda:" + std::to_string(error.device));
@@ -235,8 +238,19 @@ Napi::Value device_error(Napi::Env env, Status status, const DeviceError& error)
   fields.Set("contextLost", error.context_lost);
   fields.Set("outOfMemory", status == Status::out_of_memory);
   const Environment* const environment = env.GetInstanceData<Environment>();
-  if (environment->make_error.IsEmpty()) return Napi::Error::New(env, error.message()).Value();
+  if (environment->make_error.IsEmpty()) return Napi::Error::New(env, message).Value();
   return environment->make_error.Call({fields});
+}
+
+}  // namespace
+
+Napi::Value device_error(Napi::Env env, Status status, const DeviceError& error) {
+  return error_of(env, error.message(), status, error);
+}
+
+Napi::Error out_of_memory(Napi::Env env) {
+  const char* const message = "Expected enough memory of the host for a call, received none";
+  return Napi::Error(env, error_of(env, message, Status::out_of_memory, DeviceError()));
 }
 
 void check_device(Napi::Env env, const Location& where, Status status) {
@@ -249,18 +263,18 @@ AsyncCalls& async_calls(Napi::Env env) { return *env.GetInstanceData<Environment
 
 void export_memory(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(new Environment(env));
-  exports.Set("deviceAllocate", Napi::Function::New<allocate>(env, "deviceAllocate"));
-  exports.Set("deviceCopy", Napi::Function::New<copy>(env, "deviceCopy"));
-  exports.Set("ownedHandle", Napi::Function::New<owned_handle>(env, "ownedHandle"));
-  exports.Set("ownedFree", Napi::Function::New<owned_free>(env, "ownedFree"));
-  exports.Set("streamCreate", Napi::Function::New<stream_create>(env, "streamCreate"));
-  exports.Set("streamRelease", Napi::Function::New<stream_release>(env, "streamRelease"));
-  exports.Set("streamSynchronize", Napi::Function::New<stream_synchronize>(env, "streamSynchronize"));
-  exports.Set("streamWait", Napi::Function::New<stream_wait>(env, "streamWait"));
-  exports.Set("captureBegin", Napi::Function::New<capture_begin>(env, "captureBegin"));
-  exports.Set("captureEnd", Napi::Function::New<capture_end>(env, "captureEnd"));
-  exports.Set("graphLaunch", Napi::Function::New<graph_launch>(env, "graphLaunch"));
-  exports.Set("onDeviceError", Napi::Function::New<on_device_error>(env, "onDeviceError"));
+  add<allocate>(env, exports, "deviceAllocate");
+  add<copy>(env, exports, "deviceCopy");
+  add<owned_handle>(env, exports, "ownedHandle");
+  add<owned_free>(env, exports, "ownedFree");
+  add<stream_create>(env, exports, "streamCreate");
+  add<stream_release>(env, exports, "streamRelease");
+  add<stream_synchronize>(env, exports, "streamSynchronize");
+  add<stream_wait>(env, exports, "streamWait");
+  add<capture_begin>(env, exports, "captureBegin");
+  add<capture_end>(env, exports, "captureEnd");
+  add<graph_launch>(env, exports, "graphLaunch");
+  add<on_device_error>(env, exports, "onDeviceError");
 }
 
 }  // namespace sdpo

@@ -113,7 +113,10 @@ void export_results(Napi::Env env, Napi::Object exports) {
   // Before the environment's allocator goes, which frees the memory.
   env.AddCleanupHook([results] { results->clear(); });
   const auto set = [&](const char* name, auto function) {
-    exports.Set(name, Napi::Function::New(env, function, name));
+    const auto called = [function](const Napi::CallbackInfo& info) {
+      return as_javascript(info.Env(), [&] { return function(info); });
+    };
+    exports.Set(name, Napi::Function::New(env, called, name));
   };
   // takeResult(bytes): an array buffer with whatever was written there before, or undefined.
   set("takeResult", [results](const Napi::CallbackInfo& info) {

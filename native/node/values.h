@@ -12,6 +12,9 @@ namespace sdpo {
 // Throws an error with the code ERR_SDPO_INTERNAL: a mistake of this package, not of its user.
 [[noreturn]] void fail(Napi::Env env, const char* message);
 
+// The error of a call for which the host has no memory, ERR_SDPO_OUT_OF_MEMORY.
+Napi::Error out_of_memory(Napi::Env env);
+
 // ---- Numbers
 
 // Sizes, strides and counts: an integer from 0 to 2^53 - 1.

@@ -4,6 +4,8 @@
 
 #include <napi.h>
 
+#include <memory>
+
 #include "call.h"
 #include "shared_memory.h"
 
@@ -15,7 +17,7 @@ namespace sdpo {
 class EvaluateWorker : public Napi::AsyncWorker {
  public:
   static Napi::Value start(const Napi::CallbackInfo& info, const Problem& problem, double* failure) {
-    auto* worker = new EvaluateWorker(info.Env(), problem, failure);
+    std::unique_ptr<EvaluateWorker> worker(new EvaluateWorker(info.Env(), problem, failure));
     Napi::Array kept = Napi::Array::New(info.Env(), info.Length());
     for (size_t i = 0; i < info.Length(); ++i) {
       kept.Set(static_cast<uint32_t>(i), info[i]);
@@ -24,11 +26,10 @@ class EvaluateWorker : public Napi::AsyncWorker {
     worker->kept_ = Napi::Persistent(static_cast<Napi::Object>(kept));
     napi_value promise = nullptr;
     if (napi_create_promise(info.Env(), &worker->deferred_, &promise) != napi_ok) {
-      const Napi::Error error = Napi::Error::New(info.Env());
-      delete worker;
-      throw error;
+      throw Napi::Error::New(info.Env());
     }
     worker->Queue();
+    static_cast<void>(worker.release());  // from here on it deletes itself
     return Napi::Value(info.Env(), promise);
   }
 

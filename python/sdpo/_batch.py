@@ -8,7 +8,7 @@ import torch
 
 from ._errors import SdpoRangeError, SdpoTypeError
 from ._native import DTYPES
-from ._numbers import BRANCHES, check_layout
+from ._numbers import BRANCHES, check_layout, count_of, halves
 from ._operands import Operands, elements_per_row, half
 from ._validate import check_fields, fail_length, fail_type, fail_value
 
@@ -75,10 +75,10 @@ def read_stacked(given: Mapping[str, Any], layout: Any, element_weights: Any, op
 def _stacked_errors(given: Any, layout: str, count: int) -> Dict[str, Any]:
     if given is None:
         return {}
-    if not isinstance(given, (torch.Tensor, list, tuple)) or len(given) != count:
-        fail_length("reference_error", f"of length {count}, one per row of policy", given)
-    cut = [slice(i, None, 2) if layout == "interleaved" else slice(i * (count // 2), (i + 1) * (count // 2)) for i in range(2)]
-    return {f"reference_error_{branch}": given[part] for branch, part in zip(BRANCHES, cut)}
+    found = count_of(given)
+    if found is not None and found != count:
+        fail_length("reference_error", f"of length {count}, one per row of policy, or one number for all rows", given)
+    return dict(zip(("reference_error_chosen", "reference_error_rejected"), (given, given) if found is None else halves(given, layout)))
 
 
 def _branch_fields(name: str, value: Any, options: Any) -> Mapping[str, Any]:
@@ -159,7 +159,7 @@ def _read_element_weights(value: Any, policy: Any) -> Tuple[Optional[torch.Tenso
     if value is None:
         return None, None
     if not isinstance(value, (tuple, list, Mapping)):
-        return _read_weights("element_weights", value, policy), None
+        return read_weights("element_weights", value, policy), None
     if isinstance(value, Mapping):
         given = check_fields("element_weights", value, BRANCHES)
         value = tuple(given.get(branch) for branch in BRANCHES)
@@ -167,8 +167,8 @@ def _read_element_weights(value: Any, policy: Any) -> Tuple[Optional[torch.Tenso
         fail_length("element_weights", "a tensor, (chosen, rejected), or a mapping with these fields", value)
     first, other = value
     if first is other and first is not None:
-        return _read_weights("element_weights", first, policy), None
-    return _read_weights("element_weights.chosen", first, policy), _read_weights("element_weights.rejected", other, policy)
+        return read_weights("element_weights", first, policy), None
+    return read_weights("element_weights.chosen", first, policy), read_weights("element_weights.rejected", other, policy)
 
 
 def refuse_cross(operands: Operands, asker: str) -> None:
@@ -181,7 +181,7 @@ def refuse_cross(operands: Operands, asker: str) -> None:
         )
 
 
-def _read_weights(argument: str, value: Any, policy: Any) -> torch.Tensor:
+def read_weights(argument: str, value: Any, policy: Any) -> torch.Tensor:
     check_plain(argument, value)
     if value.dtype in (torch.bool, torch.uint8):
         value = value.to(torch.float32)

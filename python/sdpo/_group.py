@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Sequence, Tuple
 
 import torch
 
 from ._autograd import Call, Gradient, laid_out, loss_dtype, loss_of
+from ._errors import SdpoError
 from ._failures import is_throwing, throw_non_finite
 from ._levels import tracing
-from ._tables import LISTS
+from ._tables import LISTS, ROW_OUTPUT
 from ._validate import fail_type
 from .moments import combine_packed, moments_of, pack
 
 _NON_FINITE = LISTS["options"].index("nonFinite")
 _PROPAGATE = float(LISTS["nonFinite"].index("propagate"))
 _SAFEGUARD = LISTS["options"].index("safeguard")
+_WEIGHTS = "ERR_SDPO_ELEMENT_WEIGHTS"
 
 
 class SpreadCall(Call):
@@ -29,10 +32,21 @@ class SpreadCall(Call):
 
     def evaluate(self, fuse: bool, wanted: Sequence[bool] = ()) -> torch.Tensor:
         operands = laid_out(self.operands)
-        # A rank that throws before the exchange would leave the others waiting in it. So a bad value travels, and all ranks throw together.
+        # A rank that throws before the exchange would leave the others waiting in it. So what is wrong travels, and all ranks throw together.
         quiet = tuple(_PROPAGATE if i == _NON_FINITE else value for i, value in enumerate(self.options))
-        local = self.backend.moments(operands, self.numbers, quiet, self.threads, self.options[_SAFEGUARD] >= 0)
-        self.row_outputs = combine_packed(_gather(pack(moments_of(local, True, operands.weighted_apart)), self.group))
+        refused = None
+        try:
+            local = self.backend.moments(operands, self.numbers, quiet, self.threads, self.options[_SAFEGUARD] >= 0)
+        except SdpoError as error:
+            if error.code != _WEIGHTS:
+                raise
+            refused, local = error, torch.full((len(ROW_OUTPUT), operands.rows), math.nan, dtype=torch.float64)
+        parts = _gather(pack(moments_of(local, True, operands.weighted_apart)), self.group)
+        if refused is not None:
+            raise refused
+        self.row_outputs = combine_packed(parts)
+        if operands.device.type == "cpu" and bool(torch.isnan(self.row_outputs[ROW_OUTPUT["element_sum_chosen"]]).any()):
+            raise SdpoError(_WEIGHTS, "Expected element_weights to be finite and >= 0 on every rank of the group, received others on a rank, which says where")
         self.metrics = self.backend.objective(self.row_outputs, self.numbers, quiet if is_throwing(self.options) else self.options, self.denominator)
         if is_throwing(self.options):
             throw_non_finite(self.row_outputs, operands, self.numbers)

@@ -231,11 +231,8 @@ def _timesteps(given: Any, reader: Reader, layout: str) -> Optional[Tuple[Tuple[
     """(name, list) per branch. Of stacked tensors both [rows] and [2 rows], stacked as they are, will do."""
     if given is None:
         return None
-    if layout != "branches" and isinstance(given, (torch.Tensor, list, tuple)) and len(given) == 2 * reader.rows:
-        if layout == "halves":
-            given = {"chosen": given[: reader.rows], "rejected": given[reader.rows :]}
-        else:
-            given = {"chosen": given[::2], "rejected": given[1::2]}
+    if layout != "branches" and count_of(given) == 2 * reader.rows:
+        given = dict(zip(BRANCHES, halves(given, layout)))
     (name, chosen), (other, rejected) = per_branch("timesteps", given)
     first = reader.timesteps(name, chosen)
     return (name, first), (other, first if rejected is chosen else reader.timesteps(other, rejected))
@@ -302,6 +299,21 @@ def _refuse_sigmas(schedule: Any, name: str, list_: Any) -> None:
         f"timesteps in (0, {schedule.train_steps}] of a flow schedule; these look like noise levels sigma, so multiply them by {schedule.train_steps}",
         f"only numbers in (0, 1], the first {values[0]:g}",
     )
+
+
+def count_of(value: Any) -> Optional[int]:
+    """How many entries a list or tensor of numbers has; None where it is one number for all, or neither."""
+    if isinstance(value, Mapping) or not hasattr(value, "__len__") or getattr(value, "ndim", 1) == 0:
+        return None
+    return len(value)
+
+
+def halves(value: Any, layout: str) -> Tuple[Any, Any]:
+    """Numbers per row of stacked tensors, of chosen and of rejected."""
+    if layout == "interleaved":
+        return value[::2], value[1::2]
+    rows = len(value) // 2
+    return value[:rows], value[rows:]
 
 
 def check_layout(layout: Any) -> str:

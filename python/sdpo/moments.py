@@ -7,8 +7,9 @@ from typing import Any, Mapping, Optional, Sequence, Union
 
 import torch
 
+from ._batch import read_weights
 from ._errors import SdpoRangeError
-from ._native import COEFFICIENTS
+from ._native import COEFFICIENTS, check_tensor
 from ._operands import Operands
 from ._tables import LISTS, ROW_OUTPUT, snake
 from ._validate import check_fields, fail_length, fail_type, fail_value
@@ -66,6 +67,10 @@ def combine_moments(parts: Sequence[Moments]) -> Moments:
             fail_type(f"parts[{i}]", "moments, as PreferenceLoss.moments gives them", part)
         if part.rows != parts[0].rows:
             fail_length(f"parts[{i}]", f"of {parts[0].rows} rows, as parts[0]", part.chosen["error"])
+        for branch in BRANCHES:
+            elements = _elements_of(part.elements, branch)
+            if elements.device.type == "cpu" and not bool(((elements >= 0) & torch.isfinite(elements)).all()):
+                fail_value(f"parts[{i}].elements", ">= 0 and finite in every row", elements.tolist())
         if (part.cross is None) != (parts[0].cross is None):
             fail_value("parts", "all with cross, or all without", f"parts[{i}] {'without' if part.cross is None else 'with'}")
     apart = any(part.weighted_apart for part in parts)
@@ -164,6 +169,8 @@ def check_coefficients(coefficients: Any, elements: Any, operands: Operands) -> 
         value = torch.as_tensor(given, dtype=torch.float64, device=operands.device)
         if value.shape not in ((), (operands.rows,)):
             fail_length(argument, f"of length {operands.rows}, one per row", value)
+        if value.device.type == "cpu" and not bool(((value > 0) & torch.isfinite(value)).all()):
+            fail_value(argument, "above 0 and finite in every row", given)
         out[ROW_OUTPUT[f"element_sum_{branch}"]] = value
     return out
 
@@ -171,16 +178,22 @@ def check_coefficients(coefficients: Any, elements: Any, operands: Operands) -> 
 def reference_error(reference: torch.Tensor, target: torch.Tensor, element_weights: Optional[torch.Tensor] = None) -> torch.Tensor:
     """r, the mean squared error of the reference per row: float64 [rows], to be kept in place of the reference's predictions.
 
-    reference, target: [rows, …]. element_weights: as in a call of the loss. Products are formed in the widest dtype given (at least float32), sums in
-    float64. A loss that reads the drift (kl_weight, "dspo") needs the predictions themselves.
+    reference, target: [rows, …] of one shape. element_weights: as in a call of the loss. Products are formed in the widest dtype given (at least float32),
+    sums in float64. A loss that reads the drift (kl_weight, "dspo") needs the predictions themselves.
     """
-    dtype = torch.float64 if torch.float64 in (reference.dtype, target.dtype) else torch.float32
+    check_tensor("reference", reference)
+    check_tensor("target", target)
+    if target.shape != reference.shape:
+        fail_length("target", f"of shape {list(reference.shape)} as reference", target)
+    given = [reference, target]
+    if element_weights is not None:
+        element_weights = read_weights("element_weights", element_weights, reference)
+        given.append(element_weights)
+    dtype = torch.float64 if any(tensor.dtype == torch.float64 for tensor in given) else torch.float32
     d = (reference.detach().to(dtype) - target.detach().to(dtype)).flatten(1)
     if element_weights is None:
         return (d * d).sum(1, dtype=torch.float64) / d.shape[1]
-    if element_weights.dim() == reference.dim() - 1:
-        element_weights = element_weights.unsqueeze(0)
-    weights = element_weights.to(dtype).expand(element_weights.shape[0], *reference.shape[1:]).flatten(1)
+    weights = element_weights.to(dtype).flatten(1)
     # An element of weight 0 counts for nothing, whatever its value.
     total = torch.where(weights != 0, weights * d * d, torch.zeros_like(d)).sum(1, dtype=torch.float64)
     return total / weights.sum(1, dtype=torch.float64)

@@ -141,10 +141,28 @@ def check_spread_failure(backend):
         raise AssertionError("expected an error")
 
 
+def check_spread_weights(backend):
+    """Element weights that nobody may have on one rank are an error on both."""
+    data, rank = batch(), dist.get_rank()
+    weights = torch.ones(6, 16)
+    if rank == 1:
+        weights[4, 2] = -1
+    loss_fn = sdpo.PreferenceLoss("diffusion-dpo", beta=5.0, backend=backend)
+    branches = [tuple(data[f"{key}_{side}"] for key in ("x", "ref", "t")) for side in ("chosen", "rejected")]
+    try:
+        loss_fn(chosen=branches[0], rejected=branches[1], element_weights=weights, group=dist.group.WORLD)
+    except sdpo.SdpoError as error:
+        assert error.code == "ERR_SDPO_ELEMENT_WEIGHTS", error
+        assert ("row 4" in str(error)) == (rank == 1), error
+    else:
+        raise AssertionError("expected an error")
+
+
 CHECKS = {
     **{mode: lambda mode=mode: check_data_parallel(mode) for mode in ROWS},
     **{f"spread-{backend}": lambda backend=backend: check_spread(backend) for backend in ("native", "torch")},
     **{f"spread-failure-{backend}": lambda backend=backend: check_spread_failure(backend) for backend in ("native", "torch")},
+    **{f"spread-weights-{backend}": lambda backend=backend: check_spread_weights(backend) for backend in ("native", "torch")},
 }
 
 

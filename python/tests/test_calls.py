@@ -1,5 +1,7 @@
 """How the loss is called: stacked batches, numbers per row in every form, reductions, parts, memory forms, scaled losses."""
 
+import array
+import dataclasses
 import itertools
 import unittest
 
@@ -55,6 +57,22 @@ class Stacked(unittest.TestCase):
             errors = sdpo.reference_error(batch["reference"], batch["target"])
             cached = loss_fn(policy=batch["policy"], target=batch["target"], reference_error=errors, layout=layout)
             self.assertTrue(torch.allclose(cached.rows["logit"], expected.rows["logit"], rtol=1e-9))
+
+    def test_numbers_of_every_form(self):
+        chosen, rejected, timesteps = support.batch()
+        loss_fn = sdpo.PreferenceLoss("sdpo", support.flat_schedule(), 50.0)
+        for layout in ("halves", "interleaved"):
+            batch = stack(chosen, rejected, layout)
+            both = torch.cat([timesteps] * 2) if layout == "halves" else timesteps.repeat_interleave(2)
+            logits = lambda **given: loss_fn(**batch, **given).rows["logit"].tolist()
+            self.assertEqual(logits(timesteps=array.array("d", both.tolist())), logits(timesteps=timesteps))
+            self.assertEqual(logits(timesteps=torch.tensor(300)), logits(timesteps=300))
+            cached = {**batch, "reference": None}
+            errors = lambda **given: loss_fn(**cached, timesteps=300, **given).rows["logit"].tolist()
+            for given in (0.25, torch.tensor(0.25, dtype=torch.float64), array.array("d", [0.25] * 8)):
+                self.assertEqual(errors(reference_error=given), errors(reference_error=[0.25] * 8))
+            with self.assertRaisesRegex(ValueError, "reference_error to be of length 8"):
+                errors(reference_error=[0.25] * 4)
 
     def test_mistakes(self):
         chosen, rejected, _ = support.batch()
@@ -312,6 +330,10 @@ class Parts(unittest.TestCase):
         other = loss_fn.moments(chosen=tuple(t[:2] for t in chosen), rejected=tuple(t[:2] for t in rejected))
         with self.assertRaisesRegex(ValueError, "of 4 rows"):
             sdpo.combine_moments([moments, other])
+        for count in (-3.0, float("nan")):
+            bad = dataclasses.replace(moments, elements=moments.elements.index_fill(0, torch.tensor(1), count))
+            with self.assertRaisesRegex(ValueError, r"parts\[1\].elements to be >= 0"):
+                sdpo.combine_moments([moments, bad])
         with self.assertRaisesRegex(TypeError, "parts to be a list"):
             sdpo.combine_moments([])
         with self.assertRaisesRegex(sdpo.SdpoError, "moments.cross to be given"):
@@ -320,6 +342,10 @@ class Parts(unittest.TestCase):
             sdpo.combine_moments([moments, loss_fn.moments(chosen=chosen, rejected=rejected, cross=True)])
         with self.assertRaisesRegex(TypeError, "coefficients"):
             loss_fn.gradients(chosen=chosen, rejected=rejected, coefficients={})
+        coefficients = loss_fn.objective(moments).coefficients
+        for elements in (0, -3.0, float("nan"), [192, 192, 0, 192], {"chosen": 192, "rejected": float("inf")}):
+            with self.assertRaisesRegex(ValueError, r"elements.* to be above 0 and finite"):
+                loss_fn.gradients(chosen=chosen, rejected=rejected, coefficients=coefficients, elements=elements)
         cached = {"policy": chosen[0], "target": chosen[2], "reference_error": [0.1] * 4}
         with self.assertRaisesRegex(sdpo.SdpoError, "drift"):
             sdpo.PreferenceLoss("dspo", beta=5.0).objective(loss_fn.moments(chosen=cached, rejected=rejected))
@@ -327,6 +353,17 @@ class Parts(unittest.TestCase):
         loss_fn.gradients(chosen=cached, rejected=rejected, coefficients=own)
         with self.assertRaisesRegex(TypeError, "coefficients.'b_chosen'. to be all 0 where the batch has a reference_error"):
             loss_fn.gradients(chosen=cached, rejected=rejected, coefficients={**own, "b_chosen": own["a_chosen"]})
+
+    def test_element_weights_that_no_part_may_have(self):
+        chosen, rejected, _ = support.batch(shape=(24,))
+        weights = torch.ones(4, 24)
+        for backend, bad in itertools.product(support.BACKENDS, (-1.0, float("inf"), float("nan"))):
+            loss_fn = sdpo.PreferenceLoss("diffusion-dpo", beta=5.0, backend=backend)
+            with self.assertRaises(sdpo.SdpoError) as raised:
+                loss_fn.moments(chosen=chosen, rejected=rejected, element_weights=weights.index_put((torch.tensor(2), torch.tensor(3)), torch.tensor(bad)))
+            self.assertEqual(raised.exception.code, "ERR_SDPO_ELEMENT_WEIGHTS")
+            empty = loss_fn.moments(chosen=chosen, rejected=rejected, element_weights=weights.index_fill(0, torch.tensor(1), 0))
+            self.assertEqual(empty.elements.tolist(), [24, 0, 24, 24])  # other parts may have the weight
 
 
 class Memory(unittest.TestCase):
@@ -359,6 +396,29 @@ class Memory(unittest.TestCase):
             grads = [support.gradients(each.loss, chosen[0], rejected[0]) for each in (whole, out)]
             for a, b in zip(*grads):
                 self.assertTrue(torch.allclose(a, b, rtol=1e-9, atol=1e-15))
+
+    def test_reference_errors_of_tensors_that_do_not_fit(self):
+        reference = torch.zeros(4, 3, 8)
+        for target in (torch.zeros(1, 3, 8), torch.zeros(3, 8), torch.zeros(4, 1, 8)):
+            with self.assertRaisesRegex(ValueError, r"target to be of shape \[4, 3, 8\]"):
+                sdpo.reference_error(reference, target)
+        with self.assertRaisesRegex(ValueError, "element_weights to be of shape"):
+            sdpo.reference_error(reference, reference, torch.ones(4, 8))
+        with self.assertRaisesRegex(TypeError, "reference to be a tensor"):
+            sdpo.reference_error(reference.long(), reference)
+
+
+class Noise(unittest.TestCase):
+    def test_autograd_notices_the_change(self):
+        weight, values = torch.ones(8, requires_grad=True), torch.zeros(8)
+        product = (weight * values).sum()
+        sdpo.noise(1, 0, values)
+        with self.assertRaisesRegex(RuntimeError, "modified by an inplace operation"):
+            product.backward()
+
+    def test_devices_that_it_cannot_write(self):
+        with self.assertRaisesRegex(TypeError, "out to be a tensor on the CPU or on a CUDA device.*meta"):
+            sdpo.noise(1, 0, torch.empty(4, device="meta"))
 
 
 if __name__ == "__main__":

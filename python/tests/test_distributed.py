@@ -40,7 +40,8 @@ class Distributed(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
-        names = ["ddp-equal", "ddp-different", "ddp-empty", "spread-native", "spread-torch", "spread-failure-native", "spread-failure-torch"]
+        names = ["ddp-equal", "ddp-different", "ddp-empty"]
+        names += [f"spread{check}-{backend}" for check in ("", "-failure", "-weights") for backend in ("native", "torch")]
         if support.TORCH >= (2, 0):
             names.append("fsdp")
         cls.codes, cls.output = launch_two([WORKER, *names])
@@ -70,6 +71,7 @@ class Distributed(unittest.TestCase):
     def test_a_bad_value_on_one_rank(self):
         for backend in support.BACKENDS:
             self.check(f"spread-failure-{backend}")
+            self.check(f"spread-weights-{backend}")
 
     def test_without_a_process_group(self):
         chosen, rejected, timesteps = support.batch()

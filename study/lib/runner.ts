@@ -173,8 +173,8 @@ class Pool {
 }
 
 function checkStudyOptions(options: StudyOptions) {
-  checkOptions('options', options, ['out', 'jobs', 'only', 'signal', 'onProgress']);
-  const { out, jobs = availableParallelism(), only = [], signal, onProgress } = options as unknown as StudyOptions;
+  const given = checkOptions('options', options, ['out', 'jobs', 'only', 'signal', 'onProgress']);
+  const { out, jobs = availableParallelism(), only = [], signal, onProgress } = given;
   if (typeof out !== 'string' || out === '') failType('options.out', 'the path of a folder', out);
   checkInteger('options.jobs', jobs, 1, 1024);
   if (!Array.isArray(only)) failType('options.only', 'an array of strings', only);

@@ -250,3 +250,18 @@ t.test('rows are counted from the policies, not from the timesteps', async (t) =
   t.throws(() => f({ ...batch, rows: rows + 1 }), { message: /batch\.rows to be 5/ });
   tf.dispose(variables);
 });
+
+t.test('a removed row has the gradient 0, whatever the loss is scaled by', async (t) => {
+  const tensor = (seed: number) =>
+    tf.tensor(
+      Float32Array.from({ length: 8 }, (_, i) => Math.sin(i + seed)),
+      [2, 4],
+    );
+  const branch = (seed: number) => ({ reference: tensor(seed), target: tensor(seed + 1) });
+  const loss = preferenceLoss(new PreferenceLoss({ objective: 'diffusion-dpo', beta: 1 }));
+  const given = loss.given({ chosen: branch(1), rejected: branch(3), keep: [false, true] });
+  const [chosen] = tf.grads(given)([tensor(5), tensor(6)], tf.scalar(Infinity));
+  const values = [...chosen!.dataSync()];
+  t.same(values.slice(0, 4), [0, 0, 0, 0]);
+  t.notOk(values.slice(4).some(Number.isFinite), 'a kept one is scaled');
+});

@@ -26,7 +26,8 @@ export function fakeDevice(): { env: Record<string, string> } | { missing: strin
     compiler,
     [
       ...['-std=c++17', '-O1', '-Wall', '-Wextra', '-Werror', '-fPIC', '-shared', '-pthread'],
-      ...['-DSDPO_WITH_CUDA', '-DNAPI_VERSION=8', '-DNODE_ADDON_API_CPP_EXCEPTIONS', `-I${join(root, 'native')}`],
+      ...['-DSDPO_WITH_CUDA', '-DNAPI_VERSION=8', `-I${join(root, 'native')}`],
+      ...['-DNODE_ADDON_API_CPP_EXCEPTIONS', '-DNODE_ADDON_API_CPP_EXCEPTIONS_ALL'],
       ...[...include('node-addon-api'), ...include('node-api-headers/include')],
       ...['-o', made, join(root, 'test/build/fake-cuda/cuda.cc')],
       ...rooms.flatMap((room) => sourcesOf(join(root, 'native', room))),

@@ -224,3 +224,19 @@ t.test('what a result is asked for first after it was written again, or gave its
   t.same({ number, ...rest }, { number: into.loss, rows: columns, metrics, coefficients, gradients: undefined });
   t.match(inspect(loss.evaluate(batch)), /^{\n {2}loss: .*\bgradients: .*\brows: .*\bmetrics: .*\bcoefficients: /s);
 });
+
+t.test('a gradient of `into` may be a tensor of its own branch', async (t) => {
+  for (const dtype of dtypes) {
+    for (const branch of branches) {
+      for (const tensor of tensors) {
+        const batch = largeBatch(rows, size, dtype);
+        const expected = digests(loss.evaluate(batch));
+        const into = loss.evaluate(batch);
+        const gradient: LatentArray = into.gradients[branch];
+        (gradient instanceof Tensor ? gradient.data : gradient).set(storedOf(batch[branch][tensor]));
+        const given = { ...batch, [branch]: { ...batch[branch], [tensor]: into.gradients[branch] } };
+        t.same(digests(loss.evaluate(given, { into })), expected, `${dtype}, ${branch}.${tensor}`);
+      }
+    }
+  }
+});

@@ -4,6 +4,7 @@ import vm from 'node:vm';
 import t from 'tap';
 import {
   combineMoments,
+  createRandom,
   decodeSafetensors,
   encodeSafetensors,
   type LatentArray,
@@ -13,6 +14,7 @@ import {
   randomBits,
   Tensor,
 } from '../../lib/index.js';
+import { BetaTracker } from '../../lib/trainer/beta-tracker.js';
 import { digests, largeBatch } from '../helpers/batches.js';
 import { failureOf } from '../helpers/failures.js';
 
@@ -120,6 +122,7 @@ t.test('absurd sizes are errors of a readable length', async (t) => {
   const sizes: [string, string, () => unknown][] = [
     ['ERR_SDPO_OUT_OF_MEMORY', 'more elements than an array can have', () => Tensor.empty([1, 2 ** 40])],
     ['ERR_SDPO_INVALID_LENGTH', 'more elements than a number can count', () => Tensor.empty([2 ** 40, 2 ** 40])],
+    ['ERR_SDPO_INVALID_LENGTH', 'the same in a row, of none', () => Tensor.empty([0, 2 ** 40, 2 ** 40])],
     ['ERR_SDPO_INVALID_LENGTH', 'a million axes', () => Tensor.empty(Array(1e6).fill(1))],
     ['ERR_SDPO_INVALID_ARG_TYPE', 'four billion entries that are none', () => Tensor.from(new Array(2 ** 32 - 1))],
     ['ERR_SDPO_INVALID_ARG_VALUE', 'a number of 10^5 digits', () => noise(10n ** 100000n, 0, new Float32Array(1))],
@@ -184,7 +187,7 @@ t.test('what is checked is what is used', async (t) => {
 
   const polluted = Object.prototype as { [name: string]: unknown };
   t.teardown(() => {
-    for (const name of ['cross', 'dtype', 'elements', 'stream', 'gradientScale', 'predictionType'])
+    for (const name of ['cross', 'dtype', 'elements', 'stream', 'gradientScale', 'predictionType', 'range', 'window'])
       delete polluted[name];
   });
   Object.assign(polluted, {
@@ -193,9 +196,14 @@ t.test('what is checked is what is used', async (t) => {
     elements: [1, 1],
     gradientScale: 7,
     predictionType: 'sample',
+    range: [0, 3],
+    window: 2,
   });
   t.notOk(Object.hasOwn(loss.moments(batch), 'cross'), 'an option of a prototype');
   t.equal(Tensor.from([1, 2], {}).dtype, 'float32');
   t.same(digests(loss.evaluate(batch)), expected);
   t.equal(NoiseSchedule.preset('sd15', {}).predictionType, 'epsilon');
+  const drawn = NoiseSchedule.preset('sd15').sampleTimesteps(4, { random: createRandom(1) });
+  t.ok(Math.max(...drawn) > 3);
+  t.equal(new BetaTracker({ target: 1 }).window, 512);
 });

@@ -349,6 +349,14 @@ t.test('moments that do not fit', async (t) => {
   const moments = loss.moments(makeBatch(3));
   const short = { ...moments, elements: moments.elements.slice(1) };
   t.throws(() => combineMoments([]), /parts/);
+  for (const count of [-3, NaN, Infinity]) {
+    const elements = moments.elements.map((n, i) => (i === 1 ? count : n));
+    const message = /parts\[1\]\.elements\[1\] to be a finite number >= 0/;
+    t.throws(() => combineMoments([moments, { ...moments, elements }]), {
+      code: 'ERR_SDPO_INVALID_ARG_VALUE',
+      message,
+    });
+  }
   t.throws(() => combineMoments([moments, short as Moments]), /parts\[1\]\.chosen\.error.*length 4/);
   t.throws(() => combineMoments([moments, { ...moments, cross: moments.elements }]), /all with cross/);
   t.throws(() => loss.objective({ ...moments, elements: new Float64Array(rows) }), /moments\.elements\[0\].*> 0/);
@@ -438,3 +446,31 @@ t.test('element weights: masks, and axes of size 1', async (t) => {
   wrong([1, 0], /elementWeights.*Array of length 2/);
   wrong(new Uint16Array(48), /elementWeights.*Uint16Array/);
 });
+
+t.test(
+  'element weights are read by their axes where these are those of the policy, whatever their number',
+  async (t) => {
+    // [B, 1, H, W] has as many elements as a row [C, H, W] where B is C.
+    const shape = [3, 3, 2];
+    const normal = normalNumbers(78);
+    const tensor = () => Tensor.from(Float64Array.from({ length: 18 }, normal), { shape, dtype: 'float64' });
+    const branch = () => ({ policy: tensor(), reference: tensor(), target: tensor() });
+    const batch = { chosen: branch(), rejected: branch() };
+    const loss = new PreferenceLoss({ objective: 'diffusion-dpo', beta: 1.5 });
+    const result = (elementWeights: ElementWeights) => {
+      const { loss: value, gradients } = loss.evaluate({ ...batch, elementWeights });
+      return [value, ...gradients.chosen.toFloat64(), ...gradients.rejected.toFloat64()];
+    };
+    const numbers = [1, 2, 3, 4, 5, 6];
+    const of = (axes: number[]) => Tensor.from(numbers, { shape: axes, dtype: 'float64' });
+    const perRow = Float64Array.from({ length: 18 }, (_, i) => numbers[2 * Math.floor(i / 6) + (i % 2)]!);
+    t.same(result(of([3, 1, 2])), result(perRow));
+    const oneForAll = result(Float64Array.from(numbers));
+    t.not(result(perRow)[0], oneForAll[0]);
+    for (const axes of [[6], [3, 2], [1, 3, 2]]) t.same(result(of(axes)), oneForAll, `[${axes}]`);
+    t.throws(() => result(of([6, 1, 1])), {
+      code: 'ERR_SDPO_INVALID_LENGTH',
+      message: /\[3, 3, 2\] or with 1 for axes/,
+    });
+  },
+);

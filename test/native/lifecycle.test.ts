@@ -1,5 +1,6 @@
 /** Beginning and end: worker threads, loading twice, exits at every stage of life, and memory over many calls. */
 
+import { execFileSync } from 'node:child_process';
 import { copyFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
@@ -7,6 +8,7 @@ import { fileURLToPath } from 'node:url';
 import t from 'tap';
 import { jsonOf, library, runProgram } from '../helpers/child.js';
 
+const root = fileURLToPath(new URL('../..', import.meta.url));
 const batches = JSON.stringify(new URL('../helpers/batches.ts', import.meta.url).href);
 
 /** What every program has: a loss, a batch large enough that its call is still in flight when the next line runs, and its digest. */
@@ -150,3 +152,37 @@ t.test('ten thousand calls leave the memory as it was', async (t) => {
   const bound = (10000 * 2 * 4 * 1024 * 2) / 10;
   t.ok(after - before < bound, 'resident memory', { before, after, bound });
 });
+
+t.test(
+  'an addon without memory for a call says so, and the process lives',
+
+  async (t) => {
+    const preload = join(t.testdir(), 'no-memory.so');
+    execFileSync('cc', ['-shared', '-fPIC', '-w', '-o', preload, join(root, 'test/build/native/no-memory.c'), '-ldl']);
+    const program = `${prelude}
+    const { noise } = await import(${library});
+    const batch = largeBatch(2, 2 ** 17, 'float32');
+    const calls = {
+      noise: () => noise(1, 0, new Float32Array(2 ** 16)),
+      evaluate: () => loss.evaluate(batch),
+      evaluateAsync: () => loss.evaluateAsync(batch),
+    };
+    const said = {};
+    for (const [name, call] of Object.entries(calls)) {
+      const mask = process.umask(0o123);
+      try {
+        await call();
+        said[name] = 'nothing';
+      } catch (error) {
+        said[name] = String(error.code ?? error.message);
+      }
+      process.umask(mask);
+      await call();
+    }
+    console.log(JSON.stringify(said));`;
+    const said = jsonOf<Record<string, string>>(program, { env: { LD_PRELOAD: preload } });
+    t.same(Object.keys(said), ['noise', 'evaluate', 'evaluateAsync']);
+    // The arguments of a call with more than six are node-addon-api's own, which knows no codes.
+    for (const [name, error] of Object.entries(said)) t.match(error, /^(ERR_SDPO_OUT_OF_MEMORY|std::bad_alloc)$/, name);
+  },
+);

@@ -249,3 +249,20 @@ t.test('a thousand large results and more leave the memory as it was', async (t)
   // They would be 6 GiB; and a kilobyte that each left behind would be 6 MiB.
   t.ok(after - before < 48 * mebibyte, 'resident memory', { before, after });
 });
+
+t.test(
+  'where Buffer gives no memory, as from 4 GiB on in Node 20, arrays do; where nothing does the error says so',
+  async (t) => {
+    const module = JSON.stringify(new URL('../../lib/tensor/result-memory.ts', import.meta.url).href);
+    const { fits, code } = run<{ fits: boolean; code: string }>(`
+    const { allocateResult } = await import(${module});
+    const expected = result(1).gradients.chosen[0];
+    Buffer.allocUnsafeSlow = () => { throw new RangeError('The value of "size" is out of range'); };
+    const fits = loss.evaluate({ ...batch(1), rows: 1 }).gradients.chosen.every((x) => x === expected);
+    let code;
+    try { allocateResult('float32', 2 ** 44); } catch (error) { ({ code } = error); }
+    print({ fits, code });`);
+    t.ok(fits);
+    t.equal(code, 'ERR_SDPO_OUT_OF_MEMORY');
+  },
+);

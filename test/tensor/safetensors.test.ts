@@ -193,5 +193,12 @@ t.test('refuses tensors that do not fit together', async (t) => {
   t.throws(() => encode({}, '__metadata__'), { ...value, message: /other than the reserved __metadata__/ });
   t.throws(() => encodeSafetensors({ x: null as never }), { ...type, message: /an object with dtype, shape and data/ });
   t.throws(() => encodeSafetensors(null as never), { ...type, message: /tensors to be an object of named tensors/ });
+  t.throws(() => encodeSafetensors([] as never), { ...type, message: /tensors to be an object of named tensors/ });
+  for (const metadata of [null, 'k', ['k']]) {
+    t.throws(() => encodeSafetensors({}, metadata as never), {
+      ...type,
+      message: /metadata to be an object of strings/,
+    });
+  }
   t.throws(() => encodeSafetensors({}, { k: 1 as never }), { ...type, message: /metadata\["k"\] to be a string/ });
 });

@@ -23,8 +23,7 @@ type Input =
  * any number of folders of training runs with their `metrics.jsonl`.
  */
 export async function writeReport(inputs: readonly string[], options: { readonly out: string }): Promise<void> {
-  checkOptions('options', options, ['out']);
-  const out = (options as { out: unknown }).out;
+  const { out }: { out: unknown } = checkOptions('options', options, ['out']);
   if (typeof out !== 'string' || out === '') failType('options.out', 'the path of a file', out);
   if (!Array.isArray(inputs) || inputs.length === 0) failType('inputs', 'a list of at least one path', inputs);
   const found = inputs.map(readInput);

@@ -1,14 +1,17 @@
 /* What a call may take and depend on of its caller: 64 KiB of the stack, measured on a thread of 128 KiB, and nothing
- * of the floating-point environment, which is the same afterwards. Prints one TAP line per check. */
+ * of the floating-point environment, which is the same afterwards; and its signals stay its own. Prints one TAP line
+ * per check. */
 #define _GNU_SOURCE
 #include <fenv.h>
 #include <math.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 #if defined(__x86_64__)
 #include <xmmintrin.h>
 #endif
@@ -191,8 +194,22 @@ static void check_environment(const char* what, const uint64_t* expected) {
   ok(kept, text);
 }
 
+/* A program that waits for a signal blocks it in its own threads; helpers that were made before must not take it. */
+static void check_signals(void) {
+  sigset_t set, before;
+  const struct timespec patience = {60, 0};
+  run(plain, 1, 4);
+  sigemptyset(&set);
+  sigaddset(&set, SIGUSR1);
+  pthread_sigmask(SIG_BLOCK, &set, &before);
+  kill(getpid(), SIGUSR1);
+  ok(sigtimedwait(&set, NULL, &patience) == SIGUSR1, "a signal is its caller's");
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
 int main(void) {
   check_stack();
+  check_signals();
 
   uint64_t expected[KINDS];
   for (int k = 0; k < KINDS; ++k) expected[k] = run(kinds[k].names, kinds[k].scale, 1);

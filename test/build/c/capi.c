@@ -274,6 +274,19 @@ static void parts(batch* b) {
     }
   }
   ok(worst < 1e-7, "is that of the whole");
+  {
+    static batch joined;
+    int same = 1;
+    for (k = 0; k < 2; ++k) ok(sdpo_moments(&halves[k].problem, NULL) == SDPO_OK, "moments of a part again");
+    ok(sdpo_combine_moments(ROWS, 2, outputs, joined.outputs) == SDPO_OK, "joined");
+    ok(sdpo_combine_moments(ROWS, 2, outputs, halves[0].outputs) == SDPO_OK, "joined in the place of a part");
+    for (i = 0; i < ROWS; ++i) {
+      same = output(&joined, "errorChosen", i) == output(&halves[0], "errorChosen", i) &&
+             output(&joined, "deltaRejected", i) == output(&halves[0], "deltaRejected", i) &&
+             output(&joined, "elementSumRejected", i) == output(&halves[0], "elementSumRejected", i) && same;
+    }
+    ok(same, "gives the same");
+  }
   ok(sdpo_combine_moments(ROWS, 0, outputs, b->outputs) == SDPO_INVALID_ARGUMENT && says("count"), "no parts");
   outputs[1] = NULL;
   ok(sdpo_combine_moments(ROWS, 2, outputs, b->outputs) == SDPO_INVALID_ARGUMENT && says("parts[1]"), "a missing part");
@@ -333,6 +346,31 @@ static void failing_calls(batch* b) {
   ok(strcmp(sdpo_name("failureTensors", failure.tensor), "target") == 0, "and its tensor");
   b->options.non_finite = sdpo_index("nonFinite", "skip");
   ok(sdpo_evaluate(&b->problem, NULL) == SDPO_OK && strlen(sdpo_last_error()) == 0, "or its row is left out");
+
+  fill(b);
+  column(b, "referenceErrorRejected")->value = NAN;
+  b->problem.rejected.reference.data = NULL;
+  ok(sdpo_evaluate(&b->problem, &failure) == SDPO_NON_FINITE && failure.row == 0 && failure.branch == 1 &&
+         failure.element == -1,
+     "a reference error that is NaN");
+  ok(says("referenceError of row 0 (rejected)") && !says("element"), "is none of an element");
+
+  fill(b);
+  b->problem.rejected.gradient.data = (char*)b->gradients[1] + 2;
+  ok(sdpo_evaluate(&b->problem, NULL) == SDPO_INVALID_ARGUMENT && says("rejected.gradient to be aligned"),
+     "a gradient between two elements");
+  b->problem.rejected.gradient.dtype = sdpo_index("dtypes", "float16");
+  ok(sdpo_evaluate(&b->problem, NULL) == SDPO_OK, "which suits another dtype");
+  {
+    const int32_t float32 = sdpo_index("dtypes", "float32");
+    ok(sdpo_noise(1, 0, 4, (char*)weights + 1, float32, host(), NULL, 0) == SDPO_INVALID_ARGUMENT &&
+           says("out to be aligned"),
+       "noise between two elements");
+    ok(sdpo_noise(1, ((uint64_t)1 << 63) + 1, 4, weights, float32, host(), NULL, 0) == SDPO_INVALID_ARGUMENT &&
+           says("2^63"),
+       "noise from where positions end");
+    ok(sdpo_noise(1, (uint64_t)1 << 63, 4, weights, float32, host(), NULL, 0) == SDPO_OK, "and before");
+  }
 
   fill(b);
   memset(weights, 0, sizeof weights);
