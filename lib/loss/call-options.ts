@@ -75,11 +75,15 @@ export const CALL_FIELDS = fieldsOf<CallOptions>({ ...RESERVED, results: true })
 export const ASYNC_CALL_FIELDS = fieldsOf<AsyncCallOptions>({ ...RESERVED, results: true, signal: true });
 
 /** The options of a call, of which those that stand for themselves are checked. */
-export function readCall<T extends CallOptions | DeviceCallOptions | ReserveOptions>(given: T, fields: Fields<T>): T {
-  const call = readOptions('call', given, fields);
+export function readCall<T extends CallOptions | DeviceCallOptions | ReserveOptions>(
+  given: T,
+  fields: Fields<T>,
+  argument = 'call',
+): T {
+  const call = readOptions(argument, given, fields);
   if ('results' in call && call.results !== undefined) checkOneOf('call.results', call.results, ['host', 'device']);
   if (call.gradients !== undefined) checkBoolean('call.gradients', call.gradients);
-  if (call.gradientScale !== undefined) checkNumber('call.gradientScale', call.gradientScale);
-  if (call.denominator !== undefined) checkNumberAbove('call.denominator', call.denominator, 0);
+  if (call.gradientScale !== undefined) checkNumber(`${argument}.gradientScale`, call.gradientScale);
+  if (call.denominator !== undefined) checkNumberAbove(`${argument}.denominator`, call.denominator, 0);
   return call;
 }

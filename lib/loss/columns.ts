@@ -43,7 +43,7 @@ export function perBranch(
     const both = { name: argument, value };
     return { chosen: both, rejected: both };
   }
-  if (typeof value !== 'object' || value === null) {
+  if (typeof value !== 'object' || value === null || ArrayBuffer.isView(value)) {
     failType(argument, 'a number, a list of numbers, a Tensor, or { chosen, rejected } of such', value);
   }
   const { chosen, rejected } = readOptions(argument, value, EITHER_FIELDS) as {

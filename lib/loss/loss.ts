@@ -199,7 +199,7 @@ export class PreferenceLoss {
    */
   objective(moments: Moments, numbers: ObjectiveNumbers = {}): Statistics {
     const { denominator, gradientScale, maskThreshold, ...rows } = readOptions('numbers', numbers, OBJECTIVE_FIELDS);
-    const call = readCall({ denominator, gradientScale, maskThreshold }, CALL_FIELDS);
+    const call = readCall({ denominator, gradientScale, maskThreshold }, CALL_FIELDS, 'numbers');
     const read = readMoments('moments', moments);
     const result = new ResultBuffers(read.chosen.error.length);
     writeMoments(result, read, this.options);
@@ -213,6 +213,7 @@ export class PreferenceLoss {
    * a = b = 0 is written as zeros without being read. Coefficients of a result on the device of the batch are read there, and then the call returns
    * without waiting.
    *
+   * @param coefficients `b` is 0 or left out where the batch has no reference tensor
    * @param call `elements`: D (or Σe, of both branches or of each) of each whole row, where the batch has a part of its elements; default: those of the batch. `stream`: of the
    *   device that holds the tensors
    */
@@ -253,8 +254,10 @@ export class PreferenceLoss {
     coefficients = checkOptions('coefficients', coefficients, BRANCHES);
     for (const branch of BRANCHES) {
       const { a, b } = readCoefficients(`coefficients.${branch}`, coefficients[branch], prepared.rows);
-      if (b !== undefined && prepared.batch[branch].reference === undefined) {
-        failType(`coefficients.${branch}.b`, 'left out where the batch has a referenceError', b);
+      // The coefficients of such a batch's own result have b as well: zeros.
+      const drifts = b !== undefined && Array.prototype.some.call(b, (entry: number) => entry !== 0);
+      if (drifts && prepared.batch[branch].reference === undefined) {
+        failType(`coefficients.${branch}.b`, 'left out or all 0 where the batch has a referenceError', b);
       }
       ResultBuffers.column(result, branch === 'chosen' ? 'aChosen' : 'aRejected').set(a);
       if (b !== undefined) ResultBuffers.column(result, branch === 'chosen' ? 'bChosen' : 'bRejected').set(b);

@@ -123,7 +123,7 @@ export function prepare(
   const scalars = fitsRows(earlier, rows) ? earlier : makeScalars(rows);
   writeHeader(scalars.header, fixed, rows, size, device, call, operands);
   const columns = new ColumnWriter(scalars, rows, device, results);
-  writeRowNumbers(columns, batch, rows, device, call, options, complete);
+  writeRowNumbers(columns, batch, rows, device, call, options, complete, 'batch');
   for (const branch of BRANCHES) {
     const { referenceError: value } = batch[branch];
     if (value !== undefined) {
@@ -154,7 +154,7 @@ export function prepareObjective(
   const scalars = makeScalars(rows);
   writeHeader(scalars.header, fixed, rows, 0, 'cpu', call, NO_OPERANDS);
   const columns = new ColumnWriter(scalars, rows, 'cpu', 'host');
-  writeRowNumbers(columns, numbers, rows, 'cpu', call, options, true);
+  writeRowNumbers(columns, numbers, rows, 'cpu', call, options, true, 'numbers');
   return {
     rows,
     size: 0,

@@ -57,6 +57,7 @@ export class ResultBuffers implements Statistics {
   loss = NaN;
   declare readonly rows: RowStatistics;
   declare readonly metrics: Metrics;
+  declare readonly coefficients: Statistics['coefficients'];
   gradients: Gradients | undefined;
   #pending = false;
   readonly #rowOutputs: Float64Array;
@@ -69,6 +70,7 @@ export class ResultBuffers implements Statistics {
   constructor(count: number) {
     Object.defineProperty(this, 'rows', ResultBuffers.#rowsProperty);
     Object.defineProperty(this, 'metrics', ResultBuffers.#metricsProperty);
+    Object.defineProperty(this, 'coefficients', ResultBuffers.#coefficientsProperty);
     this.#count = count;
     const bytes = Float64Array.BYTES_PER_ELEMENT;
     const length = ROW_OUTPUT_COUNT * count;
@@ -97,6 +99,16 @@ export class ResultBuffers implements Statistics {
       return this.#values;
     },
   };
+  static readonly #coefficientsProperty = {
+    enumerable: true,
+    get(this: ResultBuffers): Statistics['coefficients'] {
+      this.#coefficients ??= {
+        chosen: { a: this.#shown('aChosen'), b: this.#shown('bChosen') },
+        rejected: { a: this.#shown('aRejected'), b: this.#shown('bRejected') },
+      };
+      return this.#coefficients;
+    },
+  };
 
   /** @internal Whether an asynchronous call is writing these buffers. */
   get pending(): boolean {
@@ -104,14 +116,6 @@ export class ResultBuffers implements Statistics {
   }
   set pending(value: boolean) {
     this.#pending = value;
-  }
-
-  get coefficients(): Statistics['coefficients'] {
-    this.#coefficients ??= {
-      chosen: { a: this.#shown('aChosen'), b: this.#shown('bChosen') },
-      rejected: { a: this.#shown('aRejected'), b: this.#shown('bRejected') },
-    };
-    return this.#coefficients;
   }
 
   /** A column for the caller, who may transfer the buffer: the metrics are read from it before. */

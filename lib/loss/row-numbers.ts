@@ -25,6 +25,9 @@ import {
 } from './columns.js';
 import { hasMask, type ResolvedOptions, readsOmega, TRAITS } from './options.js';
 
+/** The argument that holds the numbers: of a call with tensors, or of the objective alone. */
+type Given = 'batch' | 'numbers';
+
 /**
  * Checks the numbers per row and writes those that differ from their defaults.
  *
@@ -38,25 +41,27 @@ export function writeRowNumbers(
   call: EvaluateOptions,
   options: ResolvedOptions,
   complete: boolean,
+  of: Given,
 ): void {
-  writeTransition(out, batch, rows, device, options, complete);
-  writeWeightNoise(out, batch, options);
+  writeTransition(out, batch, rows, device, options, complete, of);
+  writeWeightNoise(out, batch, options, of);
   if (batch.betaScale !== undefined) {
-    refuseUnread('batch.betaScale', 'betaScaleChosen', options);
-    const scales = perBranch('batch.betaScale', batch.betaScale);
+    refuseUnread(`${of}.betaScale`, 'betaScaleChosen', options);
+    const scales = perBranch(`${of}.betaScale`, batch.betaScale);
     for (const branch of BRANCHES) out.write(COLUMN.betaScale[branch], scales[branch]);
   }
   if (batch.margins !== undefined) {
-    refuseUnread('batch.margins', 'margin', options);
-    out.write(COLUMN.margin, { name: 'batch.margins', value: batch.margins });
+    refuseUnread(`${of}.margins`, 'margin', options);
+    out.write(COLUMN.margin, { name: `${of}.margins`, value: batch.margins });
   }
-  if (batch.keep !== undefined) out.write(COLUMN.keep, { name: 'batch.keep', value: batch.keep as RowNumbers });
+  if (batch.keep !== undefined) out.write(COLUMN.keep, { name: `${of}.keep`, value: batch.keep as RowNumbers });
   if (batch.rowWeights !== undefined) {
-    out.write(COLUMN.rowWeight, { name: 'batch.rowWeights', value: batch.rowWeights });
+    out.write(COLUMN.rowWeight, { name: `${of}.rowWeights`, value: batch.rowWeights });
   }
   if (call.maskThreshold !== undefined) {
-    if (!hasMask(options.objective)) refuse('call.maskThreshold', `objective '${options.objective}' does not use it`);
-    out.write(COLUMN.maskThreshold, { name: 'call.maskThreshold', value: call.maskThreshold }, checkThreshold);
+    const name = of === 'batch' ? 'call.maskThreshold' : `${of}.maskThreshold`;
+    if (!hasMask(options.objective)) refuse(name, `objective '${options.objective}' does not use it`);
+    out.write(COLUMN.maskThreshold, { name, value: call.maskThreshold }, checkThreshold);
   }
 }
 
@@ -78,10 +83,11 @@ function writeTransition(
   device: string,
   options: ResolvedOptions,
   complete: boolean,
+  of: Given,
 ): void {
-  const transition = readTransition(batch.transition);
-  const timesteps = perBranch('batch.timesteps', batch.timesteps);
-  const omega = perBranch('batch.transition.omega', transition.omega);
+  const transition = readTransition(`${of}.transition`, batch.transition);
+  const timesteps = perBranch(`${of}.timesteps`, batch.timesteps);
+  const omega = perBranch(`${of}.transition.omega`, transition.omega);
   const source = new OmegaSource(out, options, rows, device, complete);
   if (timesteps.chosen.value === timesteps.rejected.value && omega.chosen.value === omega.rejected.value) {
     source.write(BRANCHES, timesteps.chosen, omega.chosen);
@@ -92,7 +98,7 @@ function writeTransition(
     const field = branch === 'chosen' ? 'offsetChosen' : 'offsetRejected';
     const value = transition[field];
     if (value === undefined) continue;
-    const name = `batch.transition.${field}`;
+    const name = `${of}.transition.${field}`;
     // An offset belongs to log q, which cancels where the weight is a ratio of the two models.
     if (options.weightRatio === 'policy/reference') {
       refuse(name, `weightRatio '${options.weightRatio}' does not use it (log q cancels)`);
@@ -104,18 +110,18 @@ function writeTransition(
 type Transition = NonNullable<RowBatch['transition']>;
 const NO_TRANSITION: Transition = {};
 
-function readTransition(given: Transition | undefined): Transition {
-  return given === undefined ? NO_TRANSITION : readOptions('batch.transition', given, TRANSITION_FIELDS);
+function readTransition(argument: string, given: Transition | undefined): Transition {
+  return given === undefined ? NO_TRANSITION : readOptions(argument, given, TRANSITION_FIELDS);
 }
 
-function writeWeightNoise(out: ColumnWriter, batch: RowBatch, { weightRatio }: ResolvedOptions): void {
+function writeWeightNoise(out: ColumnWriter, batch: RowBatch, { weightRatio }: ResolvedOptions, of: Given): void {
   if (batch.weightNoise === undefined) return;
-  const weightNoise = readOptions('batch.weightNoise', batch.weightNoise, EITHER_FIELDS) as typeof batch.weightNoise;
+  const weightNoise = readOptions(`${of}.weightNoise`, batch.weightNoise, EITHER_FIELDS) as typeof batch.weightNoise;
   if (weightRatio !== 'policy/data') {
-    refuse('batch.weightNoise', `weightRatio '${weightRatio}' has no sampled form`);
+    refuse(`${of}.weightNoise`, `weightRatio '${weightRatio}' has no sampled form`);
   }
   for (const branch of BRANCHES) {
-    const name = `batch.weightNoise.${branch}`;
+    const name = `${of}.weightNoise.${branch}`;
     out.write(COLUMN.noise[branch], {
       name,
       value: weightNoise[branch] ?? failType(name, 'a list of numbers', undefined),
@@ -151,7 +157,7 @@ class OmegaSource {
     }
     for (const branch of branches) this.#out.write(COLUMN.omega[branch], omega, checkOmega);
     if (timesteps.value === undefined || isOnDevice(timesteps.value)) {
-      if (omega.value === undefined) this.#fromTable(timesteps, reads);
+      if (omega.value === undefined) this.#fromTable(timesteps, omega.name, reads);
       return;
     }
     const list = hostList(timesteps.name, timesteps.value, this.#rows);
@@ -162,8 +168,7 @@ class OmegaSource {
     }
     if (omega.value !== undefined) return;
     if (schedule === undefined) {
-      if (reads && this.#complete)
-        failType('batch.transition.omega', 'given where the loss has no schedule', undefined);
+      if (reads && this.#complete) failType(omega.name, 'given where the loss has no schedule', undefined);
       return;
     }
     const found = reads ? schedule.omegas(checked, timesteps.name) : omegasOfStatistics(schedule, checked);
@@ -193,7 +198,7 @@ class OmegaSource {
     return out;
   }
 
-  #fromTable(timesteps: NamedNumbers, reads: boolean): void {
+  #fromTable(timesteps: NamedNumbers, omega: string, reads: boolean): void {
     const { schedule } = this.#options;
     const indexed = schedule?.family === 'variance-preserving' && timesteps.value !== undefined;
     if (schedule !== undefined && indexed) {
@@ -201,10 +206,10 @@ class OmegaSource {
       return;
     }
     if (!reads || !this.#complete) return;
-    if (schedule === undefined) failType('batch.transition.omega', 'given where the loss has no schedule', undefined);
+    if (schedule === undefined) failType(omega, 'given where the loss has no schedule', undefined);
     throw new SdpoRangeError(
       'ERR_SDPO_INVALID_OPTION',
-      `Expected ${timesteps.name} to be a list of numbers, since the timesteps of a flow schedule are real numbers and index no table, received a Tensor (schedule.omegas gives what batch.transition.omega takes as a Tensor)`,
+      `Expected ${timesteps.name} to be a list of numbers, since the timesteps of a flow schedule are real numbers and index no table, received a Tensor (schedule.omegas gives what ${omega} takes as a Tensor)`,
     );
   }
 }

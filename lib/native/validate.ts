@@ -182,28 +182,38 @@ export function readOptions<T extends object>(argument: string, value: unknown, 
   return { ...none, ...value };
 }
 
-/** True for anything that can be read by index up to `length`: arrays and typed arrays of numbers, not strings. */
+/** True for anything that can be read by index up to `length`: arrays, typed arrays of numbers and objects like them, not strings. */
 export function isNumberList(value: unknown): value is ArrayLike<number> {
-  return isArray(value) || typedArray(value) !== undefined;
+  return isArray(value) || typedArray(value) !== undefined || isArrayLike(value);
 }
 
-/** A list of numbers of a given length (or of any length when `length` is undefined); of typed arrays a plain one of this realm. */
+/** An object with the length of an array (arguments, a list of another library); a Proxy of a typed array has none that can be asked for. */
+function isArrayLike(value: unknown): boolean {
+  if (typeof value !== 'object' || value === null || ArrayBuffer.isView(value) || types.isProxy(value)) return false;
+  const { length } = value as { readonly length?: unknown };
+  return typeof length === 'number' && length >>> 0 === length;
+}
+
+/** A list of numbers of a given length (or of any length when `length` is undefined): an array, or a plain typed array of this realm. */
 export function checkNumberList(argument: string, value: unknown, length?: number): ArrayLike<number> {
   const list = typedArray(value) ?? value;
   if (!isNumberList(list)) failType(argument, 'an array or typed array of numbers', value);
   if (length !== undefined && list.length !== length) {
     failValue(argument, `of length ${length}`, value, 'ERR_SDPO_INVALID_LENGTH');
   }
-  return list;
+  // What is merely like an array becomes one: its length could be another the next time.
+  return isArray(list) || ArrayBuffer.isView(list) ? list : copied(argument, list, length ?? list.length);
 }
 
 /** A list of numbers as above whose entries are numbers indeed: a typed array can hold nothing else, an array can, and is copied, each entry read once. */
 export function checkNumbers(argument: string, value: unknown, length?: number): ArrayLike<number> {
   const list = checkNumberList(argument, value, length);
-  if (!isArray(list)) return list;
-  const entries: readonly unknown[] = list;
+  return isArray(list) ? copied(argument, list, length ?? list.length) : list;
+}
+
+function copied(argument: string, entries: ArrayLike<unknown>, count: number): number[] {
   const out: number[] = [];
-  for (let i = 0, count = length ?? entries.length; i < count; i++) {
+  for (let i = 0; i < count; i++) {
     const entry = entries[i];
     if (typeof entry !== 'number') failType(`${argument}[${i}]`, 'a number', entry);
     out.push(entry);

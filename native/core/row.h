@@ -98,7 +98,10 @@ SDPO_HD inline RowResult evaluate_row(const RowRules& of, const RowScalars& row,
   out.non_finite = !finite;
   if (!finite) {
     if (options.non_finite == NonFinite::propagate) {
-      out.loss = out.a_chosen = out.a_rejected = NAN;
+      // A removed row without an anchor stays at 0: nothing of it is read.
+      const bool read = kept || !(out.loss == 0 && out.a_chosen == 0 && out.a_rejected == 0 && out.b_chosen == 0 &&
+                                  out.b_rejected == 0);
+      if (read) out.loss = out.a_chosen = out.a_rejected = NAN;
     } else {  // removed with its anchors
       out.loss = out.a_chosen = out.a_rejected = out.b_chosen = out.b_rejected = out.mask = 0;
       out.clipped = out.log_ratio_clipped = 0;

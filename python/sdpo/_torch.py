@@ -17,6 +17,7 @@ from ._numbers import RowNumbers
 from ._operands import Operands, branches_of, half
 from ._options import Encoded, decode
 from ._tables import METRIC, ROW_INPUT, ROW_OUTPUT, ROW_STATISTICS, TRAITS
+from .result import won
 
 Rows = torch.Tensor  # float64 [rows]
 BRANCHES = ("chosen", "rejected")
@@ -327,11 +328,13 @@ def objective(
     denominator = denominator or float(rows)
     loss = loss * weight
     coefficients = [value * weight / denominator for value in (a_c, a_r, b_c, b_r)]
+    read = kept
     for value in (loss, *coefficients):
-        finite = finite & torch.isfinite(value)
+        finite, read = finite & torch.isfinite(value), read | (value != 0)
     mask, clipped, ratio_clipped = kept.to(out.dtype), terms.clipped.detach(), (c.clipped.to(out.dtype) + r.clipped.to(out.dtype))
     if o.non_finite == "propagate":
-        loss, *first = (torch.where(finite, value, torch.full_like(value, float("nan"))) for value in (loss, *coefficients[:2]))
+        # A removed row without an anchor stays at 0: nothing of it is read.
+        loss, *first = (torch.where(finite | ~read, value, torch.full_like(value, float("nan"))) for value in (loss, *coefficients[:2]))
         coefficients[:2] = first
     else:
         loss, mask, clipped, ratio_clipped, *coefficients = (torch.where(finite, value, zero) for value in (loss, mask, clipped, ratio_clipped, *coefficients))
@@ -407,7 +410,7 @@ def _metrics(o: Encoded, out: torch.Tensor, denominator: float) -> torch.Tensor:
     rows = out.shape[1]
     margin = at("reward_chosen") - at("reward_rejected")
     columns = {name: at(name) for name in ROW_STATISTICS}
-    columns.update(implicit_accuracy=(torch.sign(margin) + 1) / 2, reward_margin=margin, mask_fraction=1 - at("mask"))
+    columns.update(implicit_accuracy=won(margin), reward_margin=margin, mask_fraction=1 - at("mask"))
     metrics = torch.empty((len(METRIC),), dtype=out.dtype, device=out.device)
     for name, values in columns.items():
         finite = torch.isfinite(values)

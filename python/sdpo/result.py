@@ -84,7 +84,7 @@ class PreferenceOutput:
         elif name in ("implicit_accuracy", "reward_margin"):
             values = rows["reward_chosen"] - rows["reward_rejected"]
             if name == "implicit_accuracy":
-                values = (torch.sign(values) + 1) / 2  # a tie counts 1/2; NaN stays NaN
+                values = won(values)
         elif name == "mask_fraction":
             values = 1 - rows["mask"]
         else:  # shares and counts whose rows are not public: one number for all rows
@@ -96,6 +96,11 @@ class PreferenceOutput:
     def log_entries(self, metrics: Any = None) -> Dict[str, float]:
         """Metrics (default: of this rank) as plain numbers, rewards under TRL's names ("rewards/chosen", …). One copy from the device."""
         return log_entries(self.metrics if metrics is None else metrics)
+
+
+def won(margin: torch.Tensor) -> torch.Tensor:
+    """1 where the chosen reward is the higher one, 0 where it is not, 1/2 for a tie; NaN where a reward is missing, which torch.sign calls 0."""
+    return torch.where(torch.isnan(margin), margin, (torch.sign(margin) + 1) / 2)
 
 
 def log_entries(metrics: Mapping[str, torch.Tensor]) -> Dict[str, float]:

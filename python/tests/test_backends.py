@@ -111,6 +111,23 @@ class Agreement(unittest.TestCase):
                 self.assertEqual(bool(torch.isnan(grads[0][1]).all()), kind == "propagate")
                 self.assertTrue(bool(torch.isfinite(grads[0][0]).all()))
 
+    def test_removed_rows_stay_removed(self):
+        for backend in support.BACKENDS:
+            chosen, rejected, timesteps = support.batch()
+            clean = (chosen[0].detach().clone().requires_grad_(), *chosen[1:])
+            chosen[0].data[1, 0, 0, 5] = float("nan")
+            for kl_weight in (0, 0.1):
+                loss_fn = sdpo.PreferenceLoss("sdpo", support.flat_schedule(), 50.0, non_finite="propagate", kl_weight=kl_weight, backend=backend)
+                with self.subTest(backend=backend, kl_weight=kl_weight):
+                    out, grads = self.evaluate(loss_fn, chosen, rejected, timesteps=timesteps, keep=[1, 0, 1, 1])
+                    self.assertEqual(out.metrics["non_finite_rows"].item(), 1)
+                    self.assertEqual(bool(torch.isnan(grads[0][1]).all()), kl_weight != 0)
+                    self.assertEqual(bool(torch.isnan(out.loss)), kl_weight != 0)
+                    if kl_weight == 0:
+                        expected = self.evaluate(loss_fn, clean, rejected, timesteps=timesteps, keep=[1, 0, 1, 1])
+                        self.assertTrue(torch.equal(out.loss, expected[0].loss))
+                        self.assertTrue(all(torch.equal(a, b) for a, b in zip(grads, expected[1])))
+
     def test_bad_element_weights(self):
         chosen, rejected, _ = support.batch(shape=(3,))
         for backend in support.BACKENDS:

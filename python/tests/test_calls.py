@@ -349,6 +349,10 @@ class Parts(unittest.TestCase):
         cached = {"policy": chosen[0], "target": chosen[2], "reference_error": [0.1] * 4}
         with self.assertRaisesRegex(sdpo.SdpoError, "drift"):
             sdpo.PreferenceLoss("dspo", beta=5.0).objective(loss_fn.moments(chosen=cached, rejected=rejected))
+        own = loss_fn(chosen=cached, rejected=rejected).coefficients
+        loss_fn.gradients(chosen=cached, rejected=rejected, coefficients=own)
+        with self.assertRaisesRegex(TypeError, "coefficients.'b_chosen'. to be all 0 where the batch has a reference_error"):
+            loss_fn.gradients(chosen=cached, rejected=rejected, coefficients={**own, "b_chosen": own["a_chosen"]})
 
     def test_element_weights_that_no_part_may_have(self):
         chosen, rejected, _ = support.batch(shape=(24,))

@@ -1,5 +1,6 @@
 """Equality with the plain PyTorch formula: float32 parity, 16-bit types and mixtures, layouts in memory, five dimensions."""
 
+import math
 import unittest
 
 import torch
@@ -58,6 +59,19 @@ class Parity(unittest.TestCase):
         chosen, rejected, timesteps = support.batch()
         out = evaluate((chosen[1], *chosen[1:]), (rejected[1], *rejected[1:]), timesteps, "diffusion-dpo")
         self.assertEqual(out.metrics["implicit_accuracy"].item(), 0.5)
+
+    def test_rows_without_a_reward_count_for_nothing(self):
+        # An 'elbo' row whose transition has no density has no reward: neither a win nor a tie.
+        chosen, rejected, _ = support.batch()
+        better = (chosen[2], *chosen[1:])
+        for backend in support.BACKENDS:
+            loss_fn = sdpo.PreferenceLoss("diffusion-dpo", beta=2.0, timestep_weighting="elbo", backend=backend)
+            for omega, accuracy in (([math.inf, 0.1, 0.2, math.inf], 1), ([math.inf] * 4, math.nan)):
+                with self.subTest(backend=backend, accuracy=accuracy):
+                    out = loss_fn(chosen=better, rejected=rejected, transition={"omega": omega})
+                    for metrics in (out.metrics, out.reduce_metrics()):
+                        self.assertEqual(str(metrics["implicit_accuracy"].item()), str(float(accuracy)))
+                        self.assertEqual(math.isnan(metrics["reward_margin"].item()), math.isnan(accuracy))
 
 
 class Types(unittest.TestCase):

@@ -55,6 +55,43 @@ t.test('typed arrays of another realm, and of a class of the caller', async (t) 
   t.same([...(decodeSafetensors(foreign(file)).tensors.a.data as Float32Array)], [...x]);
 });
 
+t.test('what is like an array is one', async (t) => {
+  const like = <T>(list: ArrayLike<T>): ArrayLike<T> => ({ ...Array.from(list), length: list.length });
+  const batch = largeBatch(3, 40, 'float32');
+  const numbers = { betaScale: [1, 0.5, 2], margins: [0, 1, -1], keep: [1, 0, 1] };
+  const schedule = NoiseSchedule.preset('sd15');
+  const loss = new PreferenceLoss({ objective: 'sdpo', beta: 20, schedule });
+  const { transition: _, ...scheduled } = { ...batch, timesteps: [900, 600, 0] };
+  const expected = digests(loss.evaluate({ ...scheduled, ...numbers }));
+  const { betaScale, margins, keep, timesteps } = { ...scheduled, ...numbers };
+  const given = {
+    betaScale: { chosen: like(betaScale), rejected: betaScale },
+    margins: like(margins),
+    keep: like(keep),
+  };
+  t.same(digests(loss.evaluate({ ...scheduled, ...given, timesteps: like(timesteps) })), expected);
+  const x = noise(1, 0, new Float32Array(8));
+  t.same(schedule.addNoise(x, x, like([3, 4])), schedule.addNoise(x, x, [3, 4]));
+  t.same(Tensor.from(like([1, 2])).data, Float32Array.of(1, 2));
+  const { coefficients } = loss.evaluate(scheduled);
+  const a = { chosen: { a: like(coefficients.chosen.a) }, rejected: { a: like(coefficients.rejected.a) } };
+  t.same(loss.gradients(batch, a).chosen, loss.gradients(batch, coefficients).chosen);
+  const bad: [string, unknown][] = [
+    ['ERR_SDPO_INVALID_LENGTH', like([1, 2])],
+    ['ERR_SDPO_INVALID_ARG_TYPE', like([1, 2, '3'])],
+    ['ERR_SDPO_INVALID_ARG_TYPE', { length: 3, 0: 1 }],
+    ['ERR_SDPO_INVALID_ARG_TYPE', BigInt64Array.of(1n, 2n, 3n)],
+    ['ERR_SDPO_UNKNOWN_OPTION', { length: 1.5, 0: 1 }],
+  ];
+  for (const [expected, betaScale] of bad) {
+    t.equal(await code(() => loss.evaluate({ ...scheduled, betaScale: betaScale as number[] })), expected);
+  }
+  let asked = 0;
+  const growing = { 0: 900, 1: 600, 2: 0, 3: 4 } as Record<string, number>;
+  Object.defineProperty(growing, 'length', { get: () => (asked++ < 2 ? 3 : 4) });
+  t.equal(schedule.omegas(growing as never).length, 3, 'a length that changes');
+});
+
 t.test('what has no elements of its own is an error with a code', async (t) => {
   const policy = (value: unknown) => () => {
     const batch = largeBatch(1, 4, 'float32');

@@ -158,6 +158,43 @@ t.test('propagate lets NaN through to the loss and to the gradients of the row a
   }
 });
 
+t.test('propagate leaves a removed row at 0 unless an anchor reads it', async (t) => {
+  const [rows, size] = [3, 20];
+  const batch = largeBatch(rows, size, 'float32');
+  const omega = Float64Array.of(0.01, Infinity, 0.01);
+  const removals: [string, Partial<PreferenceLossOptions>, object][] = [
+    ['keep', { objective: 'diffusion-dpo' }, { keep: [1, 0, 1] }],
+    ['window', { objective: 'sdpo', maskThreshold: 0, timestepWindow: [0, 0] }, { timesteps: [0, 1, 0] }],
+    ['no density', { objective: 'diffusion-dpo', timestepWeighting: 'elbo' }, { transition: { omega } }],
+  ];
+  for (const [name, options, numbers] of removals) {
+    const lossOf = (more: object = {}) =>
+      lossWith('propagate', { ...options, sftWeight: 0, klWeight: 0, ...more } as Partial<PreferenceLossOptions>);
+    const given = { ...batch, ...numbers };
+    for (const branch of branches) {
+      for (const tensor of tensors) {
+        const bad = poisoned(given, branch, tensor, size + 5, NaN, 'float32');
+        const [clean, out] = [given, bad].map((each) => lossOf().evaluate(each));
+        t.equal(out.loss, clean.loss, `${name}: the loss is that of the other rows`);
+        t.same([...out.rows.mask], [1, 0, 1]);
+        t.equal(out.metrics.nonFiniteRows, 1, 'it is counted');
+        for (const each of branches) t.same(storedOf(out.gradients[each]), storedOf(clean.gradients[each]));
+        for (const anchor of [{ klWeight: 1 }, { klWeight: 1, klScope: 'masked' }]) {
+          const anchored = lossOf(anchor).evaluate(bad);
+          t.ok(Number.isNaN(anchored.loss), `${name}: an anchor reads it`);
+          for (const each of branches) {
+            const seen = storedOf(anchored.gradients[each]).subarray(size, 2 * size);
+            t.ok(seen.every(Number.isNaN));
+          }
+        }
+        t.throws(() => new PreferenceLoss({ ...options, beta: 20 } as PreferenceLossOptions).evaluate(bad), {
+          code: 'ERR_SDPO_NON_FINITE',
+        });
+      }
+    }
+  }
+});
+
 t.test('an element of weight 0 may hold anything', async (t) => {
   const [rows, size] = [2, 4100];
   for (const dtype of dtypes) {

@@ -92,6 +92,28 @@ t.test('the two passes one after the other give what evaluate gives, bitwise', a
   }
 });
 
+t.test('coefficients of a batch without a reference tensor give its gradient', async (t) => {
+  const { chosen, rejected, ...rest } = largeBatch(rows, size, 'float64');
+  const bare = ({ policy, target }: typeof chosen) => ({ policy, target });
+  const cached = ({ policy, target }: typeof chosen) => ({ policy, target, referenceError: [0.1, 0.2, 0.3, 0.4] });
+  for (const [objective, without] of [
+    ['sdpo', cached],
+    ['mapo', bare],
+  ] as const) {
+    const loss = new PreferenceLoss({ objective, beta: 2, maskThreshold: objective === 'sdpo' ? 0 : undefined });
+    const batch = { ...rest, chosen: without(chosen), rejected: without(rejected) };
+    const whole = loss.evaluate(batch);
+    const gradients = loss.gradients(batch, whole.coefficients);
+    for (const branch of branches) {
+      t.equal(
+        digestOf(storedOf(gradients[branch])),
+        digestOf(storedOf(whole.gradients[branch])),
+        `${objective} ${branch}`,
+      );
+    }
+  }
+});
+
 t.test('gradients of coefficients of the caller', async (t) => {
   const batch = largeBatch(rows, size, 'float64');
   const a = [1, 0, -2, 0.5];

@@ -377,6 +377,31 @@ t.test('moments that do not fit', async (t) => {
   t.same(combineMoments([empty, moments]), moments);
 });
 
+t.test('errors of the objective alone call its numbers by their names', async (t) => {
+  const loss = new PreferenceLoss({ objective: 'sdpo', beta: 1 });
+  const moments = loss.moments(makeBatch(3));
+  const omega = new Float64Array(rows);
+  const wrong: Record<string, object> = {
+    betaScale: { betaScale: -1 },
+    margins: { margins: [1] },
+    keep: { keep: 'all' },
+    rowWeights: { rowWeights: [Number.NaN] },
+    maskThreshold: { maskThreshold: 2 },
+    weightNoise: { weightNoise: 1 },
+    denominator: { denominator: 0 },
+    gradientScale: { gradientScale: '1' },
+    'transition.omega': { transition: undefined },
+    'transition.offsetChosen': { transition: { omega, offsetChosen: 'x' } },
+    timesteps: { timesteps: 'x' },
+  };
+  for (const [name, numbers] of Object.entries(wrong)) {
+    t.throws(
+      () => loss.objective(moments, { transition: { omega }, ...numbers }),
+      new RegExp(`^Expected numbers\\.${name}\\b`),
+    );
+  }
+});
+
 t.test('element weights: masks, and axes of size 1', async (t) => {
   const shape = [2, 3, 2, 4];
   const normal = normalNumbers(77);

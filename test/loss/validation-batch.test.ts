@@ -298,7 +298,7 @@ check('coefficients of gradients', [
   [gradients({ chosen: zero, rejected: { a: [0, 0], b: 1 } }), 'ARG_TYPE', 'coefficients.rejected.b', '1'],
   [gradients({ chosen: zero, rejected: { a: ['0', 0] } }), 'ARG_TYPE', 'coefficients.rejected.a[0]', '"0"'],
   [
-    gradients({ chosen: { a: [0, 0], b: [0, 0] }, rejected: zero }, valid({ chosen: branch(cached) })),
+    gradients({ chosen: { a: [0, 0], b: [0, 1] }, rejected: zero }, valid({ chosen: branch(cached) })),
     'ARG_TYPE',
     'coefficients.chosen.b',
     'referenceError',
