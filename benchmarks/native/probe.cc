@@ -117,7 +117,7 @@ void run(const Call& call, int threads) {
   const int64_t count = call.spans.count();
   if (threads > call.rows * count) threads = static_cast<int>(call.rows * count);
   std::atomic<int64_t> ticket{0};
-  if (threads == 1 || call.rows >= 4 * threads || count == 1) {
+  if (sdpo::cpu::takes_whole_rows(call.rows, call.spans, threads)) {
     sdpo::cpu::run_on_threads(threads, [&] {
       for (int64_t row; (row = ticket.fetch_add(1, std::memory_order_relaxed)) < call.rows;) {
         for (int64_t s = 0; s < count; ++s) first_pass(call, row, s);

@@ -23,10 +23,6 @@ constexpr int64_t kNoRow = std::numeric_limits<int64_t>::max();
 // Below this many elements a call is done before a helper thread would have woken up.
 constexpr int64_t kAloneBelow = 131072;
 
-// With at least this many rows per thread whole rows are handed out: a row's second read then hits the cache of the
-// thread that read it first, and nobody waits.
-constexpr int64_t kRowsPerThread = 4;
-
 class Evaluation {
  public:
   Evaluation(const Problem& problem, const KernelTable& table)
@@ -44,7 +40,7 @@ class Evaluation {
   Status run(Failure* failure) {
     const int threads = participants();
     CallScratch scratches(kernels_.stages() ? threads : 0);
-    if (threads == 1 || problem_.rows >= kRowsPerThread * threads || spans_.count() <= 1) {
+    if (takes_whole_rows(problem_.rows, spans_, threads)) {
       share_rows(threads, scratches);
     } else {
       share_spans(threads, scratches);

@@ -36,6 +36,13 @@ Spans::Spans(int64_t d) : size(d) {
   width = std::max(kSpanMin, (even + kTile - 1) / kTile * kTile);
 }
 
+bool takes_whole_rows(int64_t rows, const Spans& spans, int threads) {
+  // With that many rows per thread, fewer where they come out even: a row's second read then hits the cache of the
+  // thread that read it first, and nobody waits.
+  const int64_t per_thread = rows % threads == 0 ? 2 : 4;
+  return threads == 1 || rows >= per_thread * threads || spans.count() <= 1;
+}
+
 void add(RowSums& total, const RowSums& part) {
   add(total.chosen, part.chosen);
   add(total.rejected, part.rejected);

@@ -21,6 +21,9 @@ struct Spans {
   int64_t end(int64_t span) const { return begin(span) + width < size ? begin(span) + width : size; }
 };
 
+// Whether each of the threads of a call takes whole rows, or all of them the spans of a row.
+bool takes_whole_rows(int64_t rows, const Spans& spans, int threads);
+
 void add(RowSums& total, const RowSums& part);
 
 class RowKernels {
