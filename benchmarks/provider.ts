@@ -7,6 +7,8 @@ export interface Provider {
   readonly name: string;
   readonly kind: 'ours' | 'peer' | 'ceiling';
   readonly threads: number;
+  /** Whether the event loop turns between its calls. */
+  readonly turns?: boolean;
   /** Why it cannot take part in a case, if it cannot. */
   refuses(batch: Batch): string | undefined;
   prepare(batch: Batch): Promise<Prepared> | Prepared;

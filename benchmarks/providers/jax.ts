@@ -18,6 +18,7 @@ export async function jaxWasm(threads: number): Promise<Provider> {
     name: 'jax-js wasm',
     kind: 'peer',
     threads,
+    turns: true,
     refuses: ({ case: c }) => (c.dtype === 'float32' ? undefined : `not measured in ${c.dtype}`),
     prepare: (batch) => prepare(jax, batch),
   };

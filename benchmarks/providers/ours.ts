@@ -21,6 +21,7 @@ export function ours(way: Way, threads: number): Provider {
     name: way === 'new' ? 'sdpo' : `sdpo ${way}`,
     kind: 'ours',
     threads,
+    turns: way === 'async into',
     refuses: () => undefined,
     prepare: (batch) => prepare(batch, way, threads),
   };
