@@ -49,8 +49,8 @@ SDPO_INLINE typename Lanes<T>::Vector gradient_vector(const GradientArguments<T>
   return g;
 }
 
-// A line of the result from two vectors. Inputs are read half a line at a time: whole lines at an address within a line
-// cross two lines in every load, and the loop then takes half as long again on rows outside the second-level cache.
+// A line of the result from two vectors. Inputs are read half a line at a time, since they may begin elsewhere in a
+// line: loads of 64 bytes would all cross two, and take longer outside the second-level cache.
 template <bool kWeighted, bool kDrift, bool kStream, class T>
 SDPO_INLINE void gradient_line(const GradientArguments<T>& of, int64_t i) {
   constexpr int64_t kWidth = Lanes<T>::kWidth;

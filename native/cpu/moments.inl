@@ -58,7 +58,7 @@ class BranchMoments {
         weights_(static_cast<const S*>(of.weights)) {
     if constexpr (!kWholeLines<T>) return;
     // Whole lines of the policy, and of the others where they lie as it does: a register that crosses two lines takes
-    // longer, half as long again outside the second-level cache. Lanes are turned until the end, so that lane k still
+    // longer, up to two fifths outside the second-level cache. Lanes are turned until the end, so that lane k still
     // gets the elements k mod kWidth.
     turned_ = std::min(n, before_line(policy_));
     if (turned_ > 0) add_part(turned_, kWidth - turned_);
