@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Mapping, NoReturn, Optional, Sequence, Tuple, Union
 
 import torch
 
@@ -81,7 +81,7 @@ class PreferenceLoss:
         non_finite: Optional[str] = None,
         threads: Optional[int] = None,
         backend: Optional[str] = None,
-        **unknown: Any,
+        **unknown: NoReturn,  # refused by type checkers, and here with the name that was meant
     ) -> None:
         given = dict(locals())
         refuse_unknown("the options", unknown, (*OPTION_NAMES, "backend"))

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import math
+import typing
 import unittest
 
 import torch
@@ -30,6 +31,7 @@ class Options(unittest.TestCase):
         parameters = inspect.signature(sdpo.PreferenceLoss.__init__).parameters
         named = [name for name, parameter in parameters.items() if parameter.kind is not parameter.VAR_KEYWORD]
         self.assertEqual(set(named) - {"self", "schedule", "backend"}, set(OPTIONS))
+        self.assertIs(typing.get_type_hints(sdpo.PreferenceLoss.__init__)["unknown"], typing.NoReturn)  # no argument has this type
         self.assertEqual(set(_options.OPTION_NAMES), {field.name for field in dataclasses.fields(_options.ResolvedOptions)})
         for name in named[1:]:
             self.assertIn(name, sdpo.PreferenceLoss.__doc__)
