@@ -14,7 +14,7 @@ namespace {
 using namespace sdpo;
 using namespace sdpo::cpu;
 
-constexpr int64_t kSmall = 1024;  // elements: three tensors and a result lie in the first-level cache
+constexpr int64_t kSmall = 2048;  // elements: three tensors and a result lie in the first-level cache
 constexpr int64_t kRow = 16384;   // elements of a row: a pair lies in the second-level cache
 constexpr int kAddresses = 16;    // bytes past a page, where malloc puts large blocks
 

@@ -172,9 +172,9 @@ class Evaluation {
     for (int i = 0; i < 2; ++i) {
       if (branches[i]->gradient.data == nullptr) continue;
       if (a[i] == 0 && b[i] == 0) {
-        kernels_.zero_gradient(i != 0, row, begin, end);
+        kernels_.zero_gradient(i, row, begin, end);
       } else if (std::isnan(a[i]) || (std::isnan(b[i]) && branches[i]->reference.data != nullptr)) {
-        kernels_.nan_gradient(i != 0, row, begin, end, scratch);
+        kernels_.nan_gradient(i, row, begin, end, scratch);
       } else {
         numbers[i] = true;
       }
@@ -185,7 +185,7 @@ class Evaluation {
     for (int i = 0; i < 2; ++i) {
       if (numbers[i] && wants(Pass::objective) && problem_.options.non_finite != NonFinite::fail &&
           may_overflow(task_, row, i == 0, branches[i]->gradient.dtype)) {
-        kernels_.make_nans_equal(i != 0, row, begin, end);
+        kernels_.make_nans_equal(i, row, begin, end);
       }
     }
   }

@@ -155,13 +155,12 @@ void gradients_of(const BranchGradient* branches, int count, int64_t n, bool str
 
 template <class T>
 void gradients(const BranchGradient* branches, int count, int64_t n, bool stream) {
-  const bool weighted = branches[0].of.weights != nullptr, drift = branches[0].of.reference != nullptr;
-  if (count == 2 &&
-      (drift != (branches[1].of.reference != nullptr) || weighted != (branches[1].of.weights != nullptr))) {
+  if (count == 2 && !branches[0].of.like(branches[1].of)) {
     gradients<T>(branches, 1, n, stream);
     return gradients<T>(branches + 1, 1, n, stream);
   }
-  if (weighted) {
+  const bool drift = branches[0].of.reference != nullptr;
+  if (branches[0].of.weights != nullptr) {
     drift ? gradients_of<T, true, true>(branches, count, n, stream)
           : gradients_of<T, true, false>(branches, count, n, stream);
   } else {

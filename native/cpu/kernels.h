@@ -21,13 +21,17 @@ struct TileWeights {
 // for float64, else float32) or is null. Without `reference` (null) only `error` is formed.
 struct BranchTile {
   const void *policy, *reference, *target, *weights;
+
+  // Whether the same loop serves both.
+  bool like(const BranchTile& other) const {
+    return (reference == nullptr) == (other.reference == nullptr) && (weights == nullptr) == (other.weights == nullptr);
+  }
 };
 
 // Elements after which it is the other branch's turn: lines of its tensors arrive meanwhile. All turns of a branch run
 // the same instructions, and no others do, so that a prefetcher that goes by the address of a load follows one tensor
-// all the way. Half and twice as many are as good in memory, fewer cost more in the caches; whole tiles in turns, by
-// the same instructions for both branches, take a sixth to a quarter longer for rows of 16 bits in memory
-// (docs/benchmarks.md).
+// all the way. Half and twice as many are as good in memory, fewer cost more in the caches; what turns of a tile by the
+// same instructions cost: docs/benchmarks.md.
 constexpr int64_t kTurn = 512;
 
 // Of one branch, or of two in turns.

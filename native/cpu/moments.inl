@@ -58,7 +58,7 @@ class BranchMoments {
         weights_(static_cast<const S*>(of.weights)) {
     if constexpr (!kWholeLines<T>) return;
     // Whole lines of the policy, and of the others where they lie as it does: a register that crosses two lines takes
-    // longer, up to two fifths outside the second-level cache. Lanes are turned until the end, so that lane k still
+    // longer outside the second-level cache (docs/benchmarks.md). Lanes are turned until the end, so that lane k still
     // gets the elements k mod kWidth.
     turned_ = std::min(n, before_line(policy_));
     if (turned_ > 0) add_part(turned_, kWidth - turned_);
@@ -114,12 +114,12 @@ void moments_of(const BranchTile* branches, int count, int64_t n, BranchSums* ou
 
 template <class T>
 void moments(const BranchTile* branches, int count, int64_t n, BranchSums* out) {
-  const bool weighted = branches[0].weights != nullptr, reference = branches[0].reference != nullptr;
-  if (count == 2 && (reference != (branches[1].reference != nullptr) || weighted != (branches[1].weights != nullptr))) {
+  if (count == 2 && !branches[0].like(branches[1])) {
     moments<T>(branches, 1, n, out);
     return moments<T>(branches + 1, 1, n, out + 1);
   }
-  if (weighted) {
+  const bool reference = branches[0].reference != nullptr;
+  if (branches[0].weights != nullptr) {
     return reference ? moments_of<T, true, true>(branches, count, n, out)
                      : moments_of<T, true, false>(branches, count, n, out);
   }

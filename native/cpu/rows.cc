@@ -75,6 +75,8 @@ RowKernels::RowKernels(const Problem& problem, const KernelTable& table) : probl
   }
   stage(problem.element_weights.data, problem.element_weights.dtype);
   stage(problem.rejected_element_weights.data, problem.rejected_element_weights.dtype);
+  for (int i = 0; i < 2; ++i) direct_[i] = direct(branch(i));
+  together_ = direct_[0] && direct_[1] && problem.chosen.policy.dtype == problem.rejected.policy.dtype;
   const int64_t row_bytes = 8 * problem.size * static_cast<int64_t>(dtype_size(problem.chosen.policy.dtype));
   streams_ = problem.rows > 0 && row_bytes > kCacheBytes / problem.rows;
 }
@@ -90,9 +92,8 @@ const void* RowKernels::staged(const TensorView& view, int64_t row, int64_t elem
   return buffer;
 }
 
-const void* RowKernels::weights(bool of_rejected, int64_t row, int64_t element, int64_t n, Scratch* scratch,
-                                int tile) const {
-  return staged(problem_.weights_of(of_rejected), row, element, n, scratch, tile);
+const void* RowKernels::weights(int i, int64_t row, int64_t element, int64_t n, Scratch* scratch, int tile) const {
+  return staged(problem_.weights_of(i != 0), row, element, n, scratch, tile);
 }
 
 void RowKernels::add_weights(const void* weights, int64_t n, double* sum, double* lowest) const {
@@ -110,42 +111,40 @@ bool RowKernels::direct(const Branch& branch) const {
          (branch.gradient.data == nullptr || branch.gradient.dtype == type);
 }
 
+// Of a branch that no kernel can read as it is, in the tiles 0 to 2 of the scratch.
+BranchTile RowKernels::tile(int i, bool with_reference, int64_t row, int64_t element, int64_t n, const void* weights,
+                            Scratch* scratch) const {
+  const auto of = [&](const TensorView& view, int slot) {
+    return direct_[i] ? view.at(row, element) : staged(view, row, element, n, scratch, slot);
+  };
+  const Branch& x = branch(i);
+  return {of(x.policy, 0), with_reference ? of(x.reference, 1) : nullptr, of(x.target, 2), weights};
+}
+
+int RowKernels::kernel_of(int i) const { return index(direct_[i] ? branch(i).policy.dtype : compute_); }
+
 void RowKernels::add_moments(int64_t row, int64_t element, int64_t n, const void* const* weights, Scratch* scratch,
                              RowSums* total) const {
   BranchSums* const sums[] = {&total->chosen, &total->rejected};
-  const DType type = branch(0).policy.dtype;
   BranchTile tiles[2];
   BranchSums found[2];
-  const auto at = [&](const TensorView& view) { return view.data != nullptr ? view.at(row, element) : nullptr; };
-  if (direct(branch(0)) && direct(branch(1)) && branch(1).policy.dtype == type) {
-    for (int i = 0; i < 2; ++i) {
-      tiles[i] = {at(branch(i).policy), at(branch(i).reference), at(branch(i).target), weights[i]};
-    }
-    table_.moments[index(type)](tiles, 2, n, found);
-    for (int i = 0; i < 2; ++i) add(*sums[i], found[i]);
-    return;
-  }
   for (int i = 0; i < 2; ++i) {
-    const Branch& x = branch(i);
-    const bool in_place = direct(x);
-    const auto of = [&](const TensorView& view, int tile) {
-      return in_place ? at(view) : staged(view, row, element, n, scratch, tile);
-    };
-    tiles[0] = {of(x.policy, 0), of(x.reference, 1), of(x.target, 2), weights[i]};
-    table_.moments[index(in_place ? x.policy.dtype : compute_)](tiles, 1, n, found);
-    add(*sums[i], found[0]);
+    tiles[i] = tile(i, branch(i).reference.data != nullptr, row, element, n, weights[i], scratch);
+    if (!together_) table_.moments[kernel_of(i)](&tiles[i], 1, n, &found[i]);
   }
+  if (together_) table_.moments[kernel_of(0)](tiles, 2, n, found);
+  for (int i = 0; i < 2; ++i) add(*sums[i], found[i]);
 }
 
 RowSums RowKernels::sums(int64_t row, int64_t begin, int64_t end, Scratch* scratch) const {
   RowSums total;
   for (int64_t element = begin; element < end; element += kTile) {
     const int64_t n = std::min(kTile, end - element);
-    const void* const e = weights(false, row, element, n, scratch, 4);
+    const void* const e = weights(0, row, element, n, scratch, 4);
     const void* of_branch[] = {e, e};
     add_weights(e, n, &total.weights, &total.lowest_weight);
     if (problem_.rejected_element_weights.data != nullptr) {  // then there is no cross, which would want both
-      of_branch[1] = weights(true, row, element, n, scratch, 3);
+      of_branch[1] = weights(1, row, element, n, scratch, 3);
       add_weights(of_branch[1], n, &total.rejected_weights, &total.lowest_weight);
     }
     if ((problem_.passes & Pass::moments) == 0) continue;
@@ -163,27 +162,22 @@ RowSums RowKernels::sums(int64_t row, int64_t begin, int64_t end, Scratch* scrat
 void RowKernels::gradients(int64_t row, int64_t begin, int64_t end, const RowCoefficients& c, const bool* wanted,
                            Scratch* scratch) const {
   const double a[] = {c.a_chosen, c.a_rejected}, b[] = {c.b_chosen, c.b_rejected};
-  const auto drift = [&](int i) {  // a NaN coefficient is not 0 and passes
-    return b[i] != 0 && branch(i).reference.data != nullptr;
+  const auto part = [&](int i, int64_t element, int64_t n, void* out) {
+    const Branch& x = branch(i);
+    const bool drift = b[i] != 0 && x.reference.data != nullptr;  // a NaN coefficient is not 0 and passes
+    const void* const e = weights(i, row, element, n, scratch, 4);
+    return BranchGradient{tile(i, drift, row, element, n, e, scratch), a[i], b[i], out};
   };
   // Tiles are for what is converted on the way.
   const auto whole = [&](int i) {
     const TensorView& e = problem_.weights_of(i != 0);
-    return direct(branch(i)) && (e.data == nullptr || e.dtype == compute_);
+    return direct_[i] && (e.data == nullptr || e.dtype == compute_);
   };
-  const auto in_place = [&](int i, int64_t element, const void* e) {
-    const Branch& x = branch(i);
-    return BranchGradient{
-        {x.policy.at(row, element), drift(i) ? x.reference.at(row, element) : nullptr, x.target.at(row, element), e},
-        a[i],
-        b[i],
-        x.gradient.at(row, element)};
-  };
-  const DType type = branch(0).policy.dtype;
-  if (wanted[0] && wanted[1] && whole(0) && whole(1) && branch(1).policy.dtype == type) {
-    const auto part = [&](int i) { return in_place(i, begin, weights(i != 0, row, begin, end - begin, scratch, 4)); };
-    const BranchGradient both[] = {part(0), part(1)};
-    table_.gradients[index(type)](both, 2, end - begin, streams_);
+  if (wanted[0] && wanted[1] && together_ && whole(0) && whole(1)) {
+    const int64_t n = end - begin;
+    const BranchGradient both[] = {part(0, begin, n, branch(0).gradient.at(row, begin)),
+                                   part(1, begin, n, branch(1).gradient.at(row, begin))};
+    table_.gradients[kernel_of(0)](both, 2, n, streams_);
     return;
   }
   for (int i = 0; i < 2; ++i) {
@@ -192,36 +186,25 @@ void RowKernels::gradients(int64_t row, int64_t begin, int64_t end, const RowCoe
     const int64_t step = whole(i) ? end - begin : kTile;
     for (int64_t element = begin; element < end; element += step) {
       const int64_t n = std::min(step, end - element);
-      const void* e = weights(i != 0, row, element, n, scratch, 4);
-      if (direct(x)) {
-        const BranchGradient one = in_place(i, element, e);
-        table_.gradients[index(x.policy.dtype)](&one, 1, n, streams_);
-        continue;
-      }
-      void* const result = scratch->tiles[3].values;
-      const BranchGradient one{{staged(x.policy, row, element, n, scratch, 0),
-                                drift(i) ? staged(x.reference, row, element, n, scratch, 1) : nullptr,
-                                staged(x.target, row, element, n, scratch, 2), e},
-                               a[i],
-                               b[i],
-                               result};
-      table_.gradients[index(compute_)](&one, 1, n, false);
-      table_.narrow[index(x.gradient.dtype)][compute_ == DType::float64](result, x.gradient.at(row, element), n);
+      void* const out = x.gradient.at(row, element);
+      const BranchGradient one = part(i, element, n, direct_[i] ? out : scratch->tiles[3].values);
+      table_.gradients[kernel_of(i)](&one, 1, n, direct_[i] && streams_);
+      if (!direct_[i]) table_.narrow[index(x.gradient.dtype)][compute_ == DType::float64](one.out, out, n);
     }
   }
 }
 
-void RowKernels::zero_gradient(bool of_rejected, int64_t row, int64_t begin, int64_t end) const {
-  const MutableTensorView& gradient = branch(of_rejected ? 1 : 0).gradient;
+void RowKernels::zero_gradient(int of, int64_t row, int64_t begin, int64_t end) const {
+  const MutableTensorView& gradient = branch(of).gradient;
   std::memset(gradient.at(row, begin), 0, static_cast<size_t>(end - begin) * dtype_size(gradient.dtype));
 }
 
-void RowKernels::nan_gradient(bool of_rejected, int64_t row, int64_t begin, int64_t end, Scratch* scratch) const {
-  const MutableTensorView& gradient = branch(of_rejected ? 1 : 0).gradient;
+void RowKernels::nan_gradient(int of, int64_t row, int64_t begin, int64_t end, Scratch* scratch) const {
+  const MutableTensorView& gradient = branch(of).gradient;
   double values[kBlock];
   for (int64_t element = begin; element < end; element += kBlock) {
     const int64_t n = std::min(kBlock, end - element);
-    const void* e = weights(of_rejected, row, element, n, scratch, 4);
+    const void* e = weights(of, row, element, n, scratch, 4);
     for (int64_t i = 0; i < n; ++i) {
       const double weight = e == nullptr                 ? 1
                             : compute_ == DType::float64 ? static_cast<const double*>(e)[i]
@@ -232,8 +215,8 @@ void RowKernels::nan_gradient(bool of_rejected, int64_t row, int64_t begin, int6
   }
 }
 
-void RowKernels::make_nans_equal(bool of_rejected, int64_t row, int64_t begin, int64_t end) const {
-  const MutableTensorView& gradient = branch(of_rejected ? 1 : 0).gradient;
+void RowKernels::make_nans_equal(int of, int64_t row, int64_t begin, int64_t end) const {
+  const MutableTensorView& gradient = branch(of).gradient;
   double values[kBlock];
   for (int64_t element = begin; element < end; element += kBlock) {
     const int64_t n = std::min(kBlock, end - element);

@@ -26,6 +26,7 @@ bool takes_whole_rows(int64_t rows, const Spans& spans, int threads);
 
 void add(RowSums& total, const RowSums& part);
 
+// The branches of a function are numbered: 0 is chosen, 1 rejected.
 class RowKernels {
  public:
   RowKernels(const Problem& problem, const KernelTable& table);
@@ -42,20 +43,23 @@ class RowKernels {
                  Scratch* scratch) const;
 
   // Writes zeros, without reading anything: the gradient of a removed row.
-  void zero_gradient(bool of_rejected, int64_t row, int64_t begin, int64_t end) const;
+  void zero_gradient(int of, int64_t row, int64_t begin, int64_t end) const;
 
   // Writes NaN, and zeros where the weight is 0, with the same bits on every processor: the gradient of a NaN
   // coefficient.
-  void nan_gradient(bool of_rejected, int64_t row, int64_t begin, int64_t end, Scratch* scratch) const;
+  void nan_gradient(int of, int64_t row, int64_t begin, int64_t end, Scratch* scratch) const;
 
   // Gives every NaN of a gradient the same bits: which one arithmetic makes depends on the instructions.
-  void make_nans_equal(bool of_rejected, int64_t row, int64_t begin, int64_t end) const;
+  void make_nans_equal(int of, int64_t row, int64_t begin, int64_t end) const;
 
  private:
-  const void* weights(bool of_rejected, int64_t row, int64_t element, int64_t n, Scratch* scratch, int tile) const;
+  const void* weights(int i, int64_t row, int64_t element, int64_t n, Scratch* scratch, int tile) const;
   void add_weights(const void* weights, int64_t n, double* sum, double* lowest) const;
   const void* staged(const TensorView& view, int64_t row, int64_t element, int64_t n, Scratch* scratch, int tile) const;
   bool direct(const Branch& branch) const;
+  int kernel_of(int i) const;
+  BranchTile tile(int i, bool with_reference, int64_t row, int64_t element, int64_t n, const void* weights,
+                  Scratch* scratch) const;
   void add_moments(int64_t row, int64_t element, int64_t n, const void* const* weights, Scratch* scratch,
                    RowSums* total) const;
 
@@ -65,7 +69,9 @@ class RowKernels {
   const KernelTable& table_;
   DType compute_;  // float64 when any tensor of the batch is, else float32
   bool stages_ = false;
-  bool streams_;  // gradients are written past the caches: the tensors of the batch do not fit there
+  bool direct_[2];  // whether a kernel can read the tensors of a branch as they are
+  bool together_;   // and one call those of both
+  bool streams_;    // gradients are written past the caches: the tensors of the batch do not fit there
 };
 
 }  // namespace sdpo::cpu

@@ -223,10 +223,6 @@ Napi::Value on_device_error(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-}  // namespace
-
-namespace {
-
 // By the function that lib/ registered.
 Napi::Value error_of(Napi::Env env, const std::string& message, Status status, const DeviceError& error) {
   Napi::Object fields = Napi::Object::New(env);

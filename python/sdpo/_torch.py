@@ -85,7 +85,8 @@ def moments(operands: Operands, numbers: RowNumbers, options: Tuple[float, ...],
     # Asked for with one weighting only, which is then that of the last branch too.
     wants_cross = cross or decode(options).safeguard >= 0
     out[ROW_OUTPUT["cross"]] = mean(errors[0] * errors[1], *over) if wants_cross else float("nan")
-    out = _with_checked_weights(out, operands, False)
+    if operands.element_weights is not None:
+        out = _refuse_weights(_unusable_weights(operands), out)
     finite = torch.ones((rows,), dtype=torch.bool, device=device)
     for name, branch in zip(BRANCHES, branches_of(operands)):
         for field in ("error", "delta", *(() if branch["reference"] is None else ("drift",))):
@@ -96,16 +97,19 @@ def moments(operands: Operands, numbers: RowNumbers, options: Tuple[float, ...],
     return out
 
 
-def _with_checked_weights(row_outputs: torch.Tensor, operands: Operands, whole: bool) -> torch.Tensor:
-    """An error where the element weights of a row are negative or not finite, or of a whole row without a positive sum; NaN where nobody looks."""
-    if operands.element_weights is None:
-        return row_outputs
+def _unusable_weights(operands: Operands) -> torch.Tensor:
+    """Per row, whether its element weights are negative or not finite."""
     bad = torch.zeros((operands.rows,), dtype=torch.bool, device=operands.device)
     for given in (operands.element_weights, operands.element_weights_rejected):
         if given is not None:
-            weights = given.reshape(given.shape[0], -1).to(row_outputs.dtype)
-            bad = bad | ~torch.isfinite(weights).all(1) | (weights < 0).any(1) | (whole & ~(weights.sum(1) > 0))
-    if operands.device.type == "cpu" and bool(bad.any()):
+            weights = given.reshape(given.shape[0], -1)
+            bad = bad | ~torch.isfinite(weights).all(1) | (weights < 0).any(1)
+    return bad
+
+
+def _refuse_weights(bad: torch.Tensor, row_outputs: torch.Tensor) -> torch.Tensor:
+    """An error where the element weights of a row are bad; NaN in it where nobody looks."""
+    if bad.device.type == "cpu" and bool(bad.any()):
         throw_element_weights(int(bad.nonzero()[0]))
     return torch.where(bad, torch.full_like(row_outputs, float("nan")), row_outputs)
 
@@ -437,7 +441,10 @@ def evaluate(
     gradient: Tuple[Optional[torch.Tensor], Optional[torch.Tensor]],
 ) -> Tuple[torch.Tensor, torch.Tensor]:
     """Row outputs [fields, rows] and metrics [fields]; the gradient of the batch loss into `gradient`, where tensors for it are given."""
-    row_outputs = _with_checked_weights(moments(operands, numbers, options, threads, False), operands, True)
+    row_outputs = moments(operands, numbers, options, threads, False)
+    if operands.element_weights is not None:  # of whole rows, whose sums have to be positive
+        sums = row_outputs[[ROW_OUTPUT["element_sum_chosen"], ROW_OUTPUT["element_sum_rejected"]]]
+        row_outputs = _refuse_weights(~(sums > 0).all(0), row_outputs)
     references = tuple(branch["reference"] is not None for branch in branches_of(operands))
     metrics = objective(row_outputs, numbers, options, denominator, references)  # type: ignore[arg-type]
     if gradient[0] is not None or gradient[1] is not None:

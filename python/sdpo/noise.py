@@ -21,8 +21,8 @@ def noise(seed: int, offset: int, out: torch.Tensor) -> torch.Tensor:
         fail_type("out", "a contiguous tensor of float64, float32, float16 or bfloat16 without gradient", out)
     if out.device.type not in ("cpu", "cuda"):
         fail_type("out", "a tensor on the CPU or on a CUDA device", f"a tensor on {out.device}")
-    # An operation of PyTorch: it counts the change, so that autograd refuses a backward pass that saved what was here.
-    out.zero_()
+    # An operation of PyTorch, on no element: it counts the change, so that autograd refuses a backward pass that saved what was here.
+    out.view(-1)[:0].zero_()
     with _native._on(out.device):
         status = _library.library().sdpo_noise(
             int(seed),
