@@ -81,7 +81,8 @@ export function readCall<T extends CallOptions | DeviceCallOptions | ReserveOpti
   argument = 'call',
 ): T {
   const call = readOptions(argument, given, fields);
-  if ('results' in call && call.results !== undefined) checkOneOf(`${argument}.results`, call.results, ['host', 'device']);
+  if ('results' in call && call.results !== undefined)
+    checkOneOf(`${argument}.results`, call.results, ['host', 'device']);
   if (call.gradients !== undefined) checkBoolean(`${argument}.gradients`, call.gradients);
   if (call.gradientScale !== undefined) checkNumber(`${argument}.gradientScale`, call.gradientScale);
   if (call.denominator !== undefined) checkNumberAbove(`${argument}.denominator`, call.denominator, 0);
