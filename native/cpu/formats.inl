@@ -135,16 +135,6 @@ SDPO_INLINE void load_part(const T* p, uint32_t mask, T* out) {
     store<false>(_mm256_maskz_loadu_epi16(static_cast<__mmask16>(mask), p), out);
   }
 }
-
-// Lane k from lane k - by, modulo their number.
-SDPO_INLINE FloatRegister rotate(const FloatRegister& v, int64_t by) {
-  const BitsRegister from = kLaneNumbers - static_cast<uint32_t>(by);
-  return bits<FloatRegister>(_mm512_maskz_permutexvar_ps(0xffff, bits<__m512i>(from), bits<__m512>(v)));
-}
-SDPO_INLINE DoubleRegister rotate(const DoubleRegister& v, int64_t by) {
-  const Int64Register from = Int64Register{0, 1, 2, 3, 4, 5, 6, 7} - by;
-  return bits<DoubleRegister>(_mm512_maskz_permutexvar_pd(0xff, bits<__m512i>(from), bits<__m512d>(v)));
-}
 #endif
 
 // ---- 16-bit formats, a register of floats at a time

@@ -200,7 +200,8 @@ struct Padded {
   }
 };
 
-// Lanes are added pairwise in float64, in one fixed order.
+// Lanes are added pairwise in float64, in one fixed order: each with the one half way round, and so on, so that to turn
+// the lanes changes which number comes first in a sum of two, and no sum.
 SDPO_INLINE double sum_lanes(const double* v) {
   return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
 }

@@ -58,10 +58,10 @@ class BranchMoments {
         weights_(static_cast<const S*>(of.weights)) {
     if constexpr (!kWholeLines<T>) return;
     // Whole lines of the policy, and of the others where they lie as it does: a register that crosses two lines takes
-    // longer outside the second-level cache (docs/benchmarks.md). Lanes are turned until the end, so that lane k still
-    // gets the elements k mod kWidth.
-    turned_ = std::min(n, before_line(policy_));
-    if (turned_ > 0) add_part(turned_, kWidth - turned_);
+    // longer outside the second-level cache (docs/benchmarks.md). Lanes are turned by that, each with the elements that
+    // it always has, in their order; and sum_lanes adds turned lanes as it adds the others.
+    const int64_t count = std::min(n, before_line(policy_));
+    if (count > 0) add_part(count, kWidth - count);
   }
 
   SDPO_INLINE void add_up_to(int64_t end) {
@@ -73,9 +73,6 @@ class BranchMoments {
 
   SDPO_INLINE BranchSums finish(int64_t n) {
     if (next_ < n) add_part(n - next_, 0);
-    if constexpr (kWholeLines<T>) {
-      for (auto* sum : {&sums_.error, &sums_.delta, &sums_.drift}) sum->r = rotate(sum->r, turned_);
-    }
     constexpr bool kPairs = kInPairs<T, kWeighted>;
     return {sum_lanes<kPairs>(sums_.error), 2 * sum_lanes<kPairs>(sums_.delta), sum_lanes<kPairs>(sums_.drift)};
   }
@@ -96,7 +93,7 @@ class BranchMoments {
   const T *policy_, *reference_, *target_;
   const S* weights_;
   MomentSums<T, kWeighted, kReference> sums_;
-  int64_t next_ = 0, turned_ = 0;
+  int64_t next_ = 0;
 };
 
 template <class T, bool kWeighted, bool kReference>
